@@ -1,0 +1,1 @@
+"""Learning-rate phases of neural networks: lazy, catapult, divergent."""

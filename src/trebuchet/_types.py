@@ -1,0 +1,24 @@
+"""The two vocabularies every layer shares: why a run stopped, and what it was."""
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """Why a run stopped."""
+
+    CONVERGED = "converged"  # the loss changed by less than the tolerance
+    MAX_STEPS = "max_steps"  # the budget ended
+    NON_FINITE = "non_finite"  # the loss is NaN or infinite
+    BLEW_UP = "blew_up"  # the loss passed `blowup` times its start
+    GRADIENT_ZERO = "gradient_zero"  # every gradient entry is exactly zero
+    INTERRUPTED = "interrupted"  # Ctrl-C came first
+
+
+class Phase(StrEnum):
+    """What a learning rate did to a run."""
+
+    LAZY = "lazy"  # the loss never rose above its start, and ended below it
+    CATAPULT = "catapult"  # it rose above its start, and came back below it
+    DIVERGENT = "divergent"  # it became non-finite, or blew up
+    COLLAPSED = "collapsed"  # the output no longer depends on the input
+    UNSETTLED = "unsettled"  # none of these when the budget ended
