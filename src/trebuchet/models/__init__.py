@@ -1,1 +1,20 @@
-"""."""
+"""The networks of the theory, as ``torch.nn`` modules."""
+
+from trebuchet.models.draws import Draws
+from trebuchet.models.meta_feature import MetaFeature
+from trebuchet.models.mlp import MLP
+from trebuchet.models.quadratic import PureQuadratic, QuadraticWithBias
+from trebuchet.models.teacher_student import (
+    biased_teacher_student,
+    pure_teacher_student,
+)
+
+__all__ = [
+    "MLP",
+    "Draws",
+    "MetaFeature",
+    "PureQuadratic",
+    "QuadraticWithBias",
+    "biased_teacher_student",
+    "pure_teacher_student",
+]

@@ -1,0 +1,142 @@
+"""Meta-features ψ(x): the symmetric matrices that make a model quadratic in its weights."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trebuchet.errors import InputError
+from trebuchet.models.draws import Draws
+
+ElementwiseName = Literal["identity", "tanh", "relu", "leaky_relu"]
+
+_ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda h: h,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "leaky_relu": lambda h: F.leaky_relu(h, 0.5),
+}
+
+
+class MetaFeature(nn.Module):
+    """ψ(x) = g(d^(−1/2) Σᵢ xᵢ Wᵢ), with g applied to each entry.
+
+    Args:
+        matrices: The symmetric W, shape ``(d, n, n)``.
+        elementwise: g: ``"identity"``, ``"tanh"``, ``"relu"`` or ``"leaky_relu"`` (slope ½).
+
+    Raises:
+        InputError: If the matrices are not square or not symmetric, or g is unknown.
+
+    Example:
+        >>> psi = MetaFeature.draw(n=4, d=2, generator=7, dtype=torch.float64)
+        >>> matrix = psi(torch.ones(1, 2, dtype=torch.float64))[0]
+        >>> bool(torch.allclose(matrix, matrix.T))
+        True
+
+    References:
+        Meltzer & Liu, arXiv 2301.07737, section 2 and appendix B.
+    """
+
+    matrices: Tensor
+
+    def __init__(self, matrices: Tensor, elementwise: ElementwiseName = "identity") -> None:
+        super().__init__()
+        if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2]:
+            msg = f"matrices: expected shape (d, n, n), got {tuple(matrices.shape)}"
+            raise InputError(msg)
+        if not torch.allclose(matrices, matrices.mT, rtol=1e-4, atol=1e-4):
+            msg = "matrices: expected symmetric matrices; symmetrise them, (W + W.mT) / 2"
+            raise InputError(msg)
+        if elementwise not in _ELEMENTWISE:
+            msg = f"elementwise: expected one of {', '.join(_ELEMENTWISE)}, got {elementwise!r}"
+            raise InputError(msg)
+        # W is symmetric up to the rounding of its construction; products with W from the left and
+        # from the right must agree exactly for the weight-norm law to hold to rounding.
+        self.register_buffer("matrices", (matrices + matrices.mT) / 2)
+        self.elementwise: ElementwiseName = elementwise
+
+    @classmethod
+    def draw(
+        cls,
+        n: int,
+        d: int = 1,
+        *,
+        eigenvalues: tuple[float, float] = (1.0, 1.0),
+        elementwise: ElementwiseName = "identity",
+        generator: Draws | torch.Generator | int,
+        dtype: torch.dtype = torch.float64,
+    ) -> "MetaFeature":
+        """Draw Wᵢ with random eigenvectors and eigenvalues ±U(low, high).
+
+        Wᵢ = qᵢᵀ diag(λᵢ) qᵢ, with qᵢ the matrix exponential of (Bᵢ − Bᵢᵀ)/√2 for normal Bᵢ. All B
+        are drawn first, in turn, then all positive eigenvalues; this is the paper's order.
+
+        Args:
+            n: Number of weights; even, since eigenvalues come in pairs ±λ.
+            d: Number of inputs.
+            eigenvalues: (low, high) of the positive eigenvalues.
+            elementwise: The function g.
+            generator: A seed (the paper's draws), a generator, or draws under way.
+            dtype: Of the matrices; the drawn numbers are float32 always.
+
+        Returns:
+            The meta-feature.
+
+        Raises:
+            InputError: If n is odd or not positive, or the eigenvalue range is not 0 ≤ low ≤ high.
+        """
+        if n <= 0 or n % 2:
+            msg = f"n: expected a positive even number (eigenvalues come in pairs), got {n}"
+            raise InputError(msg)
+        low, high = eigenvalues
+        if not (0 <= low <= high and math.isfinite(high)):
+            msg = f"eigenvalues: expected 0 <= low <= high, got {eigenvalues}"
+            raise InputError(msg)
+        draws = generator if isinstance(generator, Draws) else Draws(generator)
+        normals = [draws.normal(n, n).to(dtype) for _ in range(d)]
+        q = [torch.linalg.matrix_exp((b - b.T) / math.sqrt(2)) for b in normals]
+        positive = draws.uniform(d, n // 2, low=low, high=high).to(dtype)
+        spectrum = torch.cat([positive, -positive], dim=1)  # (d, n)
+        matrices = [(q_i.T * lam) @ q_i for q_i, lam in zip(q, spectrum, strict=True)]
+        return cls(torch.stack(matrices), elementwise)
+
+    @property
+    def n(self) -> int:
+        """Number of weights ψ acts on."""
+        return self.matrices.shape[1]
+
+    @property
+    def d(self) -> int:
+        """Number of inputs."""
+        return self.matrices.shape[0]
+
+    def select(self, index: Tensor) -> "MetaFeature":
+        """The meta-feature Pᵀψ(x)P of a student that sees only the weights in `index`."""
+        # P selects coordinates and g acts entry by entry, so g before P equals g after P.
+        return MetaFeature(self.matrices[:, index][:, :, index], self.elementwise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """ψ(x) for inputs of shape ``(D, d)``; shape ``(D, n, n)``."""
+        h = torch.einsum("ai,imp->amp", x / math.sqrt(self.d), self.matrices)
+        return _ELEMENTWISE[self.elementwise](h)
+
+    def family(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The fewest matrices that span ψ(x_a), and how each ψ(x_a) is made of them.
+
+        Where g is the identity, ψ(x_a) = Σᵢ C_ai Wᵢ with C = X/√d: d matrices do for any number
+        of samples.
+
+        Args:
+            x: Inputs, shape ``(D, d)``.
+
+        Returns:
+            Matrices M of shape ``(m, n, n)`` and coefficients C of shape ``(D, m)`` with
+            ψ(x_a) = Σ_j C_aj M_j; C is None where m = D and C is the identity.
+        """
+        if self.elementwise == "identity" and self.d < x.shape[0]:
+            return self.matrices, x / math.sqrt(self.d)
+        return self(x), None
