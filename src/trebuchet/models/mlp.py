@@ -106,13 +106,14 @@ class MLP(nn.Module):
     @property
     def scale(self) -> float:
         """The factor d^(−1/2) n^(−Lh/2) in front, with n the width of each hidden layer."""
-        return math.prod(float(w.shape[1]) ** -0.5 for w in self.weights)
+        return 1 / math.sqrt(math.prod(w.shape[1] for w in self.weights))
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs for inputs of shape ``(D, d)``; shape ``(D,)``, or ``(D, K)`` for K > 1."""
         plus, minus = self.slopes
-        for w in self.weights[:-1]:
+        *hidden, last = self.weights  # not a slice: a ParameterList would copy what it slices
+        for w in hidden:
             h = x @ w.T
             x = torch.where(h > 0, plus * h, minus * h)
-        z = self.scale * (x @ self.weights[-1].T)  # (D, K)
+        z: Tensor = self.scale * (x @ last.T)  # (D, K)
         return z.squeeze(-1) if z.shape[-1] == 1 else z

@@ -1,0 +1,57 @@
+"""The dense Gram matrix of the NTK by automatic differentiation: the reference."""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev
+
+
+def gram(model: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
+    """H = JJᵀ/D from the Jacobian of every output with respect to every trainable parameter.
+
+    Exact, and quadratic in samples × outputs: for small problems, and for checking everything
+    else against.
+
+    Args:
+        model: Any module that ``torch.func`` can differentiate.
+        x: Inputs, D rows.
+        chunk: How many rows of the Jacobian are formed at a time; all unless given.
+
+    Returns:
+        H, shape ``(D·K, D·K)``, in the model's dtype; sample a and output k stand in row a·K + k.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(3, 1, bias=False).double()
+        >>> x = torch.tensor([[1.0, 2.0, 2.0]]).double()
+        >>> gram(net, x)
+        tensor([[9.]], dtype=torch.float64)
+    """
+    parameters = {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
+    fixed = {k: v.detach() for k, v in [*model.named_parameters(), *model.named_buffers()]}
+
+    def outputs(trainable: dict[str, Tensor]) -> Tensor:
+        out: Tensor = functional_call(model, {**fixed, **trainable}, (x,))
+        return out.reshape(-1)  # (D·K,)
+
+    rows = jacrev(outputs, chunk_size=chunk)(parameters)
+    jacobian = torch.cat([j.flatten(1) for j in rows.values()], dim=1)  # (D·K, P)
+    return jacobian @ jacobian.T / x.shape[0]
+
+
+def top_of_gram(matrices: Tensor) -> Tensor:
+    """Largest eigenvalue of each symmetric matrix in a stack.
+
+    Args:
+        matrices: Shape ``(…, m, m)``.
+
+    Returns:
+        Shape ``(…)``; NaN where a matrix holds a non-finite entry, as after a divergence.
+    """
+    if matrices.shape[-1] == 1:
+        return matrices[..., 0, 0]
+    finite = torch.isfinite(matrices).all(-1).all(-1)
+    if bool(finite.all()):
+        return torch.linalg.eigvalsh(matrices)[..., -1]
+    safe = torch.where(finite[..., None, None], matrices, torch.zeros_like(matrices))
+    top = torch.linalg.eigvalsh(safe)[..., -1]
+    return torch.where(finite, top, torch.full_like(top, torch.nan))

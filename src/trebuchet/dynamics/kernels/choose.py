@@ -1,0 +1,74 @@
+"""Which kernel serves which model."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from trebuchet.dynamics.kernels.base import Kernel
+from trebuchet.dynamics.kernels.functional import FunctionalKernel, SequentialKernel
+from trebuchet.dynamics.kernels.mlp import MLPKernel
+from trebuchet.dynamics.kernels.quadratic import QuadraticKernel
+from trebuchet.errors import InputError
+from trebuchet.models.mlp import MLP
+from trebuchet.models.quadratic import PureQuadratic, QuadraticWithBias
+
+Engine = Literal["auto", "batched", "sequential"]
+
+
+def make_kernel(
+    models: Sequence[nn.Module], x: Tensor, *, engine: Engine = "auto", span: bool = True
+) -> Kernel:
+    """The fastest kernel that is exact for these models.
+
+    Args:
+        models: One module a run. Runs of one initialisation share the module object.
+        x: Training inputs, D rows.
+        engine: ``"auto"``: the model's own kernel, else ``torch.vmap``, else one by one;
+            ``"batched"``: never one by one; ``"sequential"``: plain autograd, one by one.
+        span: Use data-span compression where the model allows it.
+
+    Returns:
+        The kernel, its parameters copies of the models'.
+
+    Raises:
+        InputError: If the engine is unknown, or ``"batched"`` was asked for and the module cannot
+            be batched.
+    """
+    first = models[0]
+    if engine == "sequential":
+        return SequentialKernel(_only(models), len(models), x)
+    if engine not in ("auto", "batched"):
+        msg = f"engine: expected 'auto', 'batched' or 'sequential', got {engine!r}"
+        raise InputError(msg)
+    if isinstance(first, MLP) and first.slopes[0] > 0 and first.slopes[1] >= 0:
+        return MLPKernel([m for m in models if isinstance(m, MLP)], x, span=span)
+    if isinstance(first, (PureQuadratic, QuadraticWithBias)):
+        return QuadraticKernel(_quadratic(models), len(models), x)
+    kernel = FunctionalKernel(_only(models), len(models), x)
+    try:
+        with torch.no_grad():
+            kernel.forward()
+    except RuntimeError as refusal:
+        if engine == "batched":
+            msg = (
+                f"engine: {type(first).__name__} cannot be batched by torch.vmap ({refusal}); "
+                "use engine='auto' or 'sequential'"
+            )
+            raise InputError(msg) from refusal
+        return SequentialKernel(_only(models), len(models), x)
+    return kernel
+
+
+def _only(models: Sequence[nn.Module]) -> nn.Module:
+    if any(m is not models[0] for m in models):
+        msg = "models: this kernel takes runs of one initialisation at a time"
+        raise InputError(msg)
+    return models[0]
+
+
+def _quadratic(models: Sequence[nn.Module]) -> PureQuadratic | QuadraticWithBias:
+    model = _only(models)
+    assert isinstance(model, (PureQuadratic, QuadraticWithBias))
+    return model

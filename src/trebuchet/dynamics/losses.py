@@ -1,0 +1,53 @@
+"""Losses of a stack of runs, and their gradients at the outputs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+"""A loss of one run: outputs ``(D,)`` or ``(D, K)`` and targets to a scalar."""
+
+
+class Loss(ABC):
+    """Maps the outputs of R runs to R losses and the gradients ∂L/∂z."""
+
+    name: str
+
+    @abstractmethod
+    def __call__(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """(L of shape ``(R,)``, ∂L/∂z of the shape of z) for z of shape ``(R, D[, K])``."""
+
+
+@dataclass(frozen=True, slots=True)
+class HalfMeanSquare(Loss):
+    """L = (1/2D) Σ_a |z_a − y_a|². ``torch.nn.MSELoss`` of one output is twice this."""
+
+    name: str = "half_mse"
+
+    def __call__(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """(L, ε/D)."""
+        epsilon = z - y
+        samples = z.shape[1]
+        loss = epsilon.flatten(1).square().sum(1) / (2 * samples)
+        return loss, epsilon / samples
+
+
+@dataclass(frozen=True, slots=True)
+class UserLoss(Loss):
+    """Any scalar loss of one run's outputs and targets, differentiated by ``torch.func``.
+
+    Args:
+        function: The loss, as in ``torch.nn.functional``.
+        name: What results call it.
+    """
+
+    function: LossFunction
+    name: str
+
+    def __call__(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """(L, ∂L/∂z) of every run."""
+        gradient, loss = vmap(grad_and_value(self.function), in_dims=(0, None))(z, y)
+        return loss, gradient

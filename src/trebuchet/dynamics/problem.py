@@ -1,0 +1,142 @@
+"""A problem: a model, a loss with its convention, and the data it is trained on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from trebuchet.dynamics.losses import HalfMeanSquare, Loss, LossFunction, UserLoss
+from trebuchet.errors import InputError
+
+ModelFactory = Callable[[int], nn.Module]
+"""Maps a seed to a freshly initialised module."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is trained, on what, to make which loss small.
+
+    Args:
+        model: A module, whose present weights every run starts from; or a function of a seed that
+            makes one, for sweeps over several seeds.
+        x: Training inputs, D rows; array or tensor.
+        y: Labels, D rows.
+        loss: ``"half_mse"``, L = (1/2D)Σ|z − y|², or a function of outputs and labels to a scalar
+            (its own reduction is part of it).
+        test: Test inputs and labels, for a test loss beside the training loss.
+        name: What results call it.
+
+    Raises:
+        InputError: If shapes disagree, data hold a NaN or an infinity, or the loss is unknown.
+
+    Example:
+        >>> from trebuchet.models import PureQuadratic
+        >>> problem = Problem(lambda seed: PureQuadratic.draw(10, generator=seed), [[1.0]], [0.0])
+        >>> problem.x.dtype
+        torch.float64
+    """
+
+    model: nn.Module | ModelFactory
+    x: Tensor
+    y: Tensor
+    loss: Loss
+    test: tuple[Tensor, Tensor] | None
+    name: str
+
+    def __init__(
+        self,
+        model: nn.Module | ModelFactory,
+        x: ArrayLike | Tensor,
+        y: ArrayLike | Tensor,
+        *,
+        loss: str | LossFunction | Loss = "half_mse",
+        test: tuple[ArrayLike | Tensor, ArrayLike | Tensor] | None = None,
+        name: str = "",
+    ) -> None:
+        x, y = _tensor("x", x), _tensor("y", y)
+        _check_pair("x", x, "y", y)
+        pair = None
+        if test is not None:
+            pair = _tensor("test[0]", test[0]), _tensor("test[1]", test[1])
+            _check_pair("test[0]", pair[0], "test[1]", pair[1])
+            if pair[0].shape[1:] != x.shape[1:]:
+                msg = (
+                    f"test[0]: expected rows of shape {tuple(x.shape[1:])}, as in x, got "
+                    f"{tuple(pair[0].shape[1:])}"
+                )
+                raise InputError(msg)
+        if not name:
+            name = type(model).__name__ if isinstance(model, nn.Module) else "model"
+        for field, value in {
+            "model": model, "x": x, "y": y, "loss": _loss(loss), "test": pair, "name": name,
+        }.items():  # fmt: skip
+            object.__setattr__(self, field, value)
+
+    @property
+    def reseeds(self) -> bool:
+        """Whether a seed makes a new initialisation."""
+        return not isinstance(self.model, nn.Module)
+
+    def initial(self, seed: int) -> nn.Module:
+        """The model at its initialisation for this seed.
+
+        Args:
+            seed: The seed; a problem that was given a module has one initialisation only.
+
+        Returns:
+            The module.
+
+        Raises:
+            InputError: If the factory does not return a module, or its weights are not finite.
+        """
+        model = self.model if isinstance(self.model, nn.Module) else self.model(seed)
+        if not isinstance(model, nn.Module):
+            msg = f"model: expected a function of a seed to an nn.Module, it made {model!r}"
+            raise InputError(msg)
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        if not trainable:
+            msg = "model: expected at least one trainable parameter, got none"
+            raise InputError(msg)
+        if not all(bool(torch.isfinite(p).all()) for p in trainable):
+            msg = "model: expected finite weights, got NaN or infinity"
+            raise InputError(msg)
+        return model
+
+
+def _loss(loss: str | LossFunction | Loss) -> Loss:
+    if isinstance(loss, Loss):
+        return loss
+    if loss == "half_mse":
+        return HalfMeanSquare()
+    if isinstance(loss, str):
+        msg = f"loss: expected 'half_mse' or a function of (outputs, labels), got {loss!r}"
+        raise InputError(msg)
+    return UserLoss(loss, getattr(loss, "__name__", type(loss).__name__))
+
+
+def _tensor(name: str, value: ArrayLike | Tensor) -> Tensor:
+    try:
+        tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        msg = f"{name}: expected an array of numbers, got {type(value).__name__} ({error})"
+        raise InputError(msg) from error
+    if tensor.ndim == 0 or tensor.shape[0] == 0:
+        msg = f"{name}: expected one or more rows, got shape {tuple(tensor.shape)}"
+        raise InputError(msg)
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        bad = int((~torch.isfinite(tensor)).sum())
+        msg = f"{name}: expected finite numbers, got {bad} NaN or infinite ones; remove those rows"
+        raise InputError(msg)
+    return tensor
+
+
+def _check_pair(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:
+    if x.shape[0] != y.shape[0]:
+        msg = (
+            f"{y_name}: expected one label a row of {x_name} ({x.shape[0]}), got {y.shape[0]}; "
+            "check that both come from the same samples"
+        )
+        raise InputError(msg)

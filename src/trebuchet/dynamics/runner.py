@@ -1,0 +1,245 @@
+"""One chunk of runs, from its first step to its last."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trebuchet._types import Status
+from trebuchet.curvature.gram import top_of_gram
+from trebuchet.dynamics import law
+from trebuchet.dynamics.checkpoint import read, write
+from trebuchet.dynamics.history import History
+from trebuchet.dynamics.kernels import Kernel
+from trebuchet.dynamics.losses import Loss
+from trebuchet.dynamics.optimizers import GradientDescent
+from trebuchet.dynamics.stopping import StopRule
+
+ZERO_GRADIENT_PERIOD = 64
+"""A loss that stands still is checked for a zero gradient at once, then this often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What all runs of a sweep have in common."""
+
+    loss: Loss
+    y: Tensor
+    optimizer: GradientDescent
+    stop: StopRule
+    schedule: NDArray[np.int64]
+    observables: frozenset[str]
+    delta: float
+    x: Tensor
+    test: tuple[Tensor, Tensor] | None = None
+    checkpoint_seconds: float = 30.0
+
+
+@dataclass(slots=True)
+class Control:
+    """The strings by which the sweep holds its chunks."""
+
+    stop: Event = field(default_factory=Event)
+    advance: Callable[[int], None] = lambda steps: None
+
+
+class Runner:
+    """Runs a chunk; runs that end leave the stack.
+
+    Args:
+        kernel: The runs, at their first state.
+        lr: η of every run, shape ``(R,)``.
+        layers: Hidden layers whose sparsity is observed.
+        plan: What is common to the sweep.
+        checkpoint: File to resume from and to save to; None for neither.
+    """
+
+    def __init__(
+        self, kernel: Kernel, lr: Tensor, layers: int, plan: Plan, checkpoint: Path | None = None
+    ) -> None:
+        self.kernel, self.lr, self.plan, self.checkpoint = kernel, lr, plan, checkpoint
+        self.history = History(kernel.runs, plan.schedule, layers, plan.delta)
+        self.step = 0
+        self.runs = np.arange(kernel.runs)  # which runs are still in the stack
+        self.previous = np.full(kernel.runs, np.nan)
+        self.still = np.zeros(kernel.runs, dtype=np.int64)  # steps the loss has not moved
+        self.velocity = plan.optimizer.start(kernel)
+        self.rows = {int(t): row for row, t in enumerate(plan.schedule)}
+        self.pending: law.Prediction | None = None
+        self.saved_at = time.monotonic()
+        self._resume()
+
+    @torch.no_grad()
+    def run(self, control: Control | None = None) -> History:
+        """Run to the end, or until told to stop; unfinished runs are then INTERRUPTED.
+
+        Args:
+            control: Progress and stopping; on its own, the chunk just runs.
+
+        Returns:
+            The history of every run.
+        """
+        control = control or Control()
+        while self.runs.size:
+            self._one_state()
+            if not self.runs.size:
+                break
+            if control.stop.is_set():
+                self._save()
+                self._end(np.arange(self.runs.size), [Status.INTERRUPTED] * self.runs.size)
+                break
+            dz = self._dz
+            self.plan.optimizer.step_(self.kernel, dz, self.lr, self.velocity)
+            self.step += 1
+            control.advance(self.runs.size)
+            if time.monotonic() - self.saved_at > self.plan.checkpoint_seconds:
+                self._save()
+        return self.history
+
+    def _one_state(self) -> None:
+        """Observe θ_t, and let the runs that have ended go."""
+        row = self.rows.get(self.step)
+        z = self.kernel.forward(sparsity=row is not None and "sparsity" in self.plan.observables)
+        loss, self._dz = self.plan.loss(z, self.plan.y)
+        losses = loss.double().cpu().numpy()
+        self.history.observe_loss(self.step, self.runs, losses)
+        self._check_law()
+        if row is not None:
+            self._record(row, z, losses)
+        ended = self._ended(losses)
+        self.previous = losses
+        if ended:
+            self._end(np.array(list(ended)), list(ended.values()))
+
+    def _record(self, row: int, z: Tensor, losses: NDArray[np.float64]) -> None:
+        wanted = self.plan.observables
+        values: dict[str, NDArray[Any]] = {"loss": losses}
+        weight_norm = self.kernel.weight_norm()
+        values["weight_norm"] = weight_norm.cpu().numpy()
+        if "top_eigenvalue" in wanted:
+            gram = self.kernel.gram()
+            top = top_of_gram(gram).double().cpu().numpy()
+            values["top_eigenvalue"] = top
+            seen = self.history.per_run["top_eigenvalue_max"]
+            seen[self.runs] = np.fmax(seen[self.runs], top)
+            if self.kernel.degree is not None and self.plan.optimizer.momentum == 0:
+                self.pending = law.predict(
+                    self.kernel.degree, weight_norm, z, self._dz, gram, self.lr, self.plan.optimizer
+                )
+        if "sparsity" in wanted and self.kernel.sparsity is not None:
+            values["sparsity"] = self.kernel.sparsity.cpu().numpy()
+        if "test_loss" in wanted and self.plan.test is not None:
+            values["test_loss"] = self._test_loss(self.kernel)
+        self.history.record(row, self.runs, values)
+        if self.step == 0:
+            for name in ("top_eigenvalue", "weight_norm"):
+                if name in values:
+                    self.history.per_run[f"{name}_first"][self.runs] = values[name]
+
+    def _check_law(self) -> None:
+        if self.pending is None:
+            return
+        violation = law.residual(
+            self.pending,
+            self.kernel.weight_norm().cpu().numpy(),
+            torch.finfo(self.kernel.params[0].dtype).eps,
+            step=self.step,
+        )
+        self.history.record(self.rows[self.step - 1], self.runs, {"law_residual": violation})
+        self.pending = None
+
+    def _ended(self, losses: NDArray[np.float64]) -> dict[int, Status]:
+        """Which runs of the stack have ended, by position."""
+        first = self.history.per_run["loss_first"][self.runs]
+        verdicts = self.plan.stop.verdicts(self.step, losses, self.previous, first)
+        ended = {i: verdict for i, verdict in enumerate(verdicts) if verdict is not None}
+        self.still = np.where(losses == self.previous, self.still + 1, 0)
+        suspects = [
+            i
+            for i in np.flatnonzero(self.still % ZERO_GRADIENT_PERIOD == 1)
+            if ended.get(int(i)) in (None, Status.CONVERGED, Status.MAX_STEPS)
+        ]
+        if suspects and self.plan.optimizer.weight_decay == 0:
+            ended.update(dict.fromkeys(self._at_rest(suspects), Status.GRADIENT_ZERO))
+        return ended
+
+    def _at_rest(self, suspects: Sequence[int]) -> list[int]:
+        """Those of the suspects whose gradient, and velocity, are exactly zero."""
+        some = self.kernel.subset(suspects)
+        _, dz = self.plan.loss(some.forward(), self.plan.y)
+        gradient = [torch.zeros_like(p) for p in some.params]
+        some.add_vjp_(gradient, dz)
+        zero = torch.ones(some.runs, dtype=torch.bool, device=dz.device)
+        for g in [*gradient, *(v[list(suspects)] for v in self.velocity)]:
+            zero &= (g == 0).flatten(1).all(1)
+        return [int(i) for i, at_rest in zip(suspects, zero.tolist(), strict=True) if at_rest]
+
+    def _end(self, positions: NDArray[np.int64], statuses: Sequence[Status]) -> None:
+        """Observe runs at their last state, and take them off the stack."""
+        done = self.kernel.subset(positions.tolist())
+        wanted = self.plan.observables
+        done.forward(sparsity="sparsity" in wanted)
+        finals: dict[str, NDArray[Any]] = {"weight_norm_final": done.weight_norm().cpu().numpy()}
+        if "top_eigenvalue" in wanted:
+            finals["top_eigenvalue_final"] = top_of_gram(done.gram()).double().cpu().numpy()
+        if "sparsity" in wanted and done.sparsity is not None:
+            finals["sparsity"] = done.sparsity.cpu().numpy()
+        if self.plan.test is not None:
+            finals["test_loss_final"] = self._test_loss(done)
+        if Status.GRADIENT_ZERO in statuses:
+            finals["output_spread"] = self._spread(done)
+        self.history.finish(self.runs[positions], statuses, finals)
+        keep = np.setdiff1d(np.arange(self.runs.size), positions)
+        if keep.size:
+            self.kernel = self.kernel.subset(keep.tolist())
+            self.kernel.forward()
+            self._dz = self._dz[keep.tolist()]
+        self.lr = self.lr[keep.tolist()]
+        self.velocity = [v[keep.tolist()] for v in self.velocity]
+        self.runs, self.previous, self.still = self.runs[keep], self.previous[keep], self.still[keep]
+        if self.pending is not None:
+            self.pending = law.Prediction(self.pending.weight_norm[keep], self.pending.scale[keep])
+
+    def _test_loss(self, kernel: Kernel) -> NDArray[Any]:
+        assert self.plan.test is not None
+        x, y = self.plan.test
+        loss, _ = self.plan.loss(kernel.outputs(x), y)
+        return loss.double().cpu().numpy()
+
+    def _spread(self, kernel: Kernel) -> NDArray[Any]:
+        """How far outputs differ over the inputs and the inputs doubled: 0 when nothing is seen.
+
+        One sample alone cannot tell a dead net from a live one; its double can.
+        """
+        x = self.plan.x
+        probes = torch.cat([x, 2 * x]) if x.is_floating_point() else x
+        z = kernel.outputs(probes)
+        return (z.amax(1) - z.amin(1)).reshape(kernel.runs, -1).amax(1).double().cpu().numpy()
+
+    def _save(self) -> None:
+        self.saved_at = time.monotonic()
+        if self.checkpoint is None:
+            return
+        names = ("step", "runs", "previous", "still", "lr", "velocity", "pending")
+        state = {name: getattr(self, name) for name in names}
+        state["params"], state["history"] = self.kernel.params, self.history.state()
+        write(self.checkpoint, state)
+
+    def _resume(self) -> None:
+        state = None if self.checkpoint is None else read(self.checkpoint)
+        if state is None:
+            return
+        self.history.restore(state.pop("history"))
+        params = state.pop("params")
+        for name, value in state.items():
+            setattr(self, name, value)
+        if self.runs.size:
+            self.kernel = self.kernel.subset(self.runs.tolist())
+            self.kernel.params = params

@@ -1,0 +1,79 @@
+"""When a run ends, and why."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trebuchet._types import Status
+from trebuchet.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class StopRule:
+    """The ways a run can end.
+
+    Args:
+        max_steps: Budget of updates.
+        tolerance: A run has converged when its loss changes by less than this in one step; None:
+            never. The paper uses 1e-8 for images.
+        blowup: A run has blown up when its loss passes this many times its start. Peaks of 1e5
+            still come back, so this is no place to be stingy.
+
+    Raises:
+        InputError: If a number is out of range.
+    """
+
+    max_steps: int = 1000
+    tolerance: float | None = None
+    blowup: float = 1e8
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1:
+            msg = f"steps: expected a positive number, got {self.max_steps}"
+            raise InputError(msg)
+        if self.tolerance is not None and not self.tolerance > 0:
+            msg = f"tolerance: expected a positive number or None, got {self.tolerance}"
+            raise InputError(msg)
+        if not self.blowup > 1:
+            msg = f"blowup: expected a number above 1, got {self.blowup}"
+            raise InputError(msg)
+
+    def verdicts(
+        self,
+        step: int,
+        loss: NDArray[np.float64],
+        previous: NDArray[np.float64],
+        first: NDArray[np.float64],
+    ) -> list[Status | None]:
+        """Status of each run whose loss says that it has ended; None where it goes on.
+
+        A zero gradient cannot be seen from losses and is the runner's to find.
+
+        Args:
+            step: Updates made so far.
+            loss: L(θ_t), shape ``(R,)``.
+            previous: L(θ_{t−1}), NaN at the start.
+            first: L(θ_0).
+
+        Returns:
+            One verdict a run.
+        """
+        finite = np.isfinite(loss)
+        blew_up = finite & (loss > self.blowup * np.abs(first)) & (first != 0)
+        settled = np.zeros_like(finite)
+        if self.tolerance is not None:
+            settled = finite & (np.abs(loss - previous) < self.tolerance)
+        verdicts: list[Status | None] = []
+        for run in range(loss.size):
+            if not finite[run]:
+                verdicts.append(Status.NON_FINITE)
+            elif blew_up[run]:
+                verdicts.append(Status.BLEW_UP)
+            elif settled[run]:
+                verdicts.append(Status.CONVERGED)
+            elif step >= self.max_steps:
+                verdicts.append(Status.MAX_STEPS)
+            else:
+                verdicts.append(None)
+        return verdicts

@@ -1,0 +1,234 @@
+"""Many runs of one problem, over learning rates × seeds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from trebuchet._progress import Progress, progress_bar
+from trebuchet.dynamics import chunking
+from trebuchet.dynamics.assemble import assemble
+from trebuchet.dynamics.binding import Bound, bind
+from trebuchet.dynamics.checkpoint import keep_chunk, saved_chunk
+from trebuchet.dynamics.kernels.choose import Engine
+from trebuchet.dynamics.optimizers import GradientDescent
+from trebuchet.dynamics.pool import Job, intra_op_threads
+from trebuchet.dynamics.problem import Problem
+from trebuchet.dynamics.recording import Recording
+from trebuchet.dynamics.runner import Plan
+from trebuchet.dynamics.stopping import StopRule
+from trebuchet.errors import InputError
+
+OBSERVABLES = frozenset({"top_eigenvalue", "sparsity", "test_loss"})
+
+
+def sweep(
+    problem: Problem,
+    *,
+    lr_ratio: ArrayLike | None = None,
+    lr: ArrayLike | None = None,
+    seeds: int | Sequence[int] = 1,
+    steps: int = 1000,
+    optimizer: GradientDescent | None = None,
+    tolerance: float | None = None,
+    blowup: float = 1e8,
+    delta: float = 1e-3,
+    record: Recording | None = None,
+    observables: Sequence[str] = ("top_eigenvalue", "sparsity"),
+    engine: Engine = "auto",
+    span: bool = True,
+    chunk: int | None = None,
+    workers: int | None = None,
+    memory: int = chunking.MEMORY_BYTES,
+    device: str | torch.device | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 30.0,
+    progress: bool | Progress = False,
+) -> xr.Dataset:
+    """Train a problem by full-batch descent at many learning rates, from many seeds.
+
+    Args:
+        problem: What is trained.
+        lr_ratio: Rates as ηλ₀, with λ₀ each seed's own top NTK eigenvalue at initialisation.
+        lr: Rates as η, instead of `lr_ratio`.
+        seeds: How many seeds (0, 1, …), or which.
+        steps: Most updates a run may make.
+        optimizer: Gradient descent unless given.
+        tolerance: A run has converged when its loss changes by less than this in a step.
+        blowup: A run has blown up when its loss passes this many times its start.
+        delta: A loss is above its start when it exceeds (1 + δ) times it.
+        record: Which steps are recorded; every one unless given.
+        observables: Any of ``"top_eigenvalue"``, ``"sparsity"`` and ``"test_loss"``, to be recorded
+            beside the loss and the weight norm. A test loss at the end is always measured where
+            the problem has test data.
+        engine: ``"auto"``, ``"batched"`` or ``"sequential"``; all give the same runs to rounding.
+        span: Use data-span compression where the model allows it.
+        chunk: Runs stacked together; measured unless given. Give it where digits must repeat
+            exactly, since another stack rounds differently.
+        workers: Chunks in flight together; a core each unless given, one on a GPU.
+        memory: Bound, in bytes, on all chunks in flight.
+        device: Where to run; where the model's weights are unless given.
+        checkpoint: A folder to save to and to resume from; the same sweep called again goes on.
+        checkpoint_seconds: How often an unfinished chunk is saved.
+        progress: Show a progress bar once the work has taken two seconds; or a function of
+            (steps done, steps in all).
+
+    Returns:
+        A dataset with dims ``lr, seed, step`` (:mod:`trebuchet.results.schema`). Interrupted by
+        Ctrl-C, it holds what was finished, with status ``interrupted`` on what was not.
+
+    Raises:
+        InputError: If a rate is not positive and finite, both or neither of the two scales are
+            given, seeds repeat, or the problem has one initialisation and several seeds are asked.
+        LawViolationError: If a homogeneous model breaks the weight-norm law beyond rounding.
+
+    Example:
+        >>> from trebuchet.models import PureQuadratic
+        >>> problem = Problem(lambda seed: PureQuadratic.draw(50, generator=seed), [[1.0]], [0.0])
+        >>> runs = sweep(problem, lr_ratio=[1.0, 2.5, 5.0], seeds=2, steps=100)
+        >>> runs.status.values.tolist()
+        [['max_steps', 'max_steps'], ['max_steps', 'max_steps'], ['blew_up', 'blew_up']]
+    """
+    swept, rates = _rates(lr_ratio, lr)
+    seed_list = _seeds(seeds, problem)
+    unknown = set(observables) - OBSERVABLES
+    if unknown:
+        msg = f"observables: expected any of {sorted(OBSERVABLES)}, got {sorted(unknown)}"
+        raise InputError(msg)
+    bound = bind(problem, seed_list, device, engine, span)
+    learning_rate = rates[:, None] / bound.top[None, :] if swept == "lr_ratio" else None
+    if learning_rate is None:
+        learning_rate = np.broadcast_to(rates[:, None], (rates.size, len(seed_list))).copy()
+    plan = Plan(
+        loss=problem.loss,
+        y=bound.y,
+        optimizer=optimizer or GradientDescent(),
+        stop=StopRule(steps, tolerance, blowup),
+        schedule=(record or Recording()).steps(steps),
+        observables=frozenset(observables),
+        delta=delta,
+        x=bound.x,
+        test=bound.test,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    on_cpu = bound.x.device.type == "cpu"
+    workers = workers or (torch.get_num_threads() if on_cpu else 1)
+    folder = None if checkpoint is None else Path(checkpoint)
+    settings: dict[str, Any] = {
+        "problem": problem.name, "loss": problem.loss.name, "swept": swept,
+        "rates": rates.tolist(), "seeds": seed_list, "steps": steps, "tolerance": tolerance,
+        "blowup": blowup, "delta": delta, "optimizer": repr(plan.optimizer),
+        "schedule": plan.schedule.tolist(), "observables": sorted(observables),
+        "engine": engine, "span": span, "initial": bound.fingerprint,
+        "dtype": str(bound.x.dtype).removeprefix("torch."),
+    }  # fmt: skip
+    with intra_op_threads(1 if on_cpu and workers > 1 else None):
+        chunk = _chunk_size(chunk, bound, rates.size, memory, workers, folder, settings)
+        chunks = _split(rates.size, len(seed_list), chunk, bound.mixes_seeds)
+        bar = progress if callable(progress) else progress_bar("sweep", shown=progress)
+        job = Job(bound, plan, learning_rate, chunks, folder, bar)
+        histories, interrupted = job.run(workers)
+    return assemble(
+        histories,
+        chunks,
+        plan,
+        swept=swept,
+        rates=rates,
+        seeds=seed_list,
+        learning_rate=learning_rate,
+        top_eigenvalue_init=bound.top,
+        attrs={
+            **bound.facts,
+            "model": problem.name,
+            "loss": problem.loss.name,
+            "optimizer": repr(plan.optimizer),
+            "chunk": chunk,
+            "workers": workers,
+            "interrupted": int(interrupted),
+        },
+        settings=settings,
+    )
+
+
+def _rates(
+    lr_ratio: ArrayLike | None, lr: ArrayLike | None
+) -> tuple[str, NDArray[np.float64]]:
+    if (lr_ratio is None) == (lr is None):
+        msg = "lr_ratio: expected either lr_ratio (ηλ₀) or lr (η), got both or neither"
+        raise InputError(msg)
+    name, given = ("lr_ratio", lr_ratio) if lr is None else ("lr", lr)
+    try:
+        rates = np.atleast_1d(np.asarray(given, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        msg = f"{name}: expected numbers, got {given!r}"
+        raise InputError(msg) from error
+    if rates.ndim != 1 or rates.size == 0:
+        msg = f"{name}: expected a list of one or more rates, got shape {rates.shape}"
+        raise InputError(msg)
+    bad = rates[~(np.isfinite(rates) & (rates > 0))]
+    if bad.size:
+        msg = f"{name}: expected positive, finite rates, got {bad[0]}"
+        raise InputError(msg)
+    if np.unique(rates).size < rates.size:
+        msg = f"{name}: expected distinct rates, got one twice"
+        raise InputError(msg)
+    return name, rates
+
+
+def _seeds(seeds: int | Sequence[int], problem: Problem) -> list[int]:
+    if isinstance(seeds, (int, np.integer)):
+        if seeds < 1:
+            msg = f"seeds: expected a positive number or a list of seeds, got {seeds}"
+            raise InputError(msg)
+        seeds = range(int(seeds))
+    result = [int(seed) for seed in seeds]
+    if not result or len(set(result)) < len(result) or min(result) < 0:
+        msg = f"seeds: expected one or more distinct seeds >= 0, got {result}"
+        raise InputError(msg)
+    if len(result) > 1 and not problem.reseeds:
+        msg = (
+            f"seeds: expected one, since the problem's model is a module with one initialisation, "
+            f"got {len(result)}; give Problem a function of the seed instead"
+        )
+        raise InputError(msg)
+    return result
+
+
+def _split(
+    rates: int, seeds: int, chunk: int, mixes_seeds: bool
+) -> list[list[tuple[int, int]]]:
+    """(rate, seed) positions of each chunk; the costly small rates, which stop last, first."""
+    pools = [[(i, s) for i in range(rates)] for s in range(seeds)]
+    if mixes_seeds:
+        pools = [[pair for pool in pools for pair in pool]]
+    return [pool[i : i + chunk] for pool in pools for i in range(0, len(pool), chunk)]
+
+
+def _chunk_size(
+    chunk: int | None,
+    bound: Bound,
+    rates: int,
+    memory: int,
+    workers: int,
+    folder: Path | None,
+    settings: dict[str, Any],
+) -> int:
+    """The chunk size asked for, that of the checkpoint, or the fastest."""
+    if chunk is not None and chunk < 1:
+        msg = f"chunk: expected a positive number, got {chunk}"
+        raise InputError(msg)
+    saved = None if folder is None else saved_chunk(folder, settings)
+    if saved is not None:
+        return saved
+    if chunk is None:
+        runs = rates * (len(bound.models) if bound.mixes_seeds else 1)
+        sizes = chunking.candidates(runs, bound.bytes_per_run, memory, workers)
+        with torch.no_grad():
+            chunk = chunking.fastest(lambda size: bound.kernel([0] * size), sizes)
+    if folder is not None:
+        keep_chunk(folder, settings, chunk)
+    return chunk

@@ -1,0 +1,103 @@
+"""The edges that theory knows for a problem."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trebuchet.dynamics.kernels import make_kernel
+from trebuchet.dynamics.problem import Problem
+from trebuchet.errors import NotApplicableError
+from trebuchet.models.mlp import MLP
+from trebuchet.models.quadratic import PureQuadratic, QuadraticWithBias
+from trebuchet.theory import edges as theory
+from trebuchet.theory.edges import Edge
+
+
+def edges(problem: Problem, seed: int = 0) -> dict[str, Edge]:
+    """The critical rate, and every upper edge whose theorem applies to this problem.
+
+    Upper edges assume labels of zero, or a loss so large that labels do not matter. A net that no
+    theorem covers, such as a ReLU net on several samples, has the critical rate only.
+
+    Args:
+        problem: The problem; edges are of gradient descent on half the mean squared error.
+        seed: Which initialisation.
+
+    Returns:
+        Edges by name: ``"critical"`` always; ``"upper"`` and ``"upper_omega"`` (proven for several
+        samples) where they apply.
+
+    Raises:
+        NotApplicableError: If the loss is not ``"half_mse"``, on which all of them rest.
+
+    Example:
+        >>> from trebuchet.models import MLP
+        >>> problem = Problem(MLP.draw(1, 64, generator=5), [[4.0]], [2.0])
+        >>> {name: round(edge.lr_ratio, 6) for name, edge in edges(problem).items()}
+        {'critical': 2.0, 'upper': 4.0}
+    """
+    if problem.loss.name != "half_mse":
+        msg = (
+            f"loss: the edges are for L = (1/2D) Σ|z − y|² ('half_mse'), got {problem.loss.name!r}; "
+            "trebuchet.top_eigen gives the critical rate of any loss"
+        )
+        raise NotApplicableError(msg)
+    model = problem.initial(seed)
+    weight = next(model.parameters())
+    x = problem.x.to(weight.device, weight.dtype)
+    with torch.no_grad():
+        kernel = make_kernel([model], x)
+        kernel.forward()
+        gram = kernel.gram()[0].double().cpu().numpy()
+        spectrum, vectors = np.linalg.eigh(gram)
+        critical = theory.critical(float(spectrum[-1]))
+        found = _upper(model, x, float(spectrum[-1]), vectors[:, -1])
+    return {edge.name: edge for edge in [critical, *found]}
+
+
+def _upper(model: nn.Module, x: Tensor, top: float, e: np.ndarray) -> list[Edge]:
+    try:
+        if isinstance(model, PureQuadratic):
+            return _pure(model, x, top, e)
+        if isinstance(model, QuadraticWithBias):
+            return [_biased(model, x, top, e)]
+        if isinstance(model, MLP) and model.hidden == 1 and model.weights[1].shape[0] == 1:
+            return [_two_layer(model, x, top)]
+    except NotApplicableError:
+        return []
+    return []
+
+
+def _pure(model: PureQuadratic, x: Tensor, top: float, e: np.ndarray) -> list[Edge]:
+    psi, theta = _numpy(model.psi(x)), _numpy(model.theta)
+    single = theory.pure_quadratic_single(
+        theory.effective(e, psi), theta, model.zeta, top_eigenvalue=top
+    )
+    omega = theory.omega_dual(psi, model.zeta)
+    return [single, theory.pure_quadratic_multi(omega, theta, top_eigenvalue=top)]
+
+
+def _biased(model: QuadraticWithBias, x: Tensor, top: float, e: np.ndarray) -> Edge:
+    return theory.quadratic_with_bias(
+        theory.effective(e, _numpy(model.phi(x))),
+        theory.effective(e, _numpy(model.psi(x))),
+        _numpy(model.theta_phi),
+        _numpy(model.theta_psi),
+        model.zeta,
+        top_eigenvalue=top,
+    )
+
+
+def _two_layer(model: MLP, x: Tensor, top: float) -> Edge:
+    if model.slopes == (1.0, 0.0) and x.shape[0] == 1:
+        return theory.relu_single_sample(top)
+    first, last = (_numpy(w) for w in model.weights)
+    norm = float((first**2).sum() + (last**2).sum())
+    return theory.two_layer_homogeneous(
+        _numpy(x), norm, first.shape[0], model.slopes, top_eigenvalue=top
+    )
+
+
+def _numpy(t: Tensor) -> np.ndarray:
+    array: np.ndarray = t.detach().double().cpu().numpy()
+    return array

@@ -1,0 +1,65 @@
+"""Closed forms, the Linear-layer rule and dense autograd are three roads to one matrix."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.zoo import F64, MODELS, inputs, sequential, width_of_inputs
+from trebuchet.curvature.gram import gram, top_of_gram
+from trebuchet.curvature.linear_rule import linear_rule_gram
+from trebuchet.dynamics.kernels import make_kernel
+from trebuchet.errors import InputError
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("samples", [1, 4])
+def test_closed_form_of_every_model_is_the_dense_gram(name: str, samples: int) -> None:
+    model = MODELS[name]()
+    x = inputs(samples, width_of_inputs(model))
+    kernel = make_kernel([model, model], x)
+    with torch.no_grad():
+        kernel.forward()
+        closed = kernel.gram()
+    dense = gram(model, x)
+    scale = float(dense.abs().max())
+    for run in closed:
+        torch.testing.assert_close(run, dense, rtol=0, atol=1e-12 * max(1.0, scale))
+
+
+@pytest.mark.parametrize("hidden", [1, 2, 3])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_linear_rule_is_the_dense_gram(hidden: int, outputs: int) -> None:
+    net = sequential(hidden=hidden, outputs=outputs)
+    x = inputs(4, 5)
+    torch.testing.assert_close(linear_rule_gram(net, x), gram(net, x), rtol=0, atol=1e-12)
+
+
+def test_linear_rule_leaves_frozen_parameters_out() -> None:
+    net = sequential(hidden=2)
+    first, second = net[0], net[2]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(second, nn.Linear)
+    first.weight.requires_grad_(False)
+    second.bias.requires_grad_(False)
+    x = inputs(4, 5)
+    torch.testing.assert_close(linear_rule_gram(net, x), gram(net, x), rtol=0, atol=1e-12)
+
+
+def test_linear_rule_refuses_what_it_does_not_hold_for() -> None:
+    with pytest.raises(InputError, match="BatchNorm1d"):
+        linear_rule_gram(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), torch.ones(2, 2))
+    tied = nn.Linear(2, 2)
+    with pytest.raises(InputError, match="share"):
+        linear_rule_gram(nn.Sequential(tied, nn.Tanh(), tied), torch.ones(2, 2))
+
+
+def test_gram_in_chunks_is_the_gram() -> None:
+    net, x = sequential(outputs=3), inputs(4, 5)
+    torch.testing.assert_close(gram(net, x, chunk=2), gram(net, x), rtol=0, atol=1e-14)
+
+
+def test_top_of_gram_is_nan_where_a_matrix_is_not_finite_and_right_beside_it() -> None:
+    stack = torch.diag_embed(torch.tensor([[1.0, 3.0], [torch.nan, 1.0], [torch.inf, 1.0]], dtype=F64))
+    top = top_of_gram(stack)
+    assert top[0] == 3
+    assert bool(top[1:].isnan().all())
