@@ -1,1 +1,6 @@
-"""."""
+"""Closed forms: arrays in, numbers out. No networks, no runs."""
+
+from trebuchet.theory.edges import Edge
+from trebuchet.theory.weight_norm_law import ceiling
+
+__all__ = ["Edge", "ceiling"]
