@@ -1,1 +1,8 @@
-"""."""
+"""Curvature of any model: NTK, Gauss–Newton and Hessian operators, and the top of their spectra."""
+
+from trebuchet.curvature.losses import LOSSES, ModelLoss, half_mse
+from trebuchet.curvature.policy import held_still
+from trebuchet.curvature.result import TopEigen
+from trebuchet.curvature.top import top_eigen
+
+__all__ = ["LOSSES", "ModelLoss", "TopEigen", "half_mse", "held_still", "top_eigen"]

@@ -1,0 +1,167 @@
+"""The Gauss–Newton operator G = Jᵀ H J, on either side.
+
+With z = z(θ) the outputs, J = ∂z/∂θ (DK × P) and H = ∂²L/∂z² (DK × DK) the loss's own Hessian at
+the outputs, G is the Hessian of the loss with the model replaced by its linearisation: what is left
+of the Hessian when residuals vanish or the model is linear. H comes from autodiff of the loss as
+given, so that every factor of ½, 1/D or 1/K is in it.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trebuchet.curvature.distributed import Ranks
+from trebuchet.curvature.lanczos import Product
+from trebuchet.curvature.losses import _settings, half_mse
+from trebuchet.curvature.operators import Linearisations, gaussian
+from trebuchet.curvature.problem import Problem
+
+CONVEX = (
+    F.cross_entropy, F.mse_loss, F.huber_loss, F.smooth_l1_loss, half_mse,
+    F.binary_cross_entropy_with_logits, F.nll_loss, nn.CrossEntropyLoss, nn.MSELoss, nn.HuberLoss,
+    nn.SmoothL1Loss, nn.BCEWithLogitsLoss, nn.NLLLoss,
+)  # fmt: skip
+"""Losses known to be convex in the outputs: H ⪰ 0, so H can serve as an inner product."""
+
+
+def is_convex(loss: object) -> bool:
+    """Say whether the loss is one of those known to be convex in the outputs.
+
+    Args:
+        loss: A resolved loss.
+
+    Returns:
+        False also for losses that are convex without being known.
+    """
+    kind, _ = _settings(loss)
+    return any(kind is known for known in CONVEX)
+
+
+class GGN:
+    """v ↦ Σ_b w_b J_bᵀ H_b J_b v on the parameter side, v of length P.
+
+    Args:
+        problem: Model, loss, micro-batches and their weights.
+        linearisations: One a micro-batch.
+        ranks: The processes that share the samples.
+        scale: s of the preconditioned S G S, S = diag(s), shape (P,); None is the identity.
+        identity: Take H_b = I / D instead of the loss's: the NTK's spectrum (ntk.py).
+    """
+
+    side = "parameters"
+    metric: Product | None = None
+
+    def __init__(
+        self,
+        problem: Problem,
+        linearisations: Linearisations,
+        *,
+        ranks: Ranks,
+        scale: Tensor | None = None,
+        identity: bool = False,
+    ) -> None:
+        self.problem, self.linearisations = problem, linearisations
+        self.ranks, self.scale, self.identity = ranks, scale, identity
+        self.dim = problem.n_parameters
+
+    def product(self, v: Tensor) -> Tensor:
+        """Return G v, shape (P,)."""
+        out = torch.zeros_like(v)
+        parts = self.problem.unflatten(v if self.scale is None else v * self.scale)
+        for i, weight in enumerate(self.problem.weights):
+            linearised = self.linearisations[i]
+            jv = linearised.jvp(parts)
+            if self.identity:
+                hjv, weight = jv, 1.0 / self.problem.n_samples
+            else:
+                hjv = linearised.loss_hessian(jv)
+            self.problem.add_flat(out, linearised.vjp(hjv), weight)
+        self.ranks.sum_(out)
+        return out if self.scale is None else out.mul_(self.scale)
+
+    def random_start(self, generator: torch.Generator) -> tuple[Tensor, Callable[[float], float]]:
+        """Return g ~ N(0, I_P), whose overlap with any unit vector is N(0, 1)."""
+        like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
+        return gaussian(self.dim, like, generator), lambda _: 1.0
+
+    def to_parameters(self, y: Tensor, value: float) -> Tensor:
+        """Return y itself: it lives here."""
+        del value
+        return y
+
+
+class OutputGGN:
+    """u ↦ J Jᵀ u in the inner product of M = w H, on the output side, u of length D·K.
+
+    J Jᵀ M and G = Jᵀ M J have the same non-zero eigenvalues; from q with J Jᵀ M q = λ q and
+    qᵀ M q = 1 the parameter-side eigenvector is Jᵀ M q / √λ.
+
+    For one micro-batch, and losses convex in the outputs (M ⪰ 0). Without a metric it is the NTK
+    J Jᵀ / D itself.
+
+    Args:
+        problem: Model, loss, one micro-batch.
+        linearisations: Its linearisation.
+        scale: As in :class:`GGN`: the operator becomes J S² Jᵀ.
+        identity: M = I / D: the NTK.
+    """
+
+    side = "outputs"
+
+    def __init__(
+        self,
+        problem: Problem,
+        linearisations: Linearisations,
+        *,
+        scale: Tensor | None = None,
+        identity: bool = False,
+    ) -> None:
+        self.problem, self.linearised = problem, linearisations[0]
+        self.identity = identity
+        self.weight = 1.0 / problem.n_samples if identity else problem.weights[0]
+        self.dim = self.linearised.size
+        self.metric: Product | None = None if identity else self._metric
+        self.squared = None if scale is None else problem.unflatten(scale.square())
+        self.scale = None if scale is None else problem.unflatten(scale)
+
+    def _metric(self, u: Tensor) -> Tensor:
+        return self.linearised.loss_hessian(u) * self.weight
+
+    def product(self, v: Tensor) -> Tensor:
+        """Return J S² Jᵀ v (times 1/D for the NTK), shape (D·K,)."""
+        grads = self.linearised.vjp(v)
+        if self.squared is not None:
+            grads = [None if g is None else g * s for g, s in zip(grads, self.squared, strict=True)]
+        out = self.linearised.jvp(grads).to(v.dtype)
+        return out * self.weight if self.identity else out
+
+    def random_start(self, generator: torch.Generator) -> tuple[Tensor, Callable[[float], float]]:
+        """Return J S g, g ~ N(0, I_P): isotropic where it matters, in parameter space.
+
+        A Gaussian u would be short of directions in which H is small; J S g has overlap √λ N(0, 1)
+        with the eigenvector of eigenvalue λ, since ⟨q, J S g⟩_M = (S Jᵀ M q)·g and |S Jᵀ M q|² = λ.
+        """
+        z = self.linearised.outputs
+        if self.identity:
+            like = torch.empty(0, dtype=self.problem.dtype, device=z.device)
+            return gaussian(self.dim, like, generator), lambda _: 1.0
+        parts = []
+        for i, p in enumerate(self.problem.leaves):
+            g = gaussian(p.numel(), p, generator).view(p.shape)
+            parts.append(g if self.scale is None else g * self.scale[i])
+        start = self.linearised.jvp(parts).to(self.problem.dtype)
+        return start, lambda value: math.sqrt(max(value, 0.0))
+
+    def to_parameters(self, y: Tensor, value: float) -> Tensor:
+        """Return S Jᵀ M y / √λ, normalised, shape (P,); zero if λ is."""
+        out = y.new_zeros(self.problem.n_parameters)
+        if value <= 0:
+            return out
+        grads = self.linearised.vjp(y if self.metric is None else self.metric(y))
+        if self.scale is not None:
+            grads = [None if g is None else g * s for g, s in zip(grads, self.scale, strict=True)]
+        self.problem.add_flat(out, grads)
+        return out.div_(torch.linalg.vector_norm(out))

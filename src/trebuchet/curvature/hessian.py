@@ -1,0 +1,90 @@
+"""The Hessian ∂²L/∂θ² of the training loss; its largest eigenvalue is called the sharpness.
+
+Unlike Gauss–Newton it is indefinite: "largest" means largest algebraic, the one that limits the
+learning rate, and never the largest in magnitude.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from trebuchet.curvature.distributed import Ranks
+from trebuchet.curvature.lanczos import Product
+from trebuchet.curvature.operators import gaussian
+from trebuchet.curvature.problem import Problem
+from trebuchet.errors import InputError
+
+
+class Hessian:
+    """v ↦ Σ_b w_b (∂²L_b/∂θ²) v, by differentiating the gradient again (Pearlmutter's product).
+
+    The gradient's graph is kept for as many micro-batches as `keep` says, so that a product costs
+    one backward pass through it: about two gradient evaluations.
+
+    Args:
+        problem: Model, loss (or closure), micro-batches and weights.
+        ranks: The processes that share the samples.
+        keep: How many gradient graphs may be kept at once.
+        scale: s of S (∂²L) S, shape (P,); None is the identity.
+
+    References:
+        Pearlmutter, Fast exact multiplication by the Hessian, Neural Computation 6 (1994) 147.
+    """
+
+    side = "parameters"
+    metric: Product | None = None
+
+    def __init__(
+        self, problem: Problem, *, ranks: Ranks, keep: int, scale: Tensor | None = None
+    ) -> None:
+        self.problem, self.ranks, self.keep, self.scale = problem, ranks, keep, scale
+        self.dim = problem.n_parameters
+        self._kept: dict[int, Sequence[Tensor | None]] = {}
+
+    def _gradient(self, i: int) -> Sequence[Tensor | None]:
+        if i in self._kept:
+            return self._kept[i]
+        loss = self.problem.loss_of(self.problem.batches[i])
+        if not loss.requires_grad:
+            msg = "loss: does not depend on the selected parameters; check params="
+            raise InputError(msg)
+        gradient: Sequence[Tensor | None] = torch.autograd.grad(
+            loss, self.problem.leaves, create_graph=True, allow_unused=True
+        )
+        if len(self._kept) < self.keep:
+            self._kept[i] = gradient
+        return gradient
+
+    def product(self, v: Tensor) -> Tensor:
+        """Return the Hessian times v, shape (P,)."""
+        out = torch.zeros_like(v)
+        parts = self.problem.unflatten(v if self.scale is None else v * self.scale)
+        for i, weight in enumerate(self.problem.weights):
+            gradient = self._gradient(i)
+            pairs = [
+                (g, t) for g, t in zip(gradient, parts, strict=True)
+                if g is not None and g.requires_grad
+            ]  # fmt: skip
+            if not pairs:  # a loss linear in the parameters
+                continue
+            hv = torch.autograd.grad(
+                [g for g, _ in pairs],
+                self.problem.leaves,
+                [t for _, t in pairs],
+                retain_graph=True,
+                allow_unused=True,
+            )
+            self.problem.add_flat(out, hv, weight)
+        self.ranks.sum_(out)
+        return out if self.scale is None else out.mul_(self.scale)
+
+    def random_start(self, generator: torch.Generator) -> tuple[Tensor, Callable[[float], float]]:
+        """Return g ~ N(0, I_P), whose overlap with any unit vector is N(0, 1)."""
+        like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
+        return gaussian(self.dim, like, generator), lambda _: 1.0
+
+    def to_parameters(self, y: Tensor, value: float) -> Tensor:
+        """Return y itself: it lives here."""
+        del value
+        return y

@@ -1,0 +1,89 @@
+"""A model's outputs linearised at its parameters, once, for many products.
+
+With z = z(θ) ∈ R^{D×K} on a micro-batch and J = ∂z/∂θ (DK × P), every Gauss–Newton or NTK product
+is built from J v and Jᵀ u. One graph serves all of them: the backward pass g(u) = Jᵀ u is recorded
+with u as a variable, and since g is linear in u, differentiating ⟨g(u), v⟩ by u gives J v. Forward
+and backward pass are paid once; each product then costs one backward pass through the model (Jᵀ u)
+and one through the recorded backward pass (J v), about 1.3 times a gradient evaluation together.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trebuchet.curvature.batches import Batch
+from trebuchet.curvature.problem import Problem
+from trebuchet.errors import InputError
+
+
+class Linearised:
+    """z, J v, Jᵀ u and the loss's Hessian at the outputs, for one micro-batch.
+
+    Args:
+        problem: The problem; its policy must hold while this object is used.
+        batch: The micro-batch.
+    """
+
+    def __init__(self, problem: Problem, batch: Batch) -> None:
+        self.problem, self.batch = problem, batch
+        self.outputs = problem.outputs(batch)
+        if not self.outputs.requires_grad:
+            msg = "model: its outputs do not depend on the selected parameters; check params="
+            raise InputError(msg)
+        if not bool(torch.isfinite(self.outputs.detach()).all()):
+            msg = "model: its outputs are NaN or infinite; curvature needs finite outputs"
+            raise InputError(msg)
+        self._seed: Tensor | None = None
+        self._recorded: Sequence[Tensor | None] = ()
+        self._loss_gradient: tuple[Tensor, Tensor | None] | None = None
+
+    @property
+    def size(self) -> int:
+        """D·K, the number of output entries."""
+        return self.outputs.numel()
+
+    def vjp(self, u: Tensor) -> Sequence[Tensor | None]:
+        """Return Jᵀ u, a tensor (or None for zero) a parameter; `u` is flat, length D·K."""
+        u = u.view(self.outputs.shape).to(self.outputs.dtype)
+        grads: Sequence[Tensor | None] = torch.autograd.grad(
+            self.outputs, self.problem.leaves, u, retain_graph=True, allow_unused=True
+        )
+        return grads
+
+    def jvp(self, v: Sequence[Tensor | None]) -> Tensor:
+        """Return J v, flat, length D·K; `v` is a tensor (or None for zero) a parameter."""
+        if self._seed is None:
+            self._seed = torch.zeros_like(self.outputs, requires_grad=True)
+            self._recorded = torch.autograd.grad(
+                self.outputs,
+                self.problem.leaves,
+                self._seed,
+                create_graph=True,
+                allow_unused=True,
+            )
+        pairs = [
+            (g, t)
+            for g, t in zip(self._recorded, v, strict=True)
+            if g is not None and t is not None and g.requires_grad
+        ]
+        (out,) = torch.autograd.grad(
+            [g for g, _ in pairs], self._seed, [t for _, t in pairs], retain_graph=True
+        )
+        return out.reshape(-1)
+
+    def loss_hessian(self, u: Tensor) -> Tensor:
+        """Return (∂²L_b/∂z²) u, flat; zero where the loss is linear in z."""
+        if self._loss_gradient is None:
+            z = self.outputs.detach().requires_grad_()
+            loss = self.problem.loss_at(z, self.batch)
+            gradient = None
+            if loss.requires_grad:
+                (gradient,) = torch.autograd.grad(loss, z, create_graph=True, allow_unused=True)
+            self._loss_gradient = (z, gradient)
+        z, gradient = self._loss_gradient
+        if gradient is None or not gradient.requires_grad:
+            return torch.zeros_like(u)
+        direction = u.view(z.shape).to(gradient.dtype)
+        (hu,) = torch.autograd.grad(gradient, z, direction, retain_graph=True, allow_unused=True)
+        return torch.zeros_like(u) if hu is None else hu.reshape(-1).to(u.dtype)
