@@ -1,0 +1,290 @@
+"""What a results dataset holds: one table of variables, and a builder and a checker that obey it.
+
+A dataset has dims ``lr, seed, step`` (and ``layer``). ``lr`` is the index of what was swept, η or
+ηλ₀ (attribute ``swept``); ``step`` is a recording schedule that always holds 0. Traces are taken at
+θ_t, before the step. NaN means not recorded, or that the run had ended; it never means zero.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from trebuchet._types import Status
+from trebuchet.errors import InputError
+
+TRACE = ("lr", "seed", "step")
+RUN = ("lr", "seed")
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One row of the table: dims, NumPy kind ("f", "i" or "U"), units, and what it is."""
+
+    dims: tuple[str, ...]
+    kind: str
+    units: str
+    long_name: str
+    required: bool = False
+
+
+# fmt: off
+COORDINATES: dict[str, Variable] = {
+    "lr":    Variable(("lr",), "f", "1", "swept rate: η, or ηλ₀"),
+    "seed":  Variable(("seed",), "i", "1", "seed of the initialisation"),
+    "step":  Variable(("step",), "i", "step", "recorded step"),
+    "layer": Variable(("layer",), "i", "1", "hidden layer, from 1"),
+}
+VARIABLES: dict[str, Variable] = {
+    # traces, all at the same θ_t
+    "loss":                 Variable(TRACE, "f", "loss", "training loss"),
+    "test_loss":            Variable(TRACE, "f", "loss", "test loss"),
+    "top_eigenvalue":       Variable(TRACE, "f", "1", "top eigenvalue λ of the operator"),
+    "weight_norm":          Variable(TRACE, "f", "1", "squared weight norm |θ|²"),
+    "law_residual":         Variable(TRACE, "f", "1", "relative violation of the weight-norm law"),
+    "sparsity":             Variable((*TRACE, "layer"), "f", "1", "share of pre-activations < 0"),
+    # one number a run
+    "learning_rate":        Variable(RUN, "f", "1", "learning rate η", required=True),
+    "lr_ratio":             Variable(RUN, "f", "1", "learning-rate ratio ηλ₀"),
+    "status":               Variable(RUN, "U", "", "why the run stopped"),
+    "steps":                Variable(RUN, "i", "step", "updates made"),
+    "loss_first":           Variable(RUN, "f", "loss", "loss at the start, L₀"),
+    "loss_max":             Variable(RUN, "f", "loss", "largest loss"),
+    "loss_max_step":        Variable(RUN, "f", "step", "step of the largest loss"),
+    "loss_min":             Variable(RUN, "f", "loss", "smallest loss"),
+    "loss_final":           Variable(RUN, "f", "loss", "loss at the end"),
+    "last_above":           Variable(RUN, "i", "step", "last step with loss > (1+δ)L₀; -1: never"),
+    "test_loss_final":      Variable(RUN, "f", "loss", "test loss at the end"),
+    "top_eigenvalue_first": Variable(RUN, "f", "1", "λ at the start"),
+    "top_eigenvalue_final": Variable(RUN, "f", "1", "λ at the end"),
+    "top_eigenvalue_max":   Variable(RUN, "f", "1", "largest recorded λ"),
+    "weight_norm_first":    Variable(RUN, "f", "1", "|θ|² at the start"),
+    "weight_norm_final":    Variable(RUN, "f", "1", "|θ|² at the end"),
+    "sparsity_final":       Variable((*RUN, "layer"), "f", "1", "sparsity at the end"),
+    "output_spread":        Variable(RUN, "f", "output", "spread of final outputs over inputs"),
+    # one number a seed
+    "top_eigenvalue_init":  Variable(("seed",), "f", "1", "λ₀, at initialisation"),
+    # verdicts, and the numbers behind them (trebuchet.phases.label)
+    "phase":                Variable(RUN, "U", "", "phase of the run"),
+    "peak_ratio":           Variable(RUN, "f", "1", "largest loss / L₀"),
+    "final_ratio":          Variable(RUN, "f", "1", "final loss / L₀"),
+    "recovery_step":        Variable(RUN, "f", "step", "first step back below the start"),
+    "kernel_drift":         Variable(RUN, "f", "1", "|λ_T − λ₀|/λ₀"),
+    "lr_ratio_max":         Variable(RUN, "f", "1", "largest recorded ηλ_t"),
+}
+# fmt: on
+
+_VOLATILE = {"created", "versions", "device", "interrupted", "config_hash"}
+
+
+def make_dataset(
+    variables: Mapping[str, Any],
+    *,
+    lr: ArrayLike,
+    seed: ArrayLike,
+    step: ArrayLike = (0,),
+    swept: str = "lr",
+    attrs: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Build a results dataset: dims, dtypes, units and names from the table, provenance stamped.
+
+    Args:
+        variables: Arrays by name, in the shapes of `VARIABLES`; a name outside the table comes as
+            an ``xarray.Variable`` with attributes ``units`` and ``long_name``.
+        lr: What was swept, shape ``(n_lr,)``.
+        seed: Seeds, shape ``(n_seed,)``.
+        step: Recorded steps, shape ``(n_step,)``, increasing from 0.
+        swept: "lr" or "lr_ratio": what `lr` holds.
+        attrs: Facts about the problem and the runs.
+        settings: What determines the numbers, for ``config_hash``; the lasting `attrs` and the
+            coordinates unless given.
+
+    Returns:
+        A dataset that passes `validate`.
+
+    Raises:
+        InputError: If a variable does not fit the table.
+
+    Example:
+        >>> ds = make_dataset({"learning_rate": [[0.1]], "loss": [[[1.0, 0.5]]]}, lr=[0.1],
+        ...                   seed=[0], step=[0, 1])
+        >>> ds.loss.attrs["long_name"], ds.attrs["swept"], dict(ds.sizes)
+        ('training loss', 'lr', {'lr': 1, 'seed': 1, 'step': 2})
+    """
+    coordinates: dict[str, np.ndarray[Any, Any]] = {
+        "lr": np.atleast_1d(np.asarray(lr, dtype=np.float64)),
+        "seed": np.atleast_1d(np.asarray(seed, dtype=np.int64)),
+        "step": np.atleast_1d(np.asarray(step, dtype=np.int64)),
+    }
+    data: dict[str, xr.Variable] = {}
+    for name, values in variables.items():
+        data[name] = _variable(name, values)
+        if "layer" in data[name].dims:
+            coordinates["layer"] = np.arange(1, data[name].sizes["layer"] + 1)
+    try:
+        ds = xr.Dataset(data, coords={k: ((k,), v) for k, v in coordinates.items()})
+    except ValueError as error:
+        sizes = {name: len(values) for name, values in coordinates.items()}
+        msg = f"variables: expected arrays that fit the coordinates {sizes}: {error}"
+        raise InputError(msg) from error
+    for name, row in COORDINATES.items():
+        if name in ds.coords:
+            ds[name].attrs.update(units=row.units, long_name=row.long_name)
+    facts = {"swept": swept, **{key: _plain(value) for key, value in (attrs or {}).items()}}
+    names = {"lr": "learning rate η", "lr_ratio": "learning-rate ratio ηλ₀"}
+    if swept not in names:
+        msg = f"swept: expected 'lr' or 'lr_ratio', got {swept!r}"
+        raise InputError(msg)
+    ds["lr"].attrs["long_name"] = names[swept]
+    if settings is None:
+        lasting = {key: value for key, value in facts.items() if key not in _VOLATILE}
+        settings = {**lasting, **{k: v.tolist() for k, v in coordinates.items()}}
+    ds.attrs = {
+        **facts,
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "config_hash": config_hash(settings),
+    }
+    validate(ds)
+    return ds
+
+
+def validate(ds: xr.Dataset) -> None:
+    """Check a dataset against the table; sweep axes beyond it (such as ``width``) are allowed.
+
+    Args:
+        ds: The dataset.
+
+    Raises:
+        InputError: If a dim, a dtype, units, a required variable or a status is not as it should
+            be; the message names the variable.
+    """
+    for name in ("lr", "seed"):
+        if name not in ds.coords:
+            msg = f"dataset: expected a coordinate {name!r}, got {sorted(map(str, ds.coords))}"
+            raise InputError(msg)
+        if np.unique(ds[name].values).size != ds[name].size:
+            msg = f"dataset: expected distinct values of {name!r}, got one twice"
+            raise InputError(msg)
+    if "step" in ds.coords:
+        steps = ds["step"].values
+        if steps.size == 0 or steps[0] != 0 or (np.diff(steps) <= 0).any():
+            msg = "dataset: expected 'step' to increase from 0"
+            raise InputError(msg)
+    for name, row in VARIABLES.items():
+        if name not in ds:
+            if row.required:
+                msg = f"dataset: expected the variable {name!r} ({row.long_name}), which is missing"
+                raise InputError(msg)
+            continue
+        dims = tuple(dim for dim in ds[name].dims if dim in COORDINATES)
+        if dims != row.dims:
+            msg = f"{name}: expected dims {row.dims}, got {dims}"
+            raise InputError(msg)
+        if _kind(ds[name].dtype) != row.kind:
+            msg = f"{name}: expected dtype kind {row.kind!r}, got {ds[name].dtype}"
+            raise InputError(msg)
+    for name_, variable in ds.variables.items():
+        missing = {"units", "long_name"} - set(variable.attrs)
+        if missing:
+            msg = f"{name_}: expected attributes units and long_name, got no {min(missing)}"
+            raise InputError(msg)
+    if "status" in ds:
+        unknown = set(np.unique(ds["status"].values).tolist()) - {str(status) for status in Status}
+        if unknown:
+            msg = f"status: expected one of {', '.join(Status)}, got {min(unknown)!r}"
+            raise InputError(msg)
+
+
+def versions() -> str:
+    """Versions that decide the numbers, as one line: "trebuchet 0.1.0, python 3.11.9, …"."""
+    packages = ("trebuchet", "torch", "numpy", "xarray")
+    named = [("python", platform.python_version()), *((name, version(name)) for name in packages)]
+    return ", ".join(f"{name} {number}" for name, number in named)
+
+
+def config_hash(settings: Mapping[str, Any]) -> str:
+    """The first 16 hex digits of the SHA-256 of settings as sorted JSON.
+
+    Args:
+        settings: Anything JSON can hold, and NumPy numbers and arrays.
+
+    Returns:
+        The hash; the same for the same settings in any order.
+
+    Example:
+        >>> config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1})
+        True
+    """
+    text = json.dumps(_plain(settings), sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def described(name: str, values: xr.DataArray) -> xr.DataArray:
+    """The values under the units and the long name the table gives `name`."""
+    row = VARIABLES[name]
+    result = values.rename(name)
+    result.attrs = {"units": row.units, "long_name": row.long_name}
+    return result
+
+
+def _variable(name: str, values: Any) -> xr.Variable:
+    if isinstance(values, xr.Variable):
+        return values
+    if name not in VARIABLES:
+        msg = (
+            f"variables: {name!r} is not in the table; give it as an xarray.Variable with "
+            "attributes units and long_name"
+        )
+        raise InputError(msg)
+    row = VARIABLES[name]
+    array = np.asarray(values)
+    if array.ndim != len(row.dims):
+        msg = f"{name}: expected dims {row.dims}, got shape {array.shape}"
+        raise InputError(msg)
+    if row.kind == "U":
+        array = array.astype(np.str_)
+    elif row.kind == "i":
+        whole = array.astype(np.int64)
+        if not np.array_equal(whole, array):
+            msg = f"{name}: expected whole numbers, got {array[whole != array].flat[0]}"
+            raise InputError(msg)
+        array = whole
+    elif array.dtype.kind != "f":
+        array = array.astype(np.float64)
+    return xr.Variable(row.dims, array, {"units": row.units, "long_name": row.long_name})
+
+
+def _kind(dtype: np.dtype[Any]) -> str:
+    return {"T": "U", "O": "U", "u": "i"}.get(dtype.kind, dtype.kind)
+
+
+def _plain(value: Any) -> Any:
+    """The value with NumPy and enum members turned into what JSON holds."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, bool):
+        return int(value)  # Zarr and netCDF hold no booleans
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    return repr(value) if isinstance(value, Hashable) else str(value)
