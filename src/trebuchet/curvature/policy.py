@@ -82,10 +82,17 @@ def held_still(
             model.eval()
         elif mode == "train":
             model.train()
-            for module in model.modules():
-                if isinstance(module, _DROPOUT):
-                    module.eval()
+            _silence_dropout(model)
         yield
+
+
+def _silence_dropout(model: nn.Module) -> None:
+    """Switch dropout off where it is a layer or a setting of one; `_flags` restores both."""
+    for module in model.modules():
+        if isinstance(module, _DROPOUT):
+            module.eval()
+        elif isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
+            module.dropout = 0.0
 
 
 @contextlib.contextmanager
@@ -183,11 +190,14 @@ def _tensors(model: nn.Module, *, parameters_too: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def _flags(model: nn.Module) -> Iterator[None]:
     flags = [(module, module.training) for module in model.modules()]
+    rates = [(m, m.dropout) for m, _ in flags if isinstance(m, (nn.RNNBase, nn.MultiheadAttention))]
     try:
         yield
     finally:
         for module, training in flags:
             module.training = training
+        for layer, rate in rates:
+            layer.dropout = rate
 
 
 @contextlib.contextmanager
@@ -201,7 +211,18 @@ def _kernels(model: nn.Module) -> Iterator[None]:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if recurrent:
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+                stack.enter_context(_without_onednn())
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextlib.contextmanager
+def _without_onednn() -> Iterator[None]:
+    # torch.backends.mkldnn.flags() also sets TF32, which warns where there is no Intel GPU.
+    enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)

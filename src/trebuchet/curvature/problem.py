@@ -35,13 +35,15 @@ def unwrap(model: object) -> nn.Module:
     if not isinstance(model, nn.Module):
         msg = f"model: expected a torch.nn.Module, got a {type(model).__name__}"
         raise InputError(msg)
+    inner: object = model
     while True:
-        if isinstance(model, (DistributedDataParallel, nn.DataParallel)):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
+        if isinstance(inner, (DistributedDataParallel, nn.DataParallel)):
+            inner = inner.module
         else:
+            inner = getattr(model, "_orig_mod", None)  # what torch.compile wraps
+        if not isinstance(inner, nn.Module):
             return model
+        model = inner
 
 
 def select(model: nn.Module, params: Selection = None) -> dict[str, nn.Parameter]:
@@ -200,6 +202,7 @@ class Problem:
         Raises:
             InputError: If the model does not return one real tensor.
         """
+        self._same_noise(batch)
         with self.autocast():
             if self._substitutes is None:
                 z = batch.outputs_of(self.model)
@@ -254,12 +257,21 @@ class Problem:
         """
         if not isinstance(self.loss, losses.ModelLoss):
             return self.loss_at(self.outputs(batch), batch)
+        self._same_noise(batch)
         if self._substitutes is None:
             with self.autocast():
                 return losses.check_scalar(self.loss.fn(self.model, batch.raw))
         raw = _map(_widen, batch.raw)
         with self.autocast(), _swapped(self.model, self._substitutes):
             return losses.check_scalar(self.loss.fn(self.model, raw))
+
+    def _same_noise(self, batch: Batch) -> None:
+        """Give every evaluation of a batch the same random numbers, should the model draw any.
+
+        Masks or samples that change from product to product would make the operator random.
+        The policy restores the global random state afterwards.
+        """
+        torch.manual_seed(next(i for i, b in enumerate(self.batches) if b is batch))
 
     def unflatten(self, v: Tensor) -> list[Tensor]:
         """Return a flat vector of length P as tensors of the parameters' shapes and dtypes."""

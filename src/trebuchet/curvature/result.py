@@ -51,6 +51,8 @@ class TopEigen:
         vectors: Unit eigenvectors in parameter space, shape (k, P), if asked for.
         names: The parameters' names and shapes, in the order of `vectors`.
         warm: Start for the next measurement.
+        note: Why it did not converge, if it did not.
+        trusted: The Linear-layer rule was verified for this model.
     """
 
     values: Tensor
@@ -74,6 +76,7 @@ class TopEigen:
     vectors: Tensor | None = field(default=None, repr=False)
     names: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     warm: WarmState | None = field(default=None, repr=False)
+    note: str = ""
     trusted: bool = field(default=False, repr=False)
 
     @property
@@ -131,6 +134,8 @@ class TopEigen:
             f"top eigenvalue of the {name}: {self.value:.6g}  ({state}; "
             f"residual {self.residual:.1e}, at most {self.upper:.6g})"
         ]
+        if self.note:
+            lines.append(f"because {self.note}")
         if len(self.values) > 1:
             lines.append("next: " + ", ".join(f"{float(v):.6g}" for v in self.values[1:]))
         lines.append(

@@ -1,21 +1,23 @@
-"""From an operator to its certified top: starts, deflation, several eigenvalues.
+"""From an operator to its certified top: starts, fresh checks, several eigenvalues.
 
 One Lanczos run certifies λ_1. For k > 1 it may miss copies of a multiple eigenvalue, and its
-certificate says nothing about λ_2; so a second run, from a fresh random vector, checks that on the
+certificate says nothing about λ_2; so a further run, from a fresh random vector, checks that on the
 complement of the found vectors no eigenvalue exceeds λ_k. By Courant–Fischer its largest value
 bounds λ_{k+1} whatever the errors of the vectors. If it finds a larger one, that is taken in, and
 the check repeated.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trebuchet.curvature.certificate import Floats
 from trebuchet.curvature.distributed import Ranks
-from trebuchet.curvature.lanczos import Floats, LanczosResult, Product, Start, lanczos
+from trebuchet.curvature.lanczos import Goal, LanczosResult, Product, Start, Step, lanczos
 from trebuchet.curvature.operators import Operator, mixed_start
 
 WARM_SHARE = 0.1
@@ -37,131 +39,177 @@ class Spectrum:
     side: str
     vectors: Tensor  # (k, n), on the side worked on
     to_parameters: Callable[[Tensor, float], Tensor]
-
-    @staticmethod
-    def of_matrix(
-        a: Tensor,
-        k: int,
-        method: str,
-        side: str,
-        to_parameters: Callable[[Tensor, float], Tensor] | None,
-    ) -> "Spectrum":
-        """Solve a whole symmetric matrix, shape (n, n), n ≥ k."""
-        n = len(a)
-        if to_parameters is None and n > 32:
-            values = torch.linalg.eigvalsh(a)
-            vectors = a.new_empty((0, n))
-        else:
-            values, columns = torch.linalg.eigh(a)
-            vectors = columns.T.flip(0)[:k]
-        top = values.flip(0).cpu().numpy()
-        error = 4 * torch.finfo(a.dtype).eps * n * float(np.abs(top).max())
-        return Spectrum(
-            top[:k].copy(),
-            np.full(k, error),
-            float(top[k - 1]) + error,
-            float(top[k]) if n > k else float("nan"),
-            True,
-            0,
-            method,
-            side,
-            vectors,
-            to_parameters or (lambda y, _: y),
-        )
+    note: str = ""
 
 
-def solve(
-    op: Operator,
-    like: Tensor,
-    *,
+def of_matrix(
+    a: Tensor,
     k: int,
-    rtol: float,
-    failure: float,
-    max_products: int,
-    basis_cap: int,
-    seed: int,
-    warm: Tensor | None,
-    ranks: Ranks,
-    eps: float,
-    on_step: Callable[[int, float, float, float], None] | None,
+    method: str,
+    side: str,
+    to_parameters: Callable[[Tensor, float], Tensor] | None,
 ) -> Spectrum:
-    """Find and certify the `k` largest eigenvalues of an operator.
+    """Solve a whole symmetric matrix.
 
     Args:
-        op: The operator.
-        like: Gives the vectors' dtype and device.
-        k: How many.
-        rtol: Relative tolerance.
-        failure: Failure probability of the certificate, over all runs together.
-        max_products: Over all runs together.
-        basis_cap: Vectors kept at once.
-        seed: Of the random directions.
-        warm: Vectors of an earlier run, shape (any, n), or None.
-        ranks: Whose start vectors must agree.
-        eps: Rounding unit of the products.
-        on_step: Progress.
+        a: Shape (n, n), n ≥ k, float64.
+        k: How many eigenvalues.
+        method: What to call it.
+        side: Where its vectors live.
+        to_parameters: Maps an eigenvector to parameter space; None if nobody will ask.
 
     Returns:
-        The spectrum.
+        The spectrum, exact to rounding.
     """
-    generator = torch.Generator().manual_seed(seed)
-    # A union bound over the runs: the first few get all there is, geometrically less later.
-    share = failure if k == 1 else failure / 2
-
-    def fresh() -> tuple[Tensor, Callable[[float], float]]:
-        vector, overlap = op.random_start(generator)
-        return ranks.same(vector.to(like)), overlap
-
-    vector, overlap = fresh()
-    lead = None if warm is None or not len(warm) else warm.sum(0)
-    run = lanczos(
-        op.product,
-        mixed_start(vector, overlap, lead, op.metric, WARM_SHARE),
-        k=k,
-        metric=op.metric,
-        rtol=rtol,
-        failure=share,
-        max_products=max_products,
-        basis_cap=basis_cap,
-        eps=eps,
-        on_step=on_step,
+    n = len(a)
+    if to_parameters is None:
+        values, vectors = torch.linalg.eigvalsh(a), a.new_empty((0, n))
+    else:
+        values, columns = torch.linalg.eigh(a)
+        vectors = columns.T.flip(0)[:k]
+    top = values.flip(0).cpu().numpy()
+    error = 4 * float(torch.finfo(a.dtype).eps) * n * float(np.abs(top).max())
+    return Spectrum(
+        values=top[:k].copy(),
+        residuals=np.full(k, error),
+        upper=float(top[k - 1]) + error,
+        next_value=float(top[k]) if n > k else math.nan,
+        converged=True,
+        products=0,
+        method=method,
+        side=side,
+        vectors=vectors,
+        to_parameters=to_parameters or (lambda y, _: y),
     )
-    found = _Found(run)
-    products = run.products
-    if k == 1:
-        return _spectrum(op, found, run.upper, run.next_value, run.converged, products)
-    upper, next_value, done = float("inf"), run.next_value, False
-    while products < max_products:
-        share /= 2
-        vector, overlap = fresh()
-        short = len(found) < k
-        check = lanczos(
-            found.deflate(op.product, op.metric),
-            Start(found.project(vector, op.metric), overlap),
-            k=1,
-            metric=op.metric,
-            rtol=rtol,
-            failure=share,
-            max_products=max_products - products,
-            basis_cap=basis_cap,
-            eps=eps,
-            against=None if short else float(found.values[k - 1]),
-            on_step=on_step,
-        )
-        products += check.products
-        if not short and check.certified:
-            upper, next_value, done = check.upper, float(check.values[0]), True
-            break
-        if not short and not check.values[0] > found.values[k - 1]:
-            break
-        found.add(check)
-        if short and check.converged and check.values[0] == 0 and check.products == 0:
-            found.pad(k)  # the complement is all kernel: the rest of the eigenvalues are zero
-            upper, next_value, done = 0.0, 0.0, True
-            break
+
+
+@dataclass(slots=True)
+class Solver:
+    """Lanczos runs on one operator until its top is certified.
+
+    Attributes:
+        op: The operator.
+        like: Gives the vectors' dtype and device.
+        goal: What is asked for.
+        generator: Of the random directions.
+        ranks: Whose start vectors must agree.
+        on_step: Progress.
+        products: Spent so far.
+    """
+
+    op: Operator
+    like: Tensor
+    goal: Goal
+    generator: torch.Generator
+    ranks: Ranks
+    on_step: Step | None = None
+    products: int = 0
+
+    def solve(self, warm: Tensor | None = None) -> Spectrum:
+        """Find and certify the k largest eigenvalues.
+
+        Args:
+            warm: Vectors of an earlier run, shape (any, n), or None.
+
+        Returns:
+            The spectrum.
+        """
+        k = self.goal.k
+        vector, overlap = self._fresh()
+        lead = None if warm is None or not len(warm) else warm.sum(0)
+        start = mixed_start(vector, overlap, lead, self.op.metric, WARM_SHARE)
+        run = self._run(start, self.op.product, replace(self.goal, certify=k == 1))
+        if k == 1:
+            return self._one(run)
+        return self._several(run)
+
+    def _fresh(self) -> tuple[Tensor, Callable[[float], float]]:
+        vector, overlap = self.op.random_start(self.generator)
+        return self.ranks.same(vector.to(self.like)), overlap
+
+    def _run(self, start: Start, product: Product, goal: Goal) -> LanczosResult:
+        goal = replace(goal, max_products=self.goal.max_products - self.products)
+        run = lanczos(product, start, goal, metric=self.op.metric, on_step=self.on_step)
+        self.products += run.products
+        return run
+
+    @property
+    def _left(self) -> bool:
+        return self.products < self.goal.max_products
+
+    def _one(self, run: LanczosResult) -> Spectrum:
+        # A run that ended early, in an invariant space, is repeated from fresh starts. A missed
+        # eigenvector must be missed by all of them, independently: the probabilities multiply.
+        missed = run.miss
+        while run.exhausted and missed > self.goal.failure and self._left:
+            goal = replace(self.goal, failure=min(0.5, self.goal.failure / missed))
+            again = self._run(Start(*self._fresh()), self.op.product, goal)
+            missed *= again.miss
+            if again.values[0] > run.values[0]:
+                run = again
+            run = replace(run, upper=min(run.upper, again.upper), exhausted=again.exhausted)
+        certified = missed <= self.goal.failure
+        if certified and not math.isfinite(run.upper):
+            run = replace(run, upper=float(run.values[0]) * (1 + self.goal.rtol))
+        return self._spectrum(_Found(run), run.upper, run.next_value, certified)
+
+    def _several(self, run: LanczosResult) -> Spectrum:
+        """k > 1: collect, then check the complement."""
+        k, found = self.goal.k, _Found(run)
+        # A union bound over the checks: half of what is left of the failure probability each.
+        share, upper, next_value, certified = self.goal.failure, math.inf, run.next_value, False
+        while self._left:
+            share /= 2
+            short = len(found) < k
+            goal = replace(
+                self.goal,
+                k=1,
+                failure=share,
+                against=None if short else float(found.values[k - 1]),
+            )
+            vector, overlap = self._fresh()
+            start = Start(found.project(vector, self.op.metric), overlap)
+            check = self._run(start, found.deflate(self.op.product, self.op.metric), goal)
+            if not short and (check.certified or check.exhausted):
+                certified = check.certified or check.values[0] <= found.values[k - 1]
+            if certified:
+                upper, next_value = check.upper, float(check.values[0])
+                break
+            if not short and not check.values[0] > found.values[k - 1]:
+                break  # out of products
+            if check.products == 0:  # the complement is all kernel: the other values are zero
+                found.pad(k)
+                upper, next_value, certified = 0.0, 0.0, True
+                break
+            found.add(check)
         found.keep(k)
-    good = bool((found.residuals[:k] <= rtol * np.abs(found.values[:k]) + found.floor).all())
-    return _spectrum(op, found, upper, next_value, done and good and len(found) >= k, products, k)
+        return self._spectrum(found, upper, next_value, certified and len(found) == k)
+
+    def _spectrum(
+        self, found: "_Found", upper: float, next_value: float, certified: bool
+    ) -> Spectrum:
+        size = np.abs(found.values)
+        # Rounding decides where a value is zero to rounding; elsewhere the tolerance does.
+        allowed = np.where(size <= found.noise, 2 * found.noise, self.goal.rtol * size)
+        close = bool((found.residuals <= allowed).all())
+        note = ""
+        if not self._left and not (certified and close):
+            note = f"max_products={self.goal.max_products} was spent"
+        elif found.noise > self.goal.rtol * size.min() and not close:
+            note = f"the products' rounding ({found.noise:.1e}) does not allow this rtol"
+        return Spectrum(
+            values=found.values,
+            residuals=found.residuals,
+            upper=upper,
+            next_value=next_value,
+            converged=bool(certified) and close,
+            products=self.products,
+            method="lanczos",
+            side=self.op.side,
+            vectors=found.vectors,
+            to_parameters=self.op.to_parameters,
+            note=note,
+        )
 
 
 class _Found:
@@ -169,7 +217,7 @@ class _Found:
 
     def __init__(self, run: LanczosResult) -> None:
         self.values, self.residuals, self.vectors = run.values, run.residuals, run.vectors
-        self.floor = float(run.residuals.min(initial=np.inf)) * 1e-9
+        self.noise = run.noise
 
     def __len__(self) -> int:
         return len(self.values)
@@ -203,18 +251,3 @@ class _Found:
             self.residuals = np.concatenate([self.residuals, np.zeros(more)])
             blank = self.vectors.new_zeros((more, self.vectors.shape[1]))
             self.vectors = torch.cat([self.vectors, blank])
-
-
-def _spectrum(
-    op: Operator,
-    found: _Found,
-    upper: float,
-    next_value: float,
-    converged: bool,
-    products: int,
-    k: int = 1,
-) -> Spectrum:
-    return Spectrum(
-        found.values[:k], found.residuals[:k], upper, next_value, converged, products,
-        "lanczos", op.side, found.vectors[:k], op.to_parameters,
-    )  # fmt: skip

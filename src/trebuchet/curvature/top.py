@@ -14,6 +14,7 @@ from trebuchet.curvature.batches import as_batches
 from trebuchet.curvature.distributed import Ranks
 from trebuchet.curvature.ggn import GGN, OutputGGN, is_convex
 from trebuchet.curvature.hessian import Hessian
+from trebuchet.curvature.lanczos import Goal, Step
 from trebuchet.curvature.losses import LossFn, ModelLoss, Reduction, batch_weights, resolve
 from trebuchet.curvature.memory import how_many_fit
 from trebuchet.curvature.ntk import ntk_operator
@@ -22,13 +23,11 @@ from trebuchet.curvature.policy import Mode, held_still
 from trebuchet.curvature.preconditioner import OptimizerView, view_of
 from trebuchet.curvature.problem import Autocast, Problem, Selection, select, unwrap
 from trebuchet.curvature.result import TopEigen, WarmState
-from trebuchet.curvature.solve import Spectrum, solve
+from trebuchet.curvature.solve import Solver, Spectrum, of_matrix
 from trebuchet.errors import InputError
 
 OperatorName = Literal["ggn", "ntk", "hessian"]
 Method = Literal["auto", "lanczos", "dense"]
-Step = Callable[[int, float, float, float], None]
-"""Progress: (products so far, value, residual, upper bound)."""
 
 
 def top_eigen(
@@ -323,7 +322,7 @@ class _Run:
                 return op.to_parameters(u.to(problem.dtype), value)
 
             back = to_parameters
-        return Spectrum.of_matrix(a, self.k, method, "outputs", back)
+        return of_matrix(a, self.k, method, "outputs", back)
 
     def _dense(self, op: Operator, lin: Linearisations | None) -> Spectrum | None:
         """All products with the identity, for the few that are fewer than Lanczos would take."""
@@ -337,10 +336,10 @@ class _Run:
         if op.side == "outputs" and lin is not None:
             a = dense.matrix_of(op.product, op.dim, like)
             if self.operator == "ntk":
-                return Spectrum.of_matrix(a, self.k, "dense", op.side, op.to_parameters)
+                return of_matrix(a, self.k, "dense", op.side, op.to_parameters)
             return self._whole(a, lin[0].outputs, "dense", lambda: lin)
         a = dense.matrix_of(op.product, op.dim, like)
-        return Spectrum.of_matrix(a, self.k, "dense", op.side, op.to_parameters)
+        return of_matrix(a, self.k, "dense", op.side, op.to_parameters)
 
     def _lanczos(self, op: Operator) -> Spectrum:
         like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
@@ -348,20 +347,16 @@ class _Run:
         start = None
         if state is not None and state.side == op.side and state.vectors.shape[1] == op.dim:
             start = state.vectors.to(like)
-        return solve(
-            op,
-            like,
+        goal = Goal(
             k=self.k,
             rtol=self.rtol,
             failure=self.failure,
             max_products=self.max_products,
             basis_cap=self.basis_cap or self._cap(op),
-            seed=self.seed,
-            warm=start,
-            ranks=self.ranks,
             eps=self._eps(),
-            on_step=self.on_step,
         )
+        generator = torch.Generator().manual_seed(self.seed)
+        return Solver(op, like, goal, generator, self.ranks, self.on_step).solve(start)
 
     def _cap(self, op: Operator) -> int:
         """64 vectors, or as many as fit into twice the parameters' memory (256 MB at least)."""
@@ -373,8 +368,11 @@ class _Run:
     def _eps(self) -> float:
         """Rounding unit of the products: autocast's, where it is on."""
         autocast = self.problem.autocast
-        dtype = autocast.dtype if autocast.enabled else self.problem.dtype
-        return float(torch.finfo(dtype).eps)
+        if not autocast.enabled:
+            return float(torch.finfo(self.problem.dtype).eps)
+        # Only the inputs of matrix products are rounded so; their sums are kept in float32, and
+        # errors average: a quarter unit is what is seen.
+        return float(torch.finfo(autocast.dtype).eps) / 32
 
     def _report(self, s: Spectrum, mode: Mode) -> TopEigen:
         problem = self.problem
@@ -404,6 +402,7 @@ class _Run:
             vectors=found,
             names={n: tuple(p.shape) for n, p in problem.params.items()},
             warm=WarmState(s.side, s.vectors) if s.method == "lanczos" else None,
+            note=s.note,
             trusted=s.method == "linear rule",
         )
 

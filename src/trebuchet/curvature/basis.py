@@ -1,0 +1,99 @@
+"""Orthonormal vectors on the operator's device, in blocks, with their inner product."""
+
+import torch
+from torch import Tensor
+
+from trebuchet.curvature.certificate import Floats
+
+
+def dot(u: Tensor, v: Tensor) -> Tensor:
+    """uᵀv in float64 without a float64 copy: partial sums of 2¹⁵ entries are added in float64."""
+    if u.dtype == torch.float64 or u.numel() < 1 << 15:
+        return torch.dot(u.double(), v.double())
+    whole = u.numel() >> 15 << 15
+    parts = torch.linalg.vecdot(u[:whole].view(-1, 1 << 15), v[:whole].view(-1, 1 << 15))
+    total: Tensor = parts.double().sum() + torch.dot(u[whole:].double(), v[whole:].double())
+    return total
+
+
+class Basis:
+    """Orthonormal vectors as rows of a few blocks, grown as needed; with a metric, also M times."""
+
+    def __init__(self, n: int, cap: int, like: Tensor, *, paired: bool) -> None:
+        self.n, self.cap, self.paired = n, cap, paired
+        self.rows = 8 if n > 1 << 16 else min(cap, 32)
+        self.like, self.count = like, 0
+        self.blocks: list[Tensor] = []
+        self.images: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def append(self, v: Tensor, image: Tensor | None) -> None:
+        """Add a vector, and M times it if there is a metric."""
+        block, row = divmod(self.count, self.rows)
+        if block == len(self.blocks):
+            rows = min(self.rows, self.cap - self.count)
+            self.blocks.append(self.like.new_empty((rows, self.n)))
+            if self.paired:
+                self.images.append(self.like.new_empty((rows, self.n)))
+        self.blocks[block][row] = v
+        if image is not None:
+            self.images[block][row] = image
+        self.count += 1
+
+    def last_image(self) -> Tensor:
+        """Return M times the last vector: what the next product is taken of."""
+        block, row = divmod(self.count - 1, self.rows)
+        return (self.images if self.paired else self.blocks)[block][row]
+
+    def _filled(self, blocks: list[Tensor]) -> list[Tensor]:
+        left = self.count
+        out = []
+        for block in blocks:
+            out.append(block[: min(left, len(block))])
+            left -= len(out[-1])
+        return out
+
+    def orthogonalise(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Vᵀ M w and w − V Vᵀ M w, done twice: once is not enough (Parlett 6.9)."""
+        total = w.new_zeros(self.count, dtype=torch.float64)
+        vectors = self._filled(self.blocks)
+        duals = self._filled(self.images) if self.paired else vectors
+        for _ in range(2):
+            parts = [dual @ w for dual in duals]
+            for part, block in zip(parts, vectors, strict=True):
+                w = torch.addmv(w, block.T, part, alpha=-1)
+            total += torch.cat(parts).double()
+        return total, w
+
+    def combine(self, s: Floats) -> Tensor:
+        """Return Sᵀ V, shape (columns of S, n)."""
+        weights = torch.as_tensor(s, dtype=self.like.dtype, device=self.like.device)
+        blocks = self._filled(self.blocks)
+        out = self.like.new_zeros((weights.shape[1], self.n))
+        at = 0
+        for block in blocks:
+            rows = min(len(block), len(weights) - at)
+            if rows > 0:
+                out.addmm_(weights[at : at + rows].T, block[:rows])
+            at += len(block)
+        return out
+
+    def restart(self, s: Floats) -> None:
+        """Keep V S and the last vector, in place, a stripe of 2¹⁶ entries at a time."""
+        weights = torch.as_tensor(s, dtype=self.like.dtype, device=self.like.device)
+        m, keep = weights.shape
+        for blocks in (self.blocks, self.images) if self.paired else (self.blocks,):
+            for at in range(0, self.n, 1 << 16):
+                stripe = slice(at, min(at + (1 << 16), self.n))
+                old = torch.cat([b[:, stripe] for b in blocks])
+                new = torch.cat([weights.T @ old[:m], old[m : m + 1]])
+                row = 0
+                for block in blocks:
+                    rows = min(len(block), keep + 1 - row)
+                    if rows <= 0:
+                        break
+                    block[:rows, stripe] = new[row : row + rows]
+                    row += rows
+        self.count = keep + 1
