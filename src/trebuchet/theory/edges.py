@@ -196,7 +196,7 @@ def pure_quadratic_multi(
         NotApplicableError: If θ₀ or Ω is zero.
 
     References:
-        Meltzer & Liu, arXiv 2301.07737, the multi-sample theorem.
+        Meltzer & Liu, arXiv 2301.07737.
     """
     matrix = symmetric("omega_dual", omega_dual)
     theta = array("theta", theta, 1)

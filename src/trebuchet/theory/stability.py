@@ -176,7 +176,7 @@ def empirical_ceiling(activation: str) -> float:
         12.0
 
     References:
-        Lewkowycz et al., arXiv 2003.02218, section 4.
+        Lewkowycz et al., arXiv 2003.02218.
     """
     if activation not in EMPIRICAL_CEILINGS:
         known = ", ".join(EMPIRICAL_CEILINGS)

@@ -69,7 +69,7 @@ def iterate(u0: float, v0: float, steps: int) -> tuple[FloatArray, FloatArray]:
         (True, inf)
 
     References:
-        Meltzer & Liu, arXiv 2301.07737, section 3; Lewkowycz et al., arXiv 2003.02218.
+        Meltzer & Liu, arXiv 2301.07737; Lewkowycz et al., arXiv 2003.02218.
     """
     for name, start in (("u0", u0), ("v0", v0)):
         if not (math.isfinite(start) and start >= 0):

@@ -46,7 +46,7 @@ def change_mse(
         -0.76
 
     References:
-        Meltzer & Liu, arXiv 2301.07737, section 3; Lewkowycz et al., arXiv 2003.02218.
+        Meltzer & Liu, arXiv 2301.07737; Lewkowycz et al., arXiv 2003.02218.
     """
     eps = array("residual", residual, (1, 2))
     y = array("labels", labels, (1, 2))
