@@ -1,0 +1,71 @@
+"""Sphinx configuration: MyST pages, the API from docstrings, warnings as errors."""
+
+import re
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import numpy.typing
+
+project = "trebuchet"
+author = "the trebuchet authors"
+version = release = installed_version("trebuchet")
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build", "gallery/**/*.ipynb"]
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_format = "short"
+autodoc_typehints_description_target = "documented"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = "trebuchet"
+html_theme_options = {"source_repository": "", "navigation_with_keys": True}
+
+# In reading order; index.md lists those that exist (the gallery is built from scripts).
+PAGES = [
+    "concepts", "choosing", "curvature", "extending", "paper", "gallery/index", "api", "faq", "log",
+]  # fmt: skip
+
+
+def list_pages(app, docname, source):
+    """Fill in the table of contents."""
+    if docname == "index":
+        here = Path(app.srcdir)
+        found = [page for page in PAGES if list(here.glob(f"{page}.*"))]
+        source[0] = source[0].replace("%PAGES%", "\n".join(found))
+
+
+_LITERAL = re.compile(r"(``.*?``)")
+
+
+def escape_bars(app, what, name, obj, options, lines):
+    """Keep |θ|² from being read as a reStructuredText substitution."""
+    for i, line in enumerate(lines):
+        if line.lstrip().startswith((">>>", "...")):
+            continue
+        parts = _LITERAL.split(line)
+        lines[i] = "".join(
+            part if part.startswith("``") else part.replace("|", r"\|") for part in parts
+        )
+
+
+class ArrayLike:
+    """Stands for NumPy's union of eight types, which signatures would otherwise spell out."""
+
+
+def setup(app):
+    ArrayLike.__module__ = "numpy.typing"
+    numpy.typing.ArrayLike = ArrayLike  # before autodoc imports trebuchet
+    app.connect("source-read", list_pages)
+    app.connect("autodoc-process-docstring", escape_bars, priority=900)
