@@ -15,9 +15,7 @@ def inputs(samples: int, d: int, seed: int = 0) -> Tensor:
     return torch.randn(samples, d, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-def pure(
-    n: int = 12, d: int = 2, elementwise: str = "identity", seed: int = 0
-) -> PureQuadratic:
+def pure(n: int = 12, d: int = 2, elementwise: str = "identity", seed: int = 0) -> PureQuadratic:
     """A pure quadratic model with any meta-feature."""
     g = torch.Generator().manual_seed(seed)
     psi = MetaFeature.draw(n, d, eigenvalues=(0.5, 1.5), elementwise=elementwise, generator=g)  # type: ignore[arg-type]

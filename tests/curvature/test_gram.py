@@ -59,7 +59,9 @@ def test_gram_in_chunks_is_the_gram() -> None:
 
 
 def test_top_of_gram_is_nan_where_a_matrix_is_not_finite_and_right_beside_it() -> None:
-    stack = torch.diag_embed(torch.tensor([[1.0, 3.0], [torch.nan, 1.0], [torch.inf, 1.0]], dtype=F64))
+    stack = torch.diag_embed(
+        torch.tensor([[1.0, 3.0], [torch.nan, 1.0], [torch.inf, 1.0]], dtype=F64)
+    )
     top = top_of_gram(stack)
     assert top[0] == 3
     assert bool(top[1:].isnan().all())

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from tests.zoo import F64, MODELS, inputs, mlp, sequential, width_of_inputs
 from trebuchet.dynamics.kernels import make_kernel
@@ -45,7 +44,7 @@ def test_outputs_and_pullback_are_autograd_s(name: str, engine: str) -> None:
             torch.testing.assert_close(
                 kernel.outputs(other)[run], moved(other), rtol=1e-11, atol=1e-11
             )
-            norm = sum(float(p.detach().square().sum()) for p in moved.parameters())
+            norm = sum(p.detach().square().sum().item() for p in moved.parameters())
             assert float(kernel.weight_norm()[run]) == pytest.approx(norm, rel=1e-12)
 
 
@@ -110,7 +109,9 @@ def test_span_compression_changes_nothing_but_the_size(samples: int) -> None:
                 kernel.add_vjp_(kernel.params, -0.3 * z)
         torch.testing.assert_close(small.forward(), full.forward(), rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(small.gram(), full.gram(), rtol=1e-11, atol=1e-12)
-        torch.testing.assert_close(small.outputs(other), full.outputs(other), rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(
+            small.outputs(other), full.outputs(other), rtol=1e-11, atol=1e-12
+        )
         torch.testing.assert_close(small.weight_norm(), full.weight_norm(), rtol=1e-12, atol=0)
 
 
@@ -134,7 +135,5 @@ def test_buffers_are_shared_and_left_alone() -> None:
     kernel = make_kernel([net] * 2, x)
     with torch.no_grad():
         torch.testing.assert_close(kernel.forward()[1], net(x)[:, 0])
-    parameters = dict(net.named_parameters())
-    assert functional_call(net, parameters, (x,)).shape == (6, 1)
     after = net.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)

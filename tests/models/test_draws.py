@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -77,13 +78,12 @@ def test_biased_teacher_student_follows_the_order_of_draws() -> None:
 def test_mlp_weights_follow_the_initialisation_that_linear_layers_use_up(hidden: int) -> None:
     seed_globally(120)
     sizes = [3, *[7] * hidden, 1]
-    layers = [torch.nn.Linear(a, b, bias=False) for a, b in zip(sizes, sizes[1:], strict=False)]
+    layers = [torch.nn.Linear(a, b, bias=False) for a, b in pairwise(sizes)]
     for layer in layers:
         torch.nn.init.normal_(layer.weight)
     net = MLP.draw(3, 7, hidden=hidden, generator=120, dtype=torch.float32)
     assert all(
-        torch.equal(w.data, layer.weight.data)
-        for w, layer in zip(net.weights, layers, strict=True)
+        torch.equal(w.data, layer.weight.data) for w, layer in zip(net.weights, layers, strict=True)
     )
 
 

@@ -35,7 +35,7 @@ def gram(model: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
 
     rows = jacrev(outputs, chunk_size=chunk)(parameters)
     jacobian = torch.cat([j.flatten(1) for j in rows.values()], dim=1)  # (D·K, P)
-    return jacobian @ jacobian.T / x.shape[0]
+    return jacobian.matmul(jacobian.mT).div(x.shape[0])
 
 
 def top_of_gram(matrices: Tensor) -> Tensor:

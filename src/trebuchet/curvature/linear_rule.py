@@ -28,6 +28,9 @@ def combine(inputs: Sequence[Tensor], signals: Sequence[Tensor], *, bias: Sequen
 
     Returns:
         H, shape ``(…, D·K, D·K)``; row a·K + k. Cost D²K²·Σn: no gradient is ever formed.
+
+    Raises:
+        InputError: If there is no layer.
     """
     total: Tensor | None = None
     for a, g, has_bias in zip(inputs, signals, bias, strict=True):

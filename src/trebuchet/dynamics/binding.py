@@ -51,6 +51,22 @@ def bind(
     engine: Engine,
     span: bool,
 ) -> Bound:
+    """Initialise a problem at every seed, measure each λ₀, and check that shapes agree.
+
+    Args:
+        problem: The problem.
+        seeds: The seeds.
+        device: Where to run; where the model's weights are, if None.
+        engine: Which kernels.
+        span: Use data-span compression where the model allows it.
+
+    Returns:
+        The bound problem.
+
+    Raises:
+        InputError: If labels do not fit the outputs, the Gram matrix would be too large, or λ₀ is
+            not positive.
+    """
     models = [problem.initial(seed) for seed in seeds]
     if device is not None:
         models = [copy.deepcopy(m).to(device) for m in models]

@@ -92,7 +92,8 @@ class Problem:
         Raises:
             InputError: If the factory does not return a module, or its weights are not finite.
         """
-        model = self.model if isinstance(self.model, nn.Module) else self.model(seed)
+        # object, since a factory may return anything
+        model: object = self.model if isinstance(self.model, nn.Module) else self.model(seed)
         if not isinstance(model, nn.Module):
             msg = f"model: expected a function of a seed to an nn.Module, it made {model!r}"
             raise InputError(msg)

@@ -22,8 +22,12 @@ from trebuchet.dynamics.losses import Loss
 from trebuchet.dynamics.optimizers import GradientDescent
 from trebuchet.dynamics.stopping import StopRule
 
-ZERO_GRADIENT_PERIOD = 64
-"""A loss that stands still is checked for a zero gradient at once, then this often."""
+ZERO_GRADIENT_BACKOFF = 4
+"""A loss that stands still is checked for a zero gradient at once; after a false alarm, not again
+until this many times as many steps have been made. At the rounding floor losses stand still often."""
+
+
+DIVERGED = frozenset({Status.NON_FINITE, Status.BLEW_UP})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class Runner:
         self.step = 0
         self.runs = np.arange(kernel.runs)  # which runs are still in the stack
         self.previous = np.full(kernel.runs, np.nan)
-        self.still = np.zeros(kernel.runs, dtype=np.int64)  # steps the loss has not moved
+        self.check_after = np.zeros(kernel.runs, dtype=np.int64)  # step of the next such check
         self.velocity = plan.optimizer.start(kernel)
         self.rows = {int(t): row for row, t in enumerate(plan.schedule)}
         self.pending: law.Prediction | None = None
@@ -110,18 +114,21 @@ class Runner:
         loss, self._dz = self.plan.loss(z, self.plan.y)
         losses = loss.double().cpu().numpy()
         self.history.observe_loss(self.step, self.runs, losses)
-        self._check_law()
-        if row is not None:
-            self._record(row, z, losses)
+        if row is not None or self.pending is not None:
+            weight_norm = self.kernel.weight_norm()
+            self._check_law(weight_norm)
+            if row is not None:
+                self._record(row, z, losses, weight_norm)
         ended = self._ended(losses)
         self.previous = losses
         if ended:
             self._end(np.array(list(ended)), list(ended.values()))
 
-    def _record(self, row: int, z: Tensor, losses: NDArray[np.float64]) -> None:
+    def _record(
+        self, row: int, z: Tensor, losses: NDArray[np.float64], weight_norm: Tensor
+    ) -> None:
         wanted = self.plan.observables
         values: dict[str, NDArray[Any]] = {"loss": losses}
-        weight_norm = self.kernel.weight_norm()
         values["weight_norm"] = weight_norm.cpu().numpy()
         if "top_eigenvalue" in wanted:
             gram = self.kernel.gram()
@@ -143,13 +150,13 @@ class Runner:
                 if name in values:
                     self.history.per_run[f"{name}_first"][self.runs] = values[name]
 
-    def _check_law(self) -> None:
+    def _check_law(self, weight_norm: Tensor) -> None:
         if self.pending is None:
             return
         violation = law.residual(
             self.pending,
-            self.kernel.weight_norm().cpu().numpy(),
-            torch.finfo(self.kernel.params[0].dtype).eps,
+            weight_norm.cpu().numpy(),
+            torch.finfo(self.kernel.params[0].dtype),
             step=self.step,
         )
         self.history.record(self.rows[self.step - 1], self.runs, {"law_residual": violation})
@@ -160,20 +167,19 @@ class Runner:
         first = self.history.per_run["loss_first"][self.runs]
         verdicts = self.plan.stop.verdicts(self.step, losses, self.previous, first)
         ended = {i: verdict for i, verdict in enumerate(verdicts) if verdict is not None}
-        self.still = np.where(losses == self.previous, self.still + 1, 0)
-        suspects = [
-            i
-            for i in np.flatnonzero(self.still % ZERO_GRADIENT_PERIOD == 1)
-            if ended.get(int(i)) in (None, Status.CONVERGED, Status.MAX_STEPS)
-        ]
+        still = (losses == self.previous) & (self.step >= self.check_after)
+        suspects = np.flatnonzero(still).tolist()
         if suspects and self.plan.optimizer.weight_decay == 0:
             ended.update(dict.fromkeys(self._at_rest(suspects), Status.GRADIENT_ZERO))
+            self.check_after[suspects] = ZERO_GRADIENT_BACKOFF * self.step
         return ended
 
     def _at_rest(self, suspects: Sequence[int]) -> list[int]:
         """Those of the suspects whose gradient, and velocity, are exactly zero."""
         some = self.kernel.subset(suspects)
-        _, dz = self.plan.loss(some.forward(), self.plan.y)
+        some.forward()
+        # ∂L/∂z as the whole stack had it: fewer rows round differently, to an exact zero at times.
+        dz = self._dz[list(suspects)]
         gradient = [torch.zeros_like(p) for p in some.params]
         some.add_vjp_(gradient, dz)
         zero = torch.ones(some.runs, dtype=torch.bool, device=dz.device)
@@ -191,7 +197,7 @@ class Runner:
             finals["top_eigenvalue_final"] = top_of_gram(done.gram()).double().cpu().numpy()
         if "sparsity" in wanted and done.sparsity is not None:
             finals["sparsity"] = done.sparsity.cpu().numpy()
-        if self.plan.test is not None:
+        if self.plan.test is not None and not DIVERGED.issuperset(statuses):
             finals["test_loss_final"] = self._test_loss(done)
         if Status.GRADIENT_ZERO in statuses:
             finals["output_spread"] = self._spread(done)
@@ -203,7 +209,8 @@ class Runner:
             self._dz = self._dz[keep.tolist()]
         self.lr = self.lr[keep.tolist()]
         self.velocity = [v[keep.tolist()] for v in self.velocity]
-        self.runs, self.previous, self.still = self.runs[keep], self.previous[keep], self.still[keep]
+        self.runs, self.previous = self.runs[keep], self.previous[keep]
+        self.check_after = self.check_after[keep]
         if self.pending is not None:
             self.pending = law.Prediction(self.pending.weight_norm[keep], self.pending.scale[keep])
 
@@ -214,10 +221,8 @@ class Runner:
         return loss.double().cpu().numpy()
 
     def _spread(self, kernel: Kernel) -> NDArray[Any]:
-        """How far outputs differ over the inputs and the inputs doubled: 0 when nothing is seen.
-
-        One sample alone cannot tell a dead net from a live one; its double can.
-        """
+        """How far outputs differ over the inputs and the inputs doubled: 0 when nothing is seen."""
+        # One sample alone cannot tell a dead net from a live one; its double can.
         x = self.plan.x
         probes = torch.cat([x, 2 * x]) if x.is_floating_point() else x
         z = kernel.outputs(probes)
@@ -227,7 +232,7 @@ class Runner:
         self.saved_at = time.monotonic()
         if self.checkpoint is None:
             return
-        names = ("step", "runs", "previous", "still", "lr", "velocity", "pending")
+        names = ("step", "runs", "previous", "check_after", "lr", "velocity", "pending")
         state = {name: getattr(self, name) for name in names}
         state["params"], state["history"] = self.kernel.params, self.history.state()
         write(self.checkpoint, state)

@@ -1,4 +1,4 @@
-"""Data-span compression: full-batch training only ever moves weights within the span of the data."""
+"""Data-span compression: full-batch training moves weights within the span of the data only."""
 
 from dataclasses import dataclass
 

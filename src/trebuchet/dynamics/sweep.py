@@ -126,7 +126,7 @@ def sweep(
         "engine": engine, "span": span, "initial": bound.fingerprint,
         "dtype": str(bound.x.dtype).removeprefix("torch."),
     }  # fmt: skip
-    with intra_op_threads(1 if on_cpu and workers > 1 else None):
+    with intra_op_threads(1 if on_cpu else None):
         chunk = _chunk_size(chunk, bound, rates.size, memory, workers, folder, settings)
         chunks = _split(rates.size, len(seed_list), chunk, bound.mixes_seeds)
         bar = progress if callable(progress) else progress_bar("sweep", shown=progress)
@@ -154,9 +154,7 @@ def sweep(
     )
 
 
-def _rates(
-    lr_ratio: ArrayLike | None, lr: ArrayLike | None
-) -> tuple[str, NDArray[np.float64]]:
+def _rates(lr_ratio: ArrayLike | None, lr: ArrayLike | None) -> tuple[str, NDArray[np.float64]]:
     if (lr_ratio is None) == (lr is None):
         msg = "lr_ratio: expected either lr_ratio (ηλ₀) or lr (η), got both or neither"
         raise InputError(msg)
@@ -198,9 +196,7 @@ def _seeds(seeds: int | Sequence[int], problem: Problem) -> list[int]:
     return result
 
 
-def _split(
-    rates: int, seeds: int, chunk: int, mixes_seeds: bool
-) -> list[list[tuple[int, int]]]:
+def _split(rates: int, seeds: int, chunk: int, mixes_seeds: bool) -> list[list[tuple[int, int]]]:
     """(rate, seed) positions of each chunk; the costly small rates, which stop last, first."""
     pools = [[(i, s) for i in range(rates)] for s in range(seeds)]
     if mixes_seeds:

@@ -101,7 +101,7 @@ def _random(
             raise InputError(msg)
         with torch.no_grad():
             # In blocks: ψ of all test inputs at once would take gigabytes.
-            return torch.cat([teacher(part) for part in x.split(32)])
+            return torch.cat([teacher(part) for part in torch.split(x, 32)])
 
     x = inputs(data.train)
     y = labels(x)
@@ -109,5 +109,3 @@ def _random(
         return x, y, None
     x_test = inputs(data.test)
     return x, y, (x_test, labels(x_test))
-
-

@@ -108,7 +108,7 @@ class Setting:
     steps: int
     seed: int
     tolerance: float | None = None
-    chunk: int = 20
+    chunk: int = 60
 
     @property
     def long(self) -> bool:
@@ -119,12 +119,22 @@ class Setting:
 _QUADRATIC_GRID = Grid(0.1, 4.0, 0.1)
 _LEAKY_GRID = Grid(0.1, 6.0, 0.1)
 _IMAGE_GRID = Grid(0.5, 12.0, 0.5)
+_SHORT_IMAGE_GRID = Grid(0.5, 8.0, 0.5)
 _LEAKY: Slopes = (1.0, 0.5)
 
 
-def _image(title: str, name: Literal["mnist", "fashion_mnist", "cifar10"], grid: Grid, hidden: int) -> Setting:
+def _image(
+    title: str, name: Literal["mnist", "fashion_mnist", "cifar10"], grid: Grid, hidden: int
+) -> Setting:
     return Setting(
-        title, Net(hidden=hidden), Images(name), grid, steps=100_000, seed=123, tolerance=1e-8, chunk=1
+        title,
+        Net(hidden=hidden),
+        Images(name),
+        grid,
+        steps=100_000,
+        seed=123,
+        tolerance=1e-8,
+        chunk=1,
     )
 
 
@@ -164,6 +174,7 @@ FIGURES: dict[int, Setting] = {
     12: _image("Two-layer ReLU net, Fashion-MNIST 0/1", "fashion_mnist", _IMAGE_GRID, hidden=1),
     13: _image("Two-layer ReLU net, CIFAR-10 0/1", "cifar10", _IMAGE_GRID, hidden=1),
     14: _image("Three-layer ReLU net, MNIST 0/1", "mnist", _IMAGE_GRID, hidden=2),
-    15: _image("Three-layer ReLU net, Fashion-MNIST 0/1", "fashion_mnist", Grid(0.5, 8, 0.5), hidden=2),
-    16: _image("Three-layer ReLU net, CIFAR-10 0/1", "cifar10", Grid(0.5, 8, 0.5), hidden=2),
+    15: _image(
+        "Three-layer ReLU net, Fashion-MNIST 0/1", "fashion_mnist", _SHORT_IMAGE_GRID, hidden=2),
+    16: _image("Three-layer ReLU net, CIFAR-10 0/1", "cifar10", _SHORT_IMAGE_GRID, hidden=2),
 }  # fmt: skip

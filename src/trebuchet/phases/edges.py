@@ -38,8 +38,8 @@ def edges(problem: Problem, seed: int = 0) -> dict[str, Edge]:
     """
     if problem.loss.name != "half_mse":
         msg = (
-            f"loss: the edges are for L = (1/2D) Σ|z − y|² ('half_mse'), got {problem.loss.name!r}; "
-            "trebuchet.top_eigen gives the critical rate of any loss"
+            "loss: the edges are for L = (1/2D) Σ|z − y|² ('half_mse'), got "
+            f"{problem.loss.name!r}; trebuchet.top_eigen gives the critical rate of any loss"
         )
         raise NotApplicableError(msg)
     model = problem.initial(seed)

@@ -67,13 +67,15 @@ class Kernel(ABC):
         """|θ|² of every run, float64 ``(R,)``, summed in float64."""
         total = torch.zeros(self.runs, dtype=torch.float64, device=self.params[0].device)
         for p in self.params:
-            total += _norm_squared(p)
+            total += norm_squared(p)
         return total
 
 
-def _norm_squared(p: Tensor) -> Tensor:
+def norm_squared(p: Tensor) -> Tensor:
+    """|p_r|² of every run r, summed in float64; shape ``(R,)``."""
     flat = p.reshape(p.shape[0], -1)
-    return torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64).square()
+    norm: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
+    return norm.square()
 
 
 def nbytes(*shape: int, dtype: torch.dtype) -> int:

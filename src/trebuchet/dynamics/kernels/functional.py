@@ -1,6 +1,7 @@
 """Stacked runs of any module, through ``torch.func``."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -22,7 +23,9 @@ class FunctionalKernel(Kernel):
     mixes_seeds: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module, runs: int, x: Tensor) -> None:
-        self.model, self.x = model, x
+        # functional_call swaps parameters inside the module for the time of the call, so chunks
+        # that run in different threads each need a module of their own.
+        self.model, self.x = copy.deepcopy(model), x
         trainable = {k: p for k, p in model.named_parameters() if p.requires_grad}
         self.names = list(trainable)
         self.params = [p.detach().expand(runs, *p.shape).clone() for p in trainable.values()]
@@ -35,7 +38,9 @@ class FunctionalKernel(Kernel):
 
     def forward(self, *, sparsity: bool = False) -> Tensor:
         """z, with the graph that ``add_vjp_`` runs back through."""
-        z, self._vjp = vjp(lambda *params: self._stacked(params, self.x), *self.params)
+        pulled = vjp(lambda *params: self._stacked(params, self.x), *self.params)
+        z: Tensor = pulled[0]
+        self._vjp: Callable[[Tensor], tuple[Tensor, ...]] = pulled[1]
         return z
 
     def add_vjp_(self, into: Sequence[Tensor], dz: Tensor) -> None:
@@ -107,9 +112,11 @@ class SequentialKernel(FunctionalKernel):
         """H, one backward pass an output and run, shape ``(R, D·K, D·K)``."""
         grams = []
         for leaves, z in zip(self._leaves, self._z, strict=True):
+            with torch.enable_grad():
+                each = z.flatten().unbind()
             rows = [
                 torch.cat([g.flatten() for g in torch.autograd.grad(o, leaves, retain_graph=True)])
-                for o in z.flatten()
+                for o in each
             ]
             jacobian = torch.stack(rows)  # (D·K, P)
             grams.append(jacobian @ jacobian.T / self.x.shape[0])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trebuchet.curvature.linear_rule import combine
-from trebuchet.dynamics.kernels.base import Kernel, nbytes
+from trebuchet.dynamics.kernels.base import Kernel, nbytes, norm_squared
 from trebuchet.dynamics.span import Span, compress
 from trebuchet.models.mlp import MLP
 
@@ -41,7 +41,7 @@ class MLPKernel(Kernel):
             if self.span is not None:
                 first_layer = self.params[0]
                 self.params[0] = (self.span.basis.T @ first_layer).contiguous()  # (R, r, n)
-                outside = _norm_squared(first_layer) - _norm_squared(self.params[0])
+                outside = norm_squared(first_layer) - norm_squared(self.params[0])
                 self.outside = outside.clamp_min_(0)  # |U − QQᵀU|², float64 (R,)
                 # The part of U outside the span feels no gradient; weight decay shrinks it as a
                 # whole, so one number a run, an ordinary parameter, holds all of it.
@@ -170,8 +170,8 @@ class MLPKernel(Kernel):
 
     def weight_norm(self) -> Tensor:
         """|θ|², the part of U outside the span of the data included."""
-        total = sum((_norm_squared(w) for w in self._layers()), start=torch.zeros(()))
-        if len(self.params) > self.degree:
+        total = sum((norm_squared(w) for w in self._layers()), start=torch.zeros(()))
+        if self.span is not None:
             total = total + self.outside * self.params[-1][:, 0].double().square()
         return total
 
@@ -214,11 +214,8 @@ class MLPKernel(Kernel):
         outputs = self._layers()[-1].shape[2]
         weights = sum(nbytes(*w.shape[1:], dtype=dtype) for w in self._layers())
         buffers = sum(nbytes(samples, w.shape[2], dtype=dtype) for w in self._layers()[:-1])
-        return weights + (3 + outputs) * buffers + 4 * nbytes(
-            samples * outputs, samples * outputs, dtype=dtype
+        return (
+            weights
+            + (3 + outputs) * buffers
+            + 4 * nbytes(samples * outputs, samples * outputs, dtype=dtype)
         )
-
-
-def _norm_squared(w: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(w.flatten(1), dim=1, dtype=torch.float64)
-    return norm.square()

@@ -72,14 +72,14 @@ class QuadraticKernel(Kernel):
         """z on other inputs, shape ``(R, B)``."""
         theta = self.params[0]
         block = max(1, _BLOCK_BYTES // nbytes(self.n, self.n, dtype=theta.dtype))
-        z = torch.cat([self._quadratic_part(part) for part in x.split(block)], dim=1)
+        z = torch.cat([self._quadratic_part(part) for part in torch.split(x, block)], dim=1)
         if isinstance(self.model, QuadraticWithBias):
             z = z + self.params[1] @ self.model.phi(x).T
         return z
 
     def _quadratic_part(self, x: Tensor) -> Tensor:
         theta = self.params[0]
-        psi = self.model.psi(x)  # (B, n, n)
+        psi: Tensor = self.model.psi(x)  # (B, n, n)
         v = (theta @ psi.reshape(-1, self.n).T).reshape(-1, x.shape[0], self.n)  # (R, B, n)
         return self.model.zeta / 2 * (v @ theta.unsqueeze(2)).squeeze(2)
 

@@ -1,0 +1,60 @@
+"""The commands, put together; each is a thin layer over one call."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from trebuchet.cli.output import console
+from trebuchet.errors import TrebuchetError
+
+HELP = """
+Learning-rate phases of neural networks.
+
+Three things can happen when a network is trained at a constant learning rate η, and which one is
+decided by ηλ, with λ the top eigenvalue of its neural tangent kernel:
+
+[bold]lazy[/bold]       ηλ₀ < 2: the loss falls from the start; the network hardly leaves its linear
+approximation.
+
+[bold]catapult[/bold]   ηλ₀ > 2: the loss first explodes, then falls to a flatter minimum, where
+ηλ < 2 again.
+
+[bold]divergent[/bold]  past a second edge it never comes back.
+
+Start with:  trebuchet scan digits
+"""
+
+# One module a command: importing only what is asked for keeps --help instant.
+COMMANDS = {
+    "scan": "trebuchet.cli.scan",
+    "paper": "trebuchet.cli.paper",
+    "curvature": "trebuchet.cli.curvature",
+}
+
+
+def build() -> typer.Typer:
+    """The application."""
+    app = typer.Typer(
+        help=HELP,
+        rich_markup_mode="rich",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for name, module in COMMANDS.items():
+        app.command(name)(getattr(importlib.import_module(module), name))
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; a mistake of the user's ends in one sentence and exit code 2."""
+    try:
+        build()(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="trebuchet")
+    except TrebuchetError as error:
+        console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        console(stderr=True).print("interrupted")
+        raise SystemExit(130) from None

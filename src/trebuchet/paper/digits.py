@@ -1,0 +1,65 @@
+"""The paper's ReLU experiment on data that needs no download: scikit-learn's digits, 0 against 1."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from trebuchet._progress import Progress
+from trebuchet.data.digits import load_digits01
+from trebuchet.dynamics.problem import Problem
+from trebuchet.dynamics.recording import Recording
+from trebuchet.dynamics.sweep import sweep
+from trebuchet.models.mlp import MLP
+from trebuchet.phases.label import label
+
+RATIOS = np.round(np.arange(0.5, 14.01, 0.5), 10)
+STEPS = 2000
+TOLERANCE = 1e-8
+
+
+def digits_problem(width: int = 512, dtype: torch.dtype = torch.float32) -> Problem:
+    """Two-layer ReLU net, no biases, on 128 digits 0 (−1) and 1 (+1); the rest are for testing."""
+    data = load_digits01()
+    arrays = (data.x_train, data.y_train, data.x_test, data.y_test)
+    x, y, x_test, y_test = (torch.as_tensor(a).to(dtype) for a in arrays)
+
+    def model(seed: int) -> MLP:
+        return MLP.draw(x.shape[1], width, generator=seed, dtype=dtype)
+
+    return Problem(
+        model, x, y, test=(x_test, y_test), name=f"two-layer ReLU net, width {width}, on digits 0/1"
+    )
+
+
+def digits_sweep(
+    *,
+    lr_ratio: ArrayLike = RATIOS,
+    seeds: int | Sequence[int] = 3,
+    steps: int = STEPS,
+    progress: bool | Progress = False,
+) -> xr.Dataset:
+    """Labelled runs of the digits problem.
+
+    Args:
+        lr_ratio: Learning rates as ηλ₀.
+        seeds: How many seeds, or which.
+        steps: Most steps of a run; it also stops once the loss changes by less than 1e-8.
+        progress: As for :func:`trebuchet.sweep`.
+
+    Returns:
+        A labelled dataset, dims ``lr, seed, step``.
+    """
+    runs = sweep(
+        digits_problem(),
+        lr_ratio=lr_ratio,
+        seeds=seeds,
+        steps=steps,
+        tolerance=TOLERANCE,
+        record=Recording(dense=100, per_decade=40),
+        chunk=1,
+        progress=progress,
+    )
+    return label(runs)

@@ -1,0 +1,123 @@
+"""Run a figure of the paper: its settings, its seeds, its edges, its phases."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import xarray as xr
+
+from trebuchet._progress import Progress, progress_bar
+from trebuchet.dynamics.recording import Recording
+from trebuchet.dynamics.sweep import sweep
+from trebuchet.errors import InputError
+from trebuchet.paper.problems import paper_problem
+from trebuchet.paper.settings import FIGURES, Setting
+from trebuchet.phases.edges import edges
+from trebuchet.phases.label import label
+from trebuchet.theory.edges import Edge
+
+QUICK_THIN = 4
+"""`quick` keeps every fourth rate, the largest among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure that has been run.
+
+    Attributes:
+        number: Which, 1–16.
+        setting: Its row of the table.
+        runs: Labelled dataset, dims ``lr, seed, step``; ``lr`` is ηλ₀.
+        edges: Edges of the first seed's problem, by name.
+        quick: Whether only a thin grid was run.
+    """
+
+    number: int
+    setting: Setting
+    runs: xr.Dataset
+    edges: Mapping[str, Edge]
+    quick: bool
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, the paper's first."""
+        return [int(seed) for seed in self.runs.seed.values]
+
+
+def figure(
+    number: int,
+    *,
+    seeds: int | Sequence[int] = 1,
+    quick: bool = False,
+    dtype: torch.dtype = torch.float32,
+    data_root: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    workers: int | None = None,
+    progress: bool | Progress = False,
+) -> Figure:
+    """Run one figure at the paper's settings.
+
+    Args:
+        number: Which figure, 1–16.
+        seeds: How many seeds, counted up from the paper's own; or which. Each seed draws its data
+            (where they are random) and its model anew.
+        quick: Every fourth rate only, for a first look.
+        dtype: The paper's float32 unless given.
+        data_root: Folder of image files; scikit-learn's OpenML cache unless given.
+        checkpoint: A folder to save unfinished runs to and to resume from.
+        workers: Runs in flight together; a core each unless given.
+        progress: Show a progress bar, or call a function with (done, total).
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: If there is no such figure, or its data cannot be had.
+
+    Example:
+        >>> fig = figure(6, quick=True)
+        >>> round(fig.edges["upper"].lr_ratio, 4)
+        3.2896
+        >>> fig.runs.phase.sel(lr=[1.6, 2.4, 4.0]).values[:, 0].tolist()
+        ['lazy', 'catapult', 'divergent']
+    """
+    if number not in FIGURES:
+        msg = f"figure: expected a number from 1 to {max(FIGURES)}, got {number}"
+        raise InputError(msg)
+    setting = FIGURES[number]
+    if isinstance(seeds, int):
+        if seeds < 1:
+            msg = f"seeds: expected a positive number, got {seeds}"
+            raise InputError(msg)
+        seeds = range(setting.seed, setting.seed + seeds)
+    bar = progress if callable(progress) else progress_bar(f"figure {number}", shown=progress)
+    parts, found = [], None
+    for position, seed in enumerate(seeds):
+        problem = paper_problem(setting, seed=seed, dtype=dtype, data_root=data_root)
+        found = edges(problem) if found is None else found
+        part = sweep(
+            problem,
+            lr_ratio=setting.grid.ratios(thin=QUICK_THIN if quick else 1),
+            seeds=[seed],
+            steps=setting.steps,
+            tolerance=setting.tolerance,
+            record=Recording(dense=100, per_decade=60) if setting.long else Recording(),
+            chunk=setting.chunk,
+            workers=workers,
+            checkpoint=None if checkpoint is None else Path(checkpoint) / f"seed-{seed}",
+            progress=_share(bar, position, len(seeds)),
+        )
+        parts.append(part)
+        if part.attrs["interrupted"]:
+            break
+    assert found is not None
+    runs = xr.concat(parts, "seed", data_vars="all", combine_attrs="override", join="outer")
+    runs.attrs["interrupted"] = max(part.attrs["interrupted"] for part in parts)
+    runs.attrs["config_hash"] = "-".join(part.attrs["config_hash"] for part in parts)
+    return Figure(number, setting, label(runs), found, quick)
+
+
+def _share(bar: Progress, position: int, parts: int) -> Progress:
+    """The progress of one part as that of the whole."""
+    return lambda done, total: bar(position * total + done, parts * total)

@@ -1,0 +1,359 @@
+"""The engine: what it promises whatever the model."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tests.zoo import F64, biased, inputs, mlp, pure, sequential
+from trebuchet.dynamics import law
+from trebuchet.dynamics.optimizers import GradientDescent
+from trebuchet.dynamics.problem import Problem
+from trebuchet.dynamics.recording import Recording
+from trebuchet.dynamics.sweep import sweep
+from trebuchet.errors import InputError, LawViolationError
+
+RATIOS = [0.5, 1.5, 2.3]
+
+
+def problem(kind: str, samples: int = 4) -> Problem:
+    """A problem of each kind, labels not zero."""
+    y = inputs(samples, 1, seed=3)[:, 0]
+    if kind == "pure":
+        return Problem(lambda s: pure(seed=s), inputs(samples, 2), y)
+    if kind == "biased":
+        return Problem(lambda s: biased(seed=s), inputs(samples, 2), y)
+    if kind == "relu":
+        return Problem(lambda s: mlp(hidden=2, seed=s), inputs(samples, 5), y)
+    if kind == "leaky":
+        return Problem(lambda s: mlp(slopes=(1, 0.5), seed=s), inputs(samples, 5), y)
+    assert kind == "sequential"
+    return Problem(sequential(), inputs(samples, 5), y)
+
+
+HOMOGENEOUS = ["pure", "relu", "leaky"]
+KINDS = [*HOMOGENEOUS, "biased", "sequential"]
+
+
+def assert_same_runs(a: xr.Dataset, b: xr.Dataset, rtol: float = 1e-9) -> None:
+    """Equal to rounding."""
+    for name in ("loss", "weight_norm", "top_eigenvalue", "loss_max", "loss_final"):
+        np.testing.assert_allclose(a[name], b[name], rtol=rtol, atol=1e-13, err_msg=name)
+    assert (a.status.values == b.status.values).all()
+    assert (a.steps.values == b.steps.values).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batched_equals_sequential(kind: str) -> None:
+    seeds = 1 if kind == "sequential" else 2
+    runs = [
+        sweep(problem(kind), lr_ratio=RATIOS, seeds=seeds, steps=25, engine=engine)
+        for engine in ("auto", "sequential")
+    ]
+    assert_same_runs(runs[0], runs[1])
+
+
+@pytest.mark.parametrize("kind", ["pure", "relu", "sequential"])
+@given(data=st.data())
+@settings(max_examples=8, deadline=None)
+def test_order_and_company_of_runs_are_irrelevant(kind: str, data: st.DataObject) -> None:
+    ratios = [0.3, 0.9, 1.7, 2.1, 2.4]
+    order = data.draw(st.permutations(ratios))
+    keep = data.draw(st.integers(1, 5))
+    chunk = data.draw(st.integers(1, 5))
+    whole = sweep(problem(kind), lr_ratio=ratios, steps=20, chunk=5, workers=1)
+    part = sweep(problem(kind), lr_ratio=order[:keep], steps=20, chunk=chunk, workers=2)
+    assert_same_runs(part, whole.sel(lr=order[:keep]))
+
+
+@pytest.mark.parametrize(
+    "optimizer", [GradientDescent(0.8), GradientDescent(0.5, 0.01), GradientDescent(0, 0.1)]
+)
+@pytest.mark.parametrize("kind", ["pure", "relu", "sequential"])
+def test_heavy_ball_and_weight_decay_are_torch_s(kind: str, optimizer: GradientDescent) -> None:
+    p = problem(kind, samples=3)  # fewer samples than inputs: the span compression is at work
+    test = inputs(4, p.x.shape[1], seed=8), inputs(4, 1, seed=9)[:, 0]
+    p = Problem(p.model, p.x, p.y, test=test)
+    runs = sweep(p, lr_ratio=[0.4], steps=30, optimizer=optimizer, observables=["test_loss"])
+    model = p.initial(0)
+    reference = torch.optim.SGD(
+        model.parameters(),
+        lr=float(runs.learning_rate[0, 0]),
+        momentum=optimizer.momentum,
+        weight_decay=optimizer.weight_decay,
+    )
+    losses, norms, tests = [], [], []
+    for _ in range(31):
+        reference.zero_grad()
+        loss = (model(p.x).reshape(-1) - p.y).square().mean() / 2
+        torch.autograd.backward(loss)
+        losses.append(loss.item())
+        norms.append(sum(float(w.detach().square().sum()) for w in model.parameters()))
+        with torch.no_grad():
+            tests.append(float((model(test[0]).reshape(-1) - test[1]).square().mean() / 2))
+        reference.step()
+    np.testing.assert_allclose(runs.loss[0, 0], losses, rtol=1e-9)
+    np.testing.assert_allclose(runs.weight_norm[0, 0], norms, rtol=1e-11)
+    np.testing.assert_allclose(runs.test_loss[0, 0], tests, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", HOMOGENEOUS)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
+def test_weight_norm_law_holds_at_every_step_of_every_run(kind: str, weight_decay: float) -> None:
+    runs = sweep(
+        problem(kind),
+        lr_ratio=np.arange(0.25, 8.1, 0.25),
+        seeds=3,
+        steps=60,
+        optimizer=GradientDescent(weight_decay=weight_decay),
+    )
+    violation = runs.law_residual.values
+    assert np.nanmax(violation) < 1e-10
+    # Every step that was taken from a recorded state was checked.
+    assert (np.isfinite(violation).sum(-1) >= runs.steps.values - 1).all()
+    assert (runs.status == "blew_up").any()
+
+
+@pytest.mark.parametrize("kind", HOMOGENEOUS)
+def test_the_law_catches_a_step_that_is_wrong_by_one_part_in_a_million(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = GradientDescent.step_
+
+    def perturbed(self, kernel, dz, lr, velocity) -> None:  # type: ignore[no-untyped-def]
+        step(self, kernel, dz, lr * (1 + 1e-6), velocity)
+
+    monkeypatch.setattr(GradientDescent, "step_", perturbed)
+    monkeypatch.setattr(law, "SLACK", 1e-10 / torch.finfo(F64).eps)
+    with pytest.raises(LawViolationError, match="weight-norm law"):
+        sweep(problem(kind), lr_ratio=[2.5], steps=60)
+
+
+def test_the_law_catches_a_model_that_lies_about_its_degree() -> None:
+    class Liar(nn.Linear):
+        degree = 2
+
+    net = Liar(5, 1).to(F64)
+    with pytest.raises(LawViolationError, match="degree"):
+        sweep(Problem(net, inputs(4, 5), inputs(4, 1)[:, 0]), lr_ratio=[1.0], steps=3)
+
+
+def test_loss_scaled_by_c_at_rate_over_c_is_the_same_trajectory() -> None:
+    p = problem("sequential")
+    scaled = Problem(p.model, p.x, p.y, loss=lambda z, y: 7 * (z - y).square().mean() / 2)
+    rate = np.array([0.1, 0.3])
+    a = sweep(p, lr=rate, steps=20)
+    b = sweep(scaled, lr=rate / 7, steps=20)
+    np.testing.assert_allclose(7 * a.loss.values, b.loss.values, rtol=1e-10)
+    np.testing.assert_allclose(a.weight_norm.values, b.weight_norm.values, rtol=1e-12)
+
+
+def test_rotating_the_data_of_a_bias_free_first_layer_changes_nothing() -> None:
+    rotation = torch.linalg.qr(inputs(5, 5, seed=11)).Q
+    net = mlp(slopes=(1.0, 0.0))
+    turned = type(net)([net.weights[0].detach() @ rotation, net.weights[1].detach()], net.slopes)
+    x, y = inputs(7, 5), inputs(7, 1, seed=2)[:, 0]
+    a = sweep(Problem(net, x, y), lr_ratio=RATIOS, steps=20)
+    b = sweep(Problem(turned, x @ rotation, y), lr_ratio=RATIOS, steps=20)
+    np.testing.assert_allclose(a.loss.values, b.loss.values, rtol=1e-9)
+
+
+def test_statuses_on_both_sides_of_the_edge_of_a_linear_model() -> None:
+    """A linear model has one edge, 2/λ: 0.9 of it converges and 1.1 of it blows up."""
+    net = nn.Linear(3, 1, bias=False).to(F64)
+    p = Problem(net, inputs(1, 3), torch.tensor([0.5], dtype=F64))
+    runs = sweep(p, lr_ratio=[1.8, 2.2], steps=2000, tolerance=1e-12)
+    assert runs.status.values[:, 0].tolist() == ["converged", "blew_up"]
+    assert runs.steps.values[0, 0] < 2000
+    assert runs.loss_max.values[1, 0] > 1e8 * runs.loss_first.values[1, 0]
+    assert np.isnan(runs.loss.values[1, 0, runs.steps.values[1, 0] + 1 :]).all()
+
+
+def test_overflow_is_a_status_and_not_an_exception() -> None:
+    p = problem("leaky")
+    runs = sweep(p, lr_ratio=[1.0, 500.0], steps=60, blowup=1e300)
+    assert runs.status.values[:, 0].tolist() == ["max_steps", "non_finite"]
+    assert np.isfinite(runs.loss_max.values[0, 0])
+
+
+def test_a_run_that_reaches_zero_loss_stops_with_a_zero_gradient() -> None:
+    net = nn.Linear(1, 1, bias=False).to(F64)
+    runs = sweep(Problem(net, [[1.0]], [0.0]), lr_ratio=[1.0], steps=50)
+    assert runs.status.item() == "gradient_zero"
+    assert runs.loss_final.item() == 0
+    assert runs.steps.item() < 5
+
+
+def test_sparse_recording_keeps_the_peak_between_recorded_steps() -> None:
+    p = problem("leaky")
+    every = sweep(p, lr_ratio=[2.4], steps=200)
+    sparse = sweep(p, lr_ratio=[2.4], steps=200, record=Recording(every=50))
+    assert sparse.step.values.tolist() == [0, 50, 100, 150, 200]
+    for name in ("loss_max", "loss_max_step", "loss_final", "last_above", "weight_norm_final"):
+        assert sparse[name].item() == pytest.approx(every[name].item(), rel=1e-12)
+    assert every.loss_max.item() == every.loss.max().item()
+
+
+def test_user_losses_follow_the_module_s_own_training() -> None:
+    net = sequential(outputs=3)
+    x = inputs(6, 5)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    p = Problem(net, x, labels, loss=nn.functional.cross_entropy)
+    runs = sweep(p, lr=[0.5], steps=10)
+    reference = torch.optim.SGD(net.parameters(), lr=0.5)
+    losses = []
+    for _ in range(11):
+        reference.zero_grad()
+        loss = nn.functional.cross_entropy(net(x), labels)
+        torch.autograd.backward(loss)
+        losses.append(loss.item())
+        reference.step()
+    np.testing.assert_allclose(runs.loss[0, 0], losses, rtol=1e-10)
+    assert runs.attrs["loss"] == "cross_entropy"
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    net = sequential()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    threads = torch.get_num_threads()
+    state = torch.get_rng_state()
+    sweep(Problem(net, inputs(4, 5), inputs(4, 1)), lr_ratio=[1.0, 3.0], steps=5)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_interruption_keeps_what_is_finished() -> None:
+    """The first run is over in a step; Ctrl-C arrives while the second still has far to go."""
+    p = problem("leaky")
+
+    sent: list[int] = []
+
+    def interrupt(done: int, total: int) -> None:
+        if done >= 300_000 and not sent:
+            sent.append(done)
+            signal.raise_signal(signal.SIGINT)
+
+    runs = sweep(
+        p, lr_ratio=[100.0, 0.5], steps=300_000, chunk=1, workers=1, progress=interrupt,
+        record=Recording(every=100_000),
+    )  # fmt: skip
+    assert runs.attrs["interrupted"] == 1
+    assert runs.status.values[:, 0].tolist() == ["blew_up", "interrupted"]
+    assert runs.steps.values[1, 0] < 300_000
+    assert np.isfinite(runs.loss_first.values[0, 0])
+
+
+KILLED = """
+    import sys
+    import torch
+    from tests.dynamics.test_sweep import long_sweep
+    torch.set_num_threads(1)
+    long_sweep(sys.argv[1])
+"""
+
+
+def long_sweep(folder: str | None) -> xr.Dataset:
+    """A few seconds of work, checkpointed often."""
+    return sweep(
+        problem("relu"),
+        lr_ratio=[0.3, 0.9, 2.2],
+        steps=6000,
+        chunk=1,
+        record=Recording(dense=10),
+        checkpoint=folder,
+        checkpoint_seconds=0.05,
+    )
+
+
+def test_killed_at_random_moments_and_resumed_is_uninterrupted(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)]
+    for _ in range(3):
+        process = subprocess.Popen(command, env=env)
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("chunk-*.pt")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0.1, 0.6))
+        process.kill()
+        process.wait()
+    assert list(tmp_path.glob("chunk-*.pt"))
+    resumed, whole = long_sweep(str(tmp_path)), long_sweep(None)
+    for name in ("loss", "top_eigenvalue", "loss_max", "weight_norm_final", "steps"):
+        np.testing.assert_array_equal(resumed[name], whole[name])
+
+
+def test_a_checkpoint_of_another_sweep_is_refused(tmp_path: Path) -> None:
+    sweep(problem("pure"), lr_ratio=[1.0], steps=5, checkpoint=tmp_path)
+    with pytest.raises(InputError, match=r"another sweep.*steps"):
+        sweep(problem("pure"), lr_ratio=[1.0], steps=6, checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"lr_ratio": [1.0, -1.0]}, "positive"),
+        ({"lr_ratio": [0.0]}, "positive"),
+        ({"lr_ratio": [float("nan")]}, "positive, finite"),
+        ({"lr_ratio": []}, "one or more"),
+        ({"lr_ratio": ["fast"]}, "numbers"),
+        ({"lr_ratio": [1.0, 1.0]}, "distinct"),
+        ({"lr_ratio": [1.0], "lr": [1.0]}, "either"),
+        ({}, "either"),
+        ({"lr": [1.0], "seeds": 0}, "seeds"),
+        ({"lr": [1.0], "seeds": [1, 1]}, "distinct seeds"),
+        ({"lr": [1.0], "steps": 0}, "steps"),
+        ({"lr": [1.0], "tolerance": -1.0}, "tolerance"),
+        ({"lr": [1.0], "blowup": 1.0}, "blowup"),
+        ({"lr": [1.0], "chunk": 0}, "chunk"),
+        ({"lr": [1.0], "observables": ["accuracy"]}, "observables"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        sweep(problem("pure"), **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        ([[1.0], [2.0]], [0.0], "one label a row"),
+        ([[float("nan")]], [0.0], "finite"),
+        ([[1.0]], [float("inf")], "finite"),
+        ([], [], "one or more rows"),
+        ([["a"]], [0.0], "x:"),
+    ],
+)
+def test_bad_data_is_named(x: list[object], y: list[float], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Problem(lambda s: mlp(d=1, seed=s), x, y)  # type: ignore[arg-type]
+
+
+def test_labels_of_another_shape_than_the_outputs_are_refused() -> None:
+    with pytest.raises(InputError, match="shape of the outputs"):
+        sweep(Problem(sequential(outputs=3), inputs(4, 5), torch.zeros(4, dtype=F64)), lr=[0.1])
+
+
+def test_several_seeds_of_one_module_are_refused() -> None:
+    with pytest.raises(InputError, match="function of the seed"):
+        sweep(Problem(sequential(), inputs(4, 5), inputs(4, 1)), lr=[0.1], seeds=2)
+
+
+def test_threads_do_not_leak() -> None:
+    before = threading.active_count()
+    sweep(problem("pure"), lr_ratio=[1.0], steps=3)
+    assert threading.active_count() == before
