@@ -286,8 +286,7 @@ def two_layer_homogeneous(
 
     Args:
         X: Inputs, shape ``(D, d)``.
-        theta_norm_sq: |θ₀|² = |U|² + |v|². The part of U outside the span of the rows of X never
-            moves and may be left out, which sharpens the edge.
+        theta_norm_sq: |θ₀|² = |U|² + |v|²; or that of `span_weight_norm`, which sharpens the edge.
         width: n.
         slopes: (a₊, a₋).
         top_eigenvalue: λ₀, to express the edge as a ratio.
@@ -337,13 +336,47 @@ def two_layer_homogeneous(
     )
 
 
+def span_weight_norm(X: ArrayLike, U: ArrayLike, v: ArrayLike) -> float:
+    """|PU|² + |v|², with P the projector on the span of the inputs: the weights that can move.
+
+    The part of U outside the span receives no gradient and enters no output, so that the theorem
+    of `two_layer_homogeneous` holds for the rest alone. For a linear net on one sample this moves
+    its edge from ηλ₀ = 8/(d+1) to 4, for every d.
+
+    Args:
+        X: Inputs, shape ``(D, d)``.
+        U: First-layer weights, shape ``(d, n)``.
+        v: Second-layer weights, shape ``(n,)``.
+
+    Returns:
+        The squared norm; |U|² + |v|² where the inputs span all of Rᵈ.
+
+    Raises:
+        InputError: If shapes disagree.
+
+    Example:
+        >>> span_weight_norm([[0.0, 2.0]], U=[[3.0], [1.0]], v=[1.0])
+        2.0
+    """
+    X, U, v = array("X", X, 2), array("U", U, 2), array("v", v, 1)
+    if len(U) != X.shape[1]:
+        msg = f"U: expected shape ({X.shape[1]}, n), one row an input dimension, got {U.shape}"
+        raise InputError(msg)
+    _check_length("v", v, U.shape[1])
+    _, singular, basis = np.linalg.svd(X, full_matrices=False)
+    rank = int((singular > singular[0] * max(X.shape) * np.finfo(np.float64).eps).sum())
+    return float(np.sum((basis[:rank] @ U) ** 2) + v @ v)
+
+
 def relu_single_sample(top_eigenvalue: float) -> Edge:
     """The upper edge ηλ₀ = 4 of a two-layer ReLU net on one sample.
 
     Only the units active on the sample move, and for them the model is a two-layer linear net,
-    whose edge is 4: below it their weight norm falls at every step. Past it a linear net would
-    diverge. Here units die instead: all of them, and the run collapses; or enough of them to bring
-    λ back under the edge, and the run still converges.
+    whose edge is 4: below it their weight norm falls at every step, and the run cannot diverge.
+    Past it a linear net would; here units die instead: all of them, and the run collapses, or
+    enough of them to bring λ back under the edge, and it still converges. The edge does not
+    exclude collapse below it: from about ηλ₀ = 3 (width 20) or 3.8 (width 2000) some
+    initialisations lose every unit at the height of their catapult.
 
     Args:
         top_eigenvalue: λ₀.
@@ -364,7 +397,7 @@ def relu_single_sample(top_eigenvalue: float) -> Edge:
         lr=4 / top,
         top_eigenvalue_init=top,
         proven=True,
-        conditions=f"two-layer ReLU, no biases, exactly one sample; {_LABELS}",
+        conditions=f"two-layer ReLU, no biases, exactly one sample; {_LABELS}; may collapse",
         source=PAPER,
     )
 
