@@ -1,0 +1,148 @@
+"""Edges as labelled vertical lines: what is proven is solid, what is as coded is dashed."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from trebuchet.errors import InputError
+from trebuchet.plots.style import INK
+
+
+@runtime_checkable
+class EdgeLike(Protocol):
+    """What a line needs of an edge, as ``trebuchet.theory.edges.Edge`` has it."""
+
+    @property
+    def name(self) -> str:
+        """Such as "critical" or "upper"."""
+
+    @property
+    def lr(self) -> float:
+        """The learning rate η."""
+
+    @property
+    def lr_ratio(self) -> float:
+        """ηλ₀."""
+
+    @property
+    def proven(self) -> bool:
+        """Whether it is a theorem's."""
+
+
+Edges = Mapping[str, float] | Mapping[str, EdgeLike] | Iterable[EdgeLike]
+"""Names and values in the unit of the x axis; or edges, which know both units."""
+
+_NAMES = {"critical": "critical", "upper": "upper edge", "upper_omega": "upper edge (Ω)"}
+
+
+def draw_edges(ax: Axes, edges: Edges | None, *, x: str = "lr_ratio", labels: bool = True) -> Axes:
+    """Draw each edge that lies on the axis as it stands; edges that coincide share a label.
+
+    Args:
+        ax: Where to draw, with its x limits set.
+        edges: A mapping of names to values in the unit of `x` (drawn solid, or dashed where the
+            name says "as coded"; "critical" is dash-dotted); or edges. None draws nothing.
+        x: "lr_ratio" or "lr", the unit of the axis.
+        labels: Write name and value along the line.
+
+    Returns:
+        The axes.
+    """
+    left, right = ax.get_xlim()
+    found = sorted(
+        (value, name, kind)
+        for name, value, kind in _unpack(edges, x)
+        if math.isfinite(value) and left <= value <= right
+    )
+    groups: list[list[tuple[float, str, str]]] = []
+    for edge in found:
+        if groups and edge[0] - groups[-1][-1][0] < 0.004 * (right - left):
+            groups[-1].append(edge)
+        else:
+            groups.append([edge])
+    previous = -math.inf
+    for group in groups:
+        value = group[0][0]
+        for position, _, kind in group:
+            ax.axvline(position, color=INK, linewidth=0.9, linestyle=_DASHES[kind], zorder=1.5)
+        if labels:
+            text = " = ".join(_name(name, kind) for _, name, kind in group)
+            # to the left of its line, unless that would cover the line before
+            crowded = value - max(previous, left) < 0.035 * (right - left)
+            ax.text(
+                value + (0.004 if crowded else -0.004) * (right - left),
+                0.97,
+                f"{text} {value:.3g}",
+                transform=ax.get_xaxis_transform(),
+                rotation=90,
+                ha="left" if crowded else "right",
+                va="top",
+                fontsize=6.5,
+                color=INK,
+                zorder=4,
+                bbox={"facecolor": "white", "alpha": 0.65, "linewidth": 0, "pad": 0.8},
+            )
+        previous = value
+    return ax
+
+
+def edge_handles(edges: Edges | None, *, x: str = "lr_ratio") -> list[Line2D]:
+    """Legend entries for the edges, each with its value.
+
+    Args:
+        edges: As for `draw_edges`.
+        x: "lr_ratio" or "lr".
+
+    Returns:
+        Lines with labels.
+    """
+    words = {"critical": "", "proven": ", proven", "coded": ""}
+    return [
+        Line2D(
+            [],
+            [],
+            color=INK,
+            linewidth=0.9,
+            linestyle=_DASHES[kind],
+            label=f"{_name(name, kind)} {value:.3g}{words[kind]}",
+        )
+        for name, value, kind in sorted(_unpack(edges, x), key=lambda edge: edge[1])
+        if math.isfinite(value)
+    ]
+
+
+_DASHES: dict[str, Any] = {"critical": "-.", "proven": "-", "coded": (0, (4, 2))}
+
+
+def _unpack(edges: Edges | None, x: str) -> list[tuple[str, float, str]]:
+    """Name, value and kind of each edge."""
+    if edges is None:
+        return []
+    pairs: list[tuple[str, float | EdgeLike]] = (
+        list(edges.items()) if isinstance(edges, Mapping) else [(edge.name, edge) for edge in edges]
+    )
+    found = []
+    for name, edge in pairs:
+        if isinstance(edge, EdgeLike):
+            value = edge.lr_ratio if x == "lr_ratio" else edge.lr
+            proven = edge.proven
+        elif isinstance(edge, (int, float)):
+            value, proven = float(edge), "as coded" not in name
+        else:
+            raise InputError(
+                f"edges: expected numbers, or objects with name, lr, lr_ratio and proven, got "
+                f"{edge!r} for {name!r}"
+            )
+        kind = "critical" if name == "critical" else "proven" if proven else "coded"
+        found.append((name, value, kind))
+    return found
+
+
+def _name(name: str, kind: str) -> str:
+    shown = _NAMES.get(name, name.replace("_", " "))
+    return {"critical": shown, "proven": shown, "coded": f"{shown}, as coded"}[kind].replace(
+        "as coded, as coded", "as coded"
+    )

@@ -1,0 +1,246 @@
+"""A quantity over the steps of training, at a few learning rates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
+from numpy.typing import NDArray
+
+from trebuchet._types import Phase, Status
+from trebuchet.errors import InputError
+from trebuchet.plots.phase_bar import majority_phase, rate_axis
+from trebuchet.plots.scales import (
+    LINEAR,
+    LOSS_FLOOR,
+    linear_then_log,
+    say_floor,
+    stability_line,
+)
+from trebuchet.plots.style import rate_colours, seed_band
+
+LONG = 150  # steps past which a linear axis would squeeze the first catapult into a corner
+
+
+@dataclass(frozen=True, slots=True)
+class _Quantity:
+    title: str
+    label: str
+    log: bool
+
+
+QUANTITIES = {
+    "loss": _Quantity("Loss", "training loss L", True),
+    "test_loss": _Quantity("Test loss", "test loss", True),
+    "weight_norm": _Quantity("Weight norm", "|θ|²/P", False),
+    "lr_ratio": _Quantity("Learning rate × top eigenvalue", "ηλₜ", False),
+}
+
+
+def traces(
+    ds: xr.Dataset,
+    quantity: str = "loss",
+    *,
+    ax: Axes,
+    rates: Sequence[int] | None = None,
+    colours: Sequence[Any] | None = None,
+) -> Axes:
+    """Loss, weight norm or ηλ_t over steps: medians over seeds, with their range as a band.
+
+    A finished run keeps its last value. A cross marks where a median run diverged, and a triangle
+    where a loss leaves the picture through the floor at 1e-10 L₀. Steps run on a logarithmic axis
+    (linear below 1) where there are more than 150.
+
+    Args:
+        ds: A labelled results dataset.
+        quantity: "loss", "test_loss", "weight_norm" (divided by P where the dataset knows it) or
+            "lr_ratio" (ηλ_t).
+        ax: Where to draw.
+        rates: Indices along ``lr``; chosen by `choose_rates` unless given.
+        colours: One a rate.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: If the quantity is unknown or was not recorded.
+    """
+    if quantity not in QUANTITIES:
+        raise InputError(f"quantity: expected one of {', '.join(QUANTITIES)}, got {quantity!r}")
+    rates = choose_rates(ds) if rates is None else rates
+    colours = rate_colours(len(rates)) if colours is None else colours
+    look = QUANTITIES[quantity]
+    step = ds["step"].values
+    positions = rate_axis(ds)
+    drawn = []
+    for rate, colour in zip(rates, colours, strict=True):
+        values = _trace(ds, quantity, rate)  # (step, seed)
+        line = seed_band(ax, step, values, colour=colour, label=f"ηλ₀ = {positions[rate]:.3g}")
+        drawn.append((line, values))
+    if step[-1] > LONG:
+        ax.set_xscale("symlog", linthresh=1, linscale=0.25)
+        ax.set_xticks([0, *(10**k for k in range(int(np.log10(step[-1])) + 1))])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlim(0, step[-1])
+    else:
+        ax.set_xlim(0, max(step[-1], 1))
+    _set_height(ax, quantity, drawn, look.log)
+    for line, values in drawn:
+        _mark_divergence(ax, step, values, line)
+    ax.set_xlabel("step t")
+    ax.set_ylabel(_label(ds, quantity))
+    if quantity == "lr_ratio":
+        stability_line(ax)
+    return ax
+
+
+def choose_rates(ds: xr.Dataset) -> list[int]:
+    """A few rates that tell the story: lazy, catapult, the last that trained, the first lost.
+
+    Args:
+        ds: A labelled results dataset.
+
+    Returns:
+        Up to five indices along ``lr``, increasing.
+    """
+    phases, _ = majority_phase(ds)
+    chosen: set[int] = set()
+    lazy = np.flatnonzero(phases == str(Phase.LAZY))
+    catapult = np.flatnonzero(phases == str(Phase.CATAPULT))
+    failed = np.flatnonzero((phases == str(Phase.DIVERGENT)) | (phases == str(Phase.COLLAPSED)))
+    if len(lazy):
+        chosen.add(int(lazy[len(lazy) // 2]))
+    if len(catapult):
+        chosen |= {int(catapult[k]) for k in (len(catapult) // 4, len(catapult) // 2, -1)}
+    if len(failed):
+        after = failed[failed > max(chosen, default=-1)]
+        chosen.add(int(after[0] if len(after) else failed[0]))
+    elif not len(catapult):
+        chosen |= {0, len(phases) - 1}
+    return sorted(chosen)
+
+
+def trace_handles(
+    ds: xr.Dataset, rates: Sequence[int], colours: Sequence[Any] | None = None
+) -> list[Line2D]:
+    """Legend entries for rates: value and phase.
+
+    Args:
+        ds: A labelled results dataset.
+        rates: Indices along ``lr``.
+        colours: One a rate.
+
+    Returns:
+        Lines with labels.
+    """
+    colours = rate_colours(len(rates)) if colours is None else colours
+    phases, _ = majority_phase(ds)
+    positions = rate_axis(ds)
+    return [
+        Line2D([], [], color=colour, label=f"ηλ₀ = {positions[rate]:.3g}  {phases[rate]}")
+        for rate, colour in zip(rates, colours, strict=True)
+    ]
+
+
+def _trace(ds: xr.Dataset, quantity: str, rate: int) -> NDArray[np.float64]:
+    """``(step, seed)``; a finished run keeps its last value, a diverged one is +inf after it."""
+    name = {"lr_ratio": "top_eigenvalue"}.get(quantity, quantity)
+    if name not in ds:
+        raise InputError(f"quantity: expected one that was recorded; the dataset has no {name!r}")
+    run = ds.isel(lr=rate)
+    values = np.array(run[name].transpose("step", "seed").values, dtype=np.float64)
+    if quantity == "lr_ratio":
+        values = values * run["learning_rate"].values
+    if quantity == "weight_norm" and "n_parameters" in ds.attrs:
+        values = values / ds.attrs["n_parameters"]
+    over = np.isin(run["status"].values, [str(Status.NON_FINITE), str(Status.BLEW_UP)])
+    for seed in range(values.shape[1]):
+        known = np.flatnonzero(np.isfinite(values[:, seed]))
+        last = known[-1] if len(known) else -1
+        values[last + 1 :, seed] = (
+            np.inf if over[seed] else (values[last, seed] if last >= 0 else np.nan)
+        )
+    return values
+
+
+def _set_height(
+    ax: Axes, quantity: str, drawn: Sequence[tuple[Line2D, NDArray[np.float64]]], log: bool
+) -> None:
+    """Limits from the runs that came back, so that a blow-up does not flatten all others."""
+    finite = [values[np.isfinite(values)] for _, values in drawn]
+    pooled = np.concatenate(finite) if finite else np.array([1.0])
+    calm = [v[:, np.isfinite(v[-1])] for _, v in drawn if np.isfinite(v[-1]).any()]
+    top = max((float(np.nanmax(v)) for v in calm), default=float(pooled.max(initial=1.0)))
+    if not log:
+        linear_then_log(ax, top, LINEAR[quantity] * _start(drawn, quantity))
+        return
+    positive = pooled[pooled > 0]
+    ax.set_yscale("log")
+    if not len(positive):
+        return
+    floor = LOSS_FLOOR * float(np.median([values[0] for _, values in drawn]))
+    bottom = max(positive.min(), floor) if floor > 0 else positive.min()
+    ax.set_ylim(bottom / 2, min(positive.max() * 3, 1e4 * top))
+    left = [
+        (line, np.flatnonzero(np.asarray(line.get_ydata(), dtype=np.float64) < bottom / 2))
+        for line, _ in drawn
+    ]
+    for line, under in left:
+        if len(under):
+            _mark(ax, float(np.asarray(line.get_xdata())[under[0]]), 0.0, "v", line)
+    if any(len(under) for _, under in left):
+        say_floor(ax)
+
+
+def _start(drawn: Sequence[tuple[Line2D, NDArray[np.float64]]], quantity: str) -> float:
+    """The unit of a linear axis: 1 for ηλ, the norm at the start for the norm."""
+    return 1.0 if quantity == "lr_ratio" else float(np.median([v[0] for _, v in drawn]))
+
+
+def _mark_divergence(
+    ax: Axes, step: NDArray[Any], values: NDArray[np.float64], line: Line2D
+) -> None:
+    """A cross where the median run was last seen, at the top where it has left the picture."""
+    y = np.asarray(line.get_ydata(), dtype=np.float64)
+    seen = np.flatnonzero(np.isfinite(y))
+    if np.isfinite(np.nanquantile(values[-1], 0.5, method="lower")) or not len(seen):
+        return
+    top = ax.get_ylim()[1]
+    beyond = np.flatnonzero(y > top)
+    if len(beyond):
+        _mark(ax, float(step[beyond[0]]), 1.0, "X", line)
+    else:
+        ax.plot(
+            step[seen[-1]],
+            y[seen[-1]],
+            marker="X",
+            markersize=7,
+            color=line.get_color(),
+            markeredgecolor="white",
+            clip_on=False,
+            zorder=5,
+        )
+
+
+def _mark(ax: Axes, x: float, height: float, marker: str, line: Line2D) -> None:
+    ax.plot(
+        x,
+        height,
+        marker=marker,
+        markersize=7,
+        color=line.get_color(),
+        markeredgecolor="white",
+        transform=ax.get_xaxis_transform(),
+        clip_on=False,
+        zorder=5,
+    )
+
+
+def _label(ds: xr.Dataset, quantity: str) -> str:
+    if quantity == "weight_norm" and "n_parameters" not in ds.attrs:
+        return "|θ|²"
+    return QUANTITIES[quantity].label
