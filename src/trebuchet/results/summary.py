@@ -20,6 +20,12 @@ PHASE_LETTERS: dict[str, str] = {
 """The letters of the phase column: one a seed."""
 
 
+LOSS_NUMBERS = {
+    "loss_first", "loss_max", "loss_max_step", "loss_min", "loss_final", "last_above", "steps",
+    "status",
+}  # fmt: skip
+
+
 def summarise(ds: xr.Dataset, *, delta: float | None = None) -> xr.Dataset:
     """Fill in the per-run numbers a dataset lacks, from its traces; those it has are kept.
 
@@ -40,20 +46,21 @@ def summarise(ds: xr.Dataset, *, delta: float | None = None) -> xr.Dataset:
     own = float(ds.attrs.get("delta", 1e-3))
     wanted = own if delta is None else float(delta)
     afresh = wanted != own
-    if "loss" in ds:
+    # Long traces are read only for numbers that are missing.
+    if "loss" in ds and (afresh or not set(ds) >= LOSS_NUMBERS):
         found |= _loss_numbers(ds, wanted)
-    elif afresh and "last_above" in ds:
+    elif "loss" not in ds and afresh and "last_above" in ds:
         msg = (
             f"delta: expected {own}, with which the runs were made, since there is no loss trace "
             f"to apply another one to; got {wanted}"
         )
         raise InputError(msg)
     for trace in ("top_eigenvalue", "weight_norm", "test_loss", "sparsity"):
-        if trace in ds:
+        if trace in ds and f"{trace}_final" not in ds:
             found[f"{trace}_final"] = _last(ds[trace])
         if trace in ds and trace in {"top_eigenvalue", "weight_norm"}:
             found[f"{trace}_first"] = ds[trace].isel(step=0, drop=True)
-    if "top_eigenvalue" in ds:
+    if "top_eigenvalue" in ds and "top_eigenvalue_max" not in ds:
         found["top_eigenvalue_max"] = ds["top_eigenvalue"].max("step")
     if "top_eigenvalue_init" in ds and "learning_rate" in ds:
         found["lr_ratio"] = ds["learning_rate"] * ds["top_eigenvalue_init"]
