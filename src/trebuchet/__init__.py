@@ -1,1 +1,94 @@
-"""Learning-rate phases of neural networks: lazy, catapult, divergent."""
+"""Learning-rate phases of neural networks: lazy, catapult, divergent.
+
+Three front doors::
+
+    import trebuchet as tb
+
+    scan = tb.scan(model, loss, batch)                       # which rates for your network
+    runs = tb.sweep(problem, lr_ratio=[1.0, 2.5], seeds=8)   # many runs as an xarray.Dataset
+    figure = tb.paper.figure(4)                              # a figure of the paper
+
+and, beneath them, ``tb.label`` and ``tb.edges`` (verdicts and theorems), ``tb.top_eigen`` and
+``tb.stability`` (curvature, and the learning rate it implies), the paper's models, and
+``tb.save`` and ``tb.load``.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trebuchet import data, models, paper, plots, theory
+    from trebuchet._types import Phase, Status
+    from trebuchet.curvature import TopEigen, top_eigen
+    from trebuchet.dynamics.optimizers import GradientDescent
+    from trebuchet.dynamics.problem import Problem
+    from trebuchet.dynamics.recording import Recording
+    from trebuchet.dynamics.sweep import sweep
+    from trebuchet.models import MLP, MetaFeature, PureQuadratic, QuadraticWithBias
+    from trebuchet.phases.edges import edges
+    from trebuchet.phases.label import label
+    from trebuchet.phases.scan import Scan, scan
+    from trebuchet.results.store import load, save
+    from trebuchet.results.summary import table
+    from trebuchet.theory import stability
+    from trebuchet.theory.edges import Edge
+
+# What is imported is imported when it is asked for: `import trebuchet` alone is instant.
+_HOMES = {
+    "MLP": "models", "MetaFeature": "models", "PureQuadratic": "models",
+    "QuadraticWithBias": "models",
+    "Problem": "dynamics.problem", "Recording": "dynamics.recording",
+    "GradientDescent": "dynamics.optimizers", "sweep": "dynamics.sweep",
+    "TopEigen": "curvature", "top_eigen": "curvature",
+    "edges": "phases.edges", "label": "phases.label", "Scan": "phases.scan", "scan": "phases.scan",
+    "load": "results.store", "save": "results.store", "table": "results.summary",
+    "Edge": "theory.edges", "Phase": "_types", "Status": "_types",
+}  # fmt: skip
+_SUBMODULES = {"data", "models", "paper", "plots", "theory"}
+
+__all__ = [
+    "MLP",
+    "Edge",
+    "GradientDescent",
+    "MetaFeature",
+    "Phase",
+    "Problem",
+    "PureQuadratic",
+    "QuadraticWithBias",
+    "Recording",
+    "Scan",
+    "Status",
+    "TopEigen",
+    "data",
+    "edges",
+    "label",
+    "load",
+    "models",
+    "paper",
+    "plots",
+    "save",
+    "scan",
+    "stability",
+    "sweep",
+    "table",
+    "theory",
+    "top_eigen",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"trebuchet.{_HOMES[name]}"), name)
+    elif name in _SUBMODULES:
+        value = importlib.import_module(f"trebuchet.{name}")
+    elif name == "stability":
+        value = importlib.import_module("trebuchet.theory.stability")
+    else:
+        msg = f"module 'trebuchet' has no attribute {name!r}"
+        raise AttributeError(msg)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

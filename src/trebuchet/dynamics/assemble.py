@@ -63,8 +63,7 @@ def assemble(
     }
     for name in PER_RUN:
         variables[name] = grid([h.per_run[name] for h in histories])
-    for name in ("loss_max_step", "last_above"):
-        variables[name] = variables[name].astype(np.int64)
+    variables["last_above"] = variables["last_above"].astype(np.int64)
     for name in TRACES:
         variables[name] = grid([h.traces[name] for h in histories])
     if histories[0].sparsity_final.shape[1] and "sparsity" in plan.observables:

@@ -36,8 +36,7 @@ class History:
         self.traces = {name: np.full((runs, schedule.size), np.nan) for name in TRACES}
         self.traces["sparsity"] = np.full((runs, schedule.size, layers), np.nan)
         self.per_run = {name: np.full(runs, np.nan) for name in PER_RUN}
-        for name in ("last_above", "loss_max_step"):
-            self.per_run[name][:] = -1  # whole numbers have no NaN
+        self.per_run["last_above"][:] = -1  # never
         self.sparsity_final = np.full((runs, layers), np.nan)
         self.steps = np.zeros(runs, dtype=np.int64)
         self.status = np.full(runs, str(Status.INTERRUPTED), dtype="<U13")

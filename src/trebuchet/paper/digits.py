@@ -16,7 +16,7 @@ from trebuchet.models.mlp import MLP
 from trebuchet.phases.label import label
 
 RATIOS = np.round(np.arange(0.5, 14.01, 0.5), 10)
-STEPS = 2000
+STEPS = 1000
 TOLERANCE = 1e-8
 
 

@@ -1,0 +1,81 @@
+"""`trebuchet scan digits`: the paper's ReLU experiment on scikit-learn's embedded digits."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from trebuchet._types import Phase
+from trebuchet.cli.output import console, prepare_folder, refuse_existing
+from trebuchet.cli.tables import rates_table
+from trebuchet.phases.edges import edges
+from trebuchet.results.store import save
+from trebuchet.results.summary import table
+
+DEFAULT_OUT = Path("trebuchet-scan-digits")
+
+
+def run_digits(
+    out: Path | None = None, *, seeds: int = 3, steps: int | None = None, overwrite: bool = False
+) -> None:
+    """Sweep ηλ₀ from 0.5 to 14, print the table, write the data and the picture.
+
+    Args:
+        out: Folder for runs.zarr and scan.png; ``trebuchet-scan-digits`` unless given.
+        seeds: How many seeds.
+        steps: Most steps of a run.
+        overwrite: Replace results that exist.
+    """
+    from trebuchet.paper.digits import STEPS, digits_problem, digits_sweep
+    from trebuchet.plots.scan_picture import sweep_overview
+
+    out = DEFAULT_OUT if out is None else out
+    data, picture = out / "runs.zarr", out / "scan.png"
+    refuse_existing([data, picture], overwrite=overwrite)
+    prepare_folder(out)
+    screen = console()
+    problem = digits_problem()
+    screen.print(
+        f"[bold]{problem.name}[/]: {problem.x.shape[0]} samples, full-batch gradient descent on "
+        "L = (1/2D) Σ (z − y)²",
+        soft_wrap=True,
+    )
+    runs = digits_sweep(seeds=seeds, steps=STEPS if steps is None else steps, progress=True)
+    screen.print(rates_table(table(runs)))
+    for line in verdict(runs):
+        screen.print(line, soft_wrap=True)
+    if runs.attrs["interrupted"]:
+        screen.print("[yellow]interrupted:[/] what was finished is above and is written too")
+    save(runs, data, overwrite=overwrite)
+    part = out / ".scan.part.png"
+    title = f"{problem.name[0].upper()}{problem.name[1:]}"
+    sweep_overview(runs, edges(problem), title).savefig(part, dpi=160)
+    os.replace(part, picture)
+    screen.print(f"picture  {picture}\ndata     {data}   (xarray: trebuchet.load)", soft_wrap=True)
+
+
+def verdict(runs: xr.Dataset) -> list[str]:
+    """The critical rate, and how far training went, in words.
+
+    Args:
+        runs: Labelled runs, swept by ηλ₀.
+
+    Returns:
+        Lines for a terminal.
+    """
+    top = runs.top_eigenvalue_init.values
+    critical = 2 / top
+    lines = [
+        f"critical rate  η = 2/λ₀ = {np.median(critical):.4g} "
+        f"(seeds {critical.min():.4g}–{critical.max():.4g}); "
+        f"λ₀ = {np.median(top):.4g}, the top eigenvalue of the NTK ÷ D"
+    ]
+    trained = runs.phase.isin([str(Phase.LAZY), str(Phase.CATAPULT)]).all("seed")
+    if not bool(trained.any()):
+        return [*lines, "no rate trained on every seed: try smaller ones"]
+    largest = runs.lr.where(trained).max()
+    eta = float(runs.learning_rate.sel(lr=largest).median())
+    last = " (the largest tried)" if float(largest) == float(runs.lr.max()) else ""
+    lines.append(f"largest rate that trained on every seed  ηλ₀ = {float(largest):g}, η = {eta:.4g}{last}")
+    return lines
