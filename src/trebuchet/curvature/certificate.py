@@ -66,7 +66,7 @@ class Certificate:
         c = self.share(lam)
         if c <= 0:
             return 1.0
-        limit = 2 / math.pi / (c * enough) ** 2 if enough > 0 else math.inf
+        limit = 2 / math.pi / max(c * enough, 1e-100) ** 2 if enough > 0 else math.inf
         p = [1.0]
         for start, segment, rotation in self.segments:
             p = _extend(p, lam, start, segment, limit)

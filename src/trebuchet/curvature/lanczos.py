@@ -94,6 +94,7 @@ class LanczosResult:
         upper: Above this no eigenvalue lies, except with the failure probability.
         miss: Probability of having missed one above the tolerance.
         products: Products with A.
+        size: Largest |θ| seen: the scale of ‖A‖.
         noise: Rounding level of the values; no residual is below it.
         close: Every residual is within tolerance.
         certified: `miss` is below the failure probability.
@@ -107,6 +108,7 @@ class LanczosResult:
     upper: float
     miss: float
     products: int
+    size: float
     noise: float
     close: bool
     certified: bool
@@ -152,7 +154,7 @@ def lanczos(
         # The metric vanishes, or A on the way to the start: with probability one, A M = 0.
         zero = start.vector.new_zeros((goal.k, start.vector.numel()))
         none = np.zeros(goal.k)
-        return LanczosResult(none, none, zero, 0.0, 0.0, 0.0, 0, 0.0, True, True, True)
+        return LanczosResult(none, none, zero, 0.0, 0.0, 0.0, 0, 0.0, 0.0, True, True, True)
     run = _Run(product, metric, goal, start, norm, image)
     while True:
         run.step()
@@ -244,7 +246,8 @@ class _Run:
             t[m, m - 1] = floor
         theta, s = np.linalg.eigh((t[:m, :m] + t[:m, :m].T) / 2)
         self.theta, self.s, self.t = theta[::-1].copy(), s[:, ::-1].copy(), t
-        self.noise = ROUNDING * self.eps * float(np.abs(theta).max())
+        self.size = float(np.abs(theta).max())
+        self.noise = ROUNDING * self.eps * self.size
         last = 0.0 if self.exhausted else float(t[m, m - 1])
         self.residuals = np.hypot(last * np.abs(self.s[m - 1]), self.noise)
         self.have = min(self.goal.k, m)
@@ -296,6 +299,7 @@ class _Run:
             upper=self._upper(),
             miss=self.miss,
             products=self.products,
+            size=self.size,
             noise=self.noise,
             close=self.close,
             certified=self.certified,

@@ -161,6 +161,9 @@ class Solver:
         while self._left:
             share /= 2
             short = len(found) < k
+            if len(found) == self.op.dim:  # there is no complement
+                upper, certified = float(found.values[-1]), True
+                break
             goal = replace(
                 self.goal,
                 k=1,
@@ -217,7 +220,7 @@ class _Found:
 
     def __init__(self, run: LanczosResult) -> None:
         self.values, self.residuals, self.vectors = run.values, run.residuals, run.vectors
-        self.noise = run.noise
+        self.noise, self.size = run.noise, run.size
 
     def __len__(self) -> int:
         return len(self.values)
@@ -228,7 +231,13 @@ class _Found:
         return w
 
     def deflate(self, product: Product, metric: Product | None) -> Product:
-        return lambda v: self.project(product(v), metric)
+        """A on the complement; the found vectors get −‖A‖ rather than 0, which might be the top."""
+
+        def deflated(v: Tensor) -> Tensor:
+            down = self.vectors.T @ (self.vectors @ v)  # v is an image already: no metric here
+            return self.project(product(v), metric) - self.size * down
+
+        return deflated
 
     def add(self, run: LanczosResult) -> None:
         # On the complement the part of the residual along the found vectors is not seen: add it.
