@@ -33,15 +33,15 @@ def spectrum(model: nn.Module, loss: Loss | None, x: Tensor, y: Tensor, operator
                 entry, params, retain_graph=True, materialize_grads=True
             ) if entry.requires_grad else [torch.zeros_like(p) for p in params]  # fmt: skip
             rows.append(torch.cat([g.reshape(-1) for g in second]))
-        return torch.linalg.eigvalsh(torch.stack(rows)).flip(0)
+        return torch.linalg.eigvalsh(torch.stack(rows)).flip(0)  # type: ignore[no-any-return]
     shape = model(x).shape
-    z, j = jacobian(model, x, params)
+    z, j = jacobian(model, x, params)  # type: ignore[arg-type]
     if operator == "ntk":
-        return torch.linalg.eigvalsh(j @ j.T / len(x)).flip(0)
+        return torch.linalg.eigvalsh(j @ j.T / len(x)).flip(0)  # type: ignore[no-any-return]
     assert loss is not None
-    h = torch.autograd.functional.hessian(lambda u: loss(u.view(shape), y), z)
+    h = torch.autograd.functional.hessian(lambda u: loss(u.view(shape), y), z)  # type: ignore[no-untyped-call]
     assert isinstance(h, Tensor)
-    return torch.linalg.eigvalsh(j.T @ h @ j).flip(0)
+    return torch.linalg.eigvalsh(j.T @ h @ j).flip(0)  # type: ignore[no-any-return]
 
 
 def close(value: object, truth: object, rtol: float) -> bool:

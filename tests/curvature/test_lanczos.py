@@ -55,7 +55,7 @@ SPECTRA = {
     "geometric": 2.0 ** -torch.arange(400, dtype=F64),
     "harmonic": 1 / (1 + torch.arange(400, dtype=F64)),
     "uniform": torch.linspace(0, 1, 400, dtype=F64),
-    "indefinite": torch.cat([torch.tensor([1.0, -7.0], dtype=F64), torch.linspace(-3, 0.9, 398).to(F64)]),
+    "indefinite": torch.cat([torch.tensor([1.0, -7.0]), torch.linspace(-3, 0.9, 398)]).to(F64),
     "negative": -torch.linspace(1, 5, 400, dtype=F64),
     "two values": torch.tensor([1.0] * 3 + [0.5] * 397, dtype=F64),
     "outlier": torch.cat([torch.tensor([2.0], dtype=F64), torch.ones(399, dtype=F64)]),
@@ -108,7 +108,7 @@ def test_certificate_is_calibrated() -> None:
 
 @pytest.mark.parametrize("cap", [5, 9, 40])
 def test_certificate_replays_the_run(cap: int) -> None:
-    """F(λ) at an eigenvalue λ is Σ_j ⟨x, v_j⟩² / ⟨x, v_0⟩²: by hand from the basis, over restarts."""
+    """F(λ) at an eigenvalue λ is Σ_j ⟨x, v_j⟩² / ⟨x, v_0⟩²: by hand, over restarts."""
     n = 60
     d = torch.cat([torch.linspace(0, 1, n - 1, dtype=F64), torch.tensor([1.3], dtype=F64)])
     v = normal(n)
@@ -133,7 +133,9 @@ def test_certificate_replays_the_run(cap: int) -> None:
 @pytest.mark.parametrize("cap", [8, 64])
 def test_several_values_with_multiplicity(cap: int) -> None:
     d = torch.tensor([5.0, 5, 5, 3, 2, 2] + [1 / (1 + i) for i in range(60)], dtype=F64)
-    q = torch.linalg.qr(torch.randn(66, 66, generator=torch.Generator().manual_seed(0), dtype=F64)).Q
+    q = torch.linalg.qr(
+        torch.randn(66, 66, generator=torch.Generator().manual_seed(0), dtype=F64)
+    ).Q
     spectrum = solve((q * d) @ q.T, k=6, rtol=1e-8, basis_cap=cap)
     assert spectrum.converged
     np.testing.assert_allclose(spectrum.values, [5, 5, 5, 3, 2, 2], rtol=1e-8)

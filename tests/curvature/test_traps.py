@@ -1,4 +1,4 @@
-"""The eleven traps that other tools fall into (reproduced before this was written), one test each."""
+"""The eleven traps that other tools fall into, each reproduced, each a test."""
 
 import random
 from dataclasses import replace
@@ -18,7 +18,9 @@ from trebuchet.curvature.result import WarmState
 TOP, SECOND = 1.9314, 1.9092
 
 
-def close_pair(dtype: torch.dtype = torch.float32) -> tuple[nn.Module, tuple[Tensor, Tensor], Tensor]:
+def close_pair(
+    dtype: torch.dtype = torch.float32,
+) -> tuple[nn.Module, tuple[Tensor, Tensor], Tensor]:
     """A linear model whose NTK has the top pair 1.9314 and 1.9092 over a bulk below 1.5.
 
     z = x·θ has the NTK XXᵀ/D, so its spectrum is chosen through X = Q √(D Λ) Uᵀ.
@@ -108,8 +110,8 @@ def test_trap_04_ragged_batches_are_weighted_by_samples() -> None:
     assert close(whole.value, truth, 1e-7)
     loader = DataLoader(TensorDataset(x, y), batch_size=20)  # 20 + 3
     for operator in ("ggn", "hessian", "ntk"):
-        one = top_eigen(model, nn.CrossEntropyLoss(), (x, y), operator, rtol=1e-8)  # type: ignore[arg-type]
-        two = top_eigen(model, nn.CrossEntropyLoss(), loader, operator, rtol=1e-8)  # type: ignore[arg-type]
+        one = top_eigen(model, nn.CrossEntropyLoss(), (x, y), operator, rtol=1e-8)
+        two = top_eigen(model, nn.CrossEntropyLoss(), loader, operator, rtol=1e-8)
         assert close(two.value, one.value, 1e-7)
 
 
@@ -180,7 +182,7 @@ def test_trap_07_batch_norm_statistics_and_dropout(mode: str) -> None:
         assert torch.equal(buffer, before[name])
     assert all(m.training for m in model.modules())
     if mode != "as_is":
-        model[6].p = 0.0  # type: ignore[index, union-attr]  # what both modes promise to do
+        model[6].p = 0.0  # what both modes promise to do  # type: ignore[index]  # type: ignore[index]
         model.train(mode == "train")
         truth = spectrum(model, nn.CrossEntropyLoss(), x, y, "ggn")[0]
         assert close(first.value, truth, 1e-3)
@@ -213,7 +215,7 @@ def test_trap_08_attention_and_recurrent_kernels(kind: type[nn.Module], mode: st
         torch.backends.mha.get_fastpath_enabled(),
         torch.backends.cudnn.enabled,
         torch._C._get_mkldnn_enabled(),
-        torch.backends.cuda.flash_sdp_enabled(),
+        torch.backends.cuda.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
     )
     for operator in ("ggn", "ntk", "hessian"):
         top = top_eigen(model, nn.CrossEntropyLoss(), (x, y), operator, mode=mode)  # type: ignore[arg-type]
@@ -222,7 +224,7 @@ def test_trap_08_attention_and_recurrent_kernels(kind: type[nn.Module], mode: st
         torch.backends.mha.get_fastpath_enabled(),
         torch.backends.cudnn.enabled,
         torch._C._get_mkldnn_enabled(),
-        torch.backends.cuda.flash_sdp_enabled(),
+        torch.backends.cuda.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
     )
 
 
@@ -260,8 +262,8 @@ class Stop(Exception):
 def test_trap_11_everything_is_restored(accident: type[BaseException] | None) -> None:
     torch.manual_seed(0)
     model = conv().double().train()
-    model[0].eval()  # type: ignore[index, operator]  # a mixed set of flags must survive
-    model[1].weight.grad = torch.ones(4).double()  # type: ignore[index, union-attr]
+    model[0].eval()  # a mixed set of flags must survive  # type: ignore[index]
+    model[1].weight.grad = torch.ones(4).double()  # type: ignore[index]
     x, y = torch.randn(10, 2, 6, 6).double(), torch.arange(10) % 3
     optimizer = torch.optim.Adam(model.parameters())
     loader = DataLoader(TensorDataset(x, y), batch_size=4, shuffle=True)
@@ -274,7 +276,7 @@ def test_trap_11_everything_is_restored(accident: type[BaseException] | None) ->
         if accident is not None and count > 4:
             raise accident
 
-    handle = model[7].register_forward_hook(hook)  # type: ignore[index, operator]
+    handle = model[7].register_forward_hook(hook)  # type: ignore[index]
 
     def on_step(products: int, *_: float) -> None:
         if accident is not None and products > 2:
@@ -285,7 +287,7 @@ def test_trap_11_everything_is_restored(accident: type[BaseException] | None) ->
             count = 0
             try:
                 top_eigen(
-                    model, nn.CrossEntropyLoss(), loader, operator, mode=mode,  # type: ignore[arg-type]
+                    model, nn.CrossEntropyLoss(), loader, operator, mode=mode,
                     optimizer=optimizer, on_step=on_step,
                 )  # fmt: skip
             except (Stop, KeyboardInterrupt):
@@ -330,7 +332,7 @@ def test_a_closure_that_calls_backward_leaves_grad_alone() -> None:
     p.grad = torch.ones_like(p)
 
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
-        F.mse_loss(model(batch), torch.zeros(10, 3).double()).backward()
+        F.mse_loss(model(batch), torch.zeros(10, 3).double()).backward()  # type: ignore[no-untyped-call]
         return F.mse_loss(model(batch), torch.zeros(10, 3).double())
 
     top = top_eigen(model, loss, x, "hessian")

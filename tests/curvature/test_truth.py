@@ -11,14 +11,14 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.curvature.nets import NETS, draw
-from tests.curvature.reference import close, spectrum
+from tests.curvature.reference import Loss, close, spectrum
 from trebuchet.curvature import half_mse, top_eigen
 
 torch.manual_seed(1)
 REAL = torch.randn(10, 3, dtype=torch.float64)
 CLASS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 2, 2, 1])
 IGNORED = torch.tensor([0, 1, -100, 0, 1, -100, 0, 2, 2, 1])
-LOSSES = {
+LOSSES: dict[str, tuple[Loss, Tensor]] = {
     "cross_entropy": (nn.CrossEntropyLoss(), CLASS),
     "smoothed": (nn.CrossEntropyLoss(label_smoothing=0.1, ignore_index=-100), IGNORED),
     "summed": (nn.CrossEntropyLoss(reduction="sum"), CLASS),
@@ -102,12 +102,12 @@ def test_finite_differences_of_the_gradient_agree(net: str) -> None:
     start = torch.cat([p.detach().reshape(-1) for p in params.values()])
 
     def gradient(theta: Tensor) -> Tensor:
-        parts = theta.split([p.numel() for p in params.values()])
+        parts = torch.split(theta, [p.numel() for p in params.values()])
         leaves = {
             n: t.view(p.shape).clone().requires_grad_()
             for (n, p), t in zip(params.items(), parts, strict=True)
         }
-        value = loss(torch.func.functional_call(model, leaves, (x,)), y)  # type: ignore[operator]
+        value = loss(torch.func.functional_call(model, leaves, (x,)), y)
         return torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, list(leaves.values()))])
 
     h = 1e-5  # error h² · third derivative + eps/h
@@ -117,11 +117,13 @@ def test_finite_differences_of_the_gradient_agree(net: str) -> None:
     ]
     dense = torch.stack(rows)
     truth = torch.linalg.eigvalsh((dense + dense.T) / 2)[-1]
-    top = top_eigen(model, loss, (x, y), "hessian", rtol=1e-8)  # type: ignore[arg-type]
+    top = top_eigen(model, loss, (x, y), "hessian", rtol=1e-8)
     assert close(top.value, truth, 1e-6)
 
 
-@pytest.mark.parametrize("options", [{"method": "lanczos"}, {"method": "dense"}, {"micro_batch": 3}])
+@pytest.mark.parametrize(
+    "options", [{"method": "lanczos"}, {"method": "dense"}, {"micro_batch": 3}]
+)
 @pytest.mark.parametrize("operator", ["ggn", "ntk", "hessian"])
 def test_several_eigenpairs_and_their_vectors(operator: str, options: dict[str, object]) -> None:
     model, x = draw("mlp")
@@ -156,11 +158,11 @@ def test_scaling_the_loss_scales_the_spectrum_and_order_is_irrelevant() -> None:
     model, x = draw("conv")
     order = torch.randperm(10, generator=torch.Generator().manual_seed(3))
     for operator in ("ggn", "hessian"):
-        one = top_eigen(model, F.mse_loss, (x, REAL), operator, rtol=1e-8)  # type: ignore[arg-type]
+        one = top_eigen(model, F.mse_loss, (x, REAL), operator, rtol=1e-8)
         seven = top_eigen(
-            model, lambda z, y: 7 * F.mse_loss(z, y), (x, REAL), operator, rtol=1e-8  # type: ignore[arg-type]
+            model, lambda z, y: 7 * F.mse_loss(z, y), (x, REAL), operator, rtol=1e-8
         )  # fmt: skip
-        mixed = top_eigen(model, F.mse_loss, (x[order], REAL[order]), operator, rtol=1e-8)  # type: ignore[arg-type]
+        mixed = top_eigen(model, F.mse_loss, (x[order], REAL[order]), operator, rtol=1e-8)
         assert close(seven.value, 7 * one.value, 1e-7)
         assert close(seven.lr_crit, one.lr_crit / 7, 1e-7)
         assert close(mixed.value, one.value, 1e-7)
@@ -203,7 +205,7 @@ def test_several_inputs_by_position_and_by_name(operator: str) -> None:
     torch.manual_seed(0)
     model = TwoInputs().double()
     left, right = torch.randn(10, 2).double(), torch.randn(10, 3).double()
-    run = partial(top_eigen, model, nn.CrossEntropyLoss(), operator=operator, rtol=1e-8)
+    run = partial(top_eigen, model, nn.CrossEntropyLoss(), operator=operator, rtol=1e-8)  # type: ignore[arg-type]
     by_position = run(((left, right), CLASS)).value
     for data in (
         (left, right, CLASS),

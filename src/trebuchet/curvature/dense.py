@@ -83,7 +83,9 @@ def linear_layers(problem: Problem, batch: Batch) -> Layers | None:
     finally:
         for handle in handles:
             handle.remove()
-    if len({id(m) for m, _, _ in calls}) < len(calls) or z.ndim < 1 or z.shape[0] != batch.size:
+    if len({id(m) for m, _, _ in calls}) < len(calls) or not z.requires_grad:
+        return None
+    if z.ndim < 1 or z.shape[0] != batch.size:
         return None
     if any(a.ndim != 2 or len(a) != batch.size or not o.requires_grad for _, a, o in calls):
         return None
