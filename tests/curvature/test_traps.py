@@ -182,7 +182,7 @@ def test_trap_07_batch_norm_statistics_and_dropout(mode: str) -> None:
         assert torch.equal(buffer, before[name])
     assert all(m.training for m in model.modules())
     if mode != "as_is":
-        model[6].p = 0.0  # what both modes promise to do  # type: ignore[index]  # type: ignore[index]
+        model[6].p = 0.0  # type: ignore[index]  # what both modes promise to do
         model.train(mode == "train")
         truth = spectrum(model, nn.CrossEntropyLoss(), x, y, "ggn")[0]
         assert close(first.value, truth, 1e-3)
@@ -262,7 +262,7 @@ class Stop(Exception):
 def test_trap_11_everything_is_restored(accident: type[BaseException] | None) -> None:
     torch.manual_seed(0)
     model = conv().double().train()
-    model[0].eval()  # a mixed set of flags must survive  # type: ignore[index]
+    model[0].eval()  # type: ignore[index]  # a mixed set of flags must survive
     model[1].weight.grad = torch.ones(4).double()  # type: ignore[index]
     x, y = torch.randn(10, 2, 6, 6).double(), torch.arange(10) % 3
     optimizer = torch.optim.Adam(model.parameters())
