@@ -22,7 +22,7 @@ def gradient_step(model: nn.Module, x: Tensor, dz: Tensor) -> nn.Module:
         gradients = torch.autograd.grad(other(x), params, dz)
     with torch.no_grad():
         for p, g in zip(params, gradients, strict=True):
-            p += g
+            p.add_(g)
     return other
 
 

@@ -33,9 +33,9 @@ def gram(model: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
         out: Tensor = functional_call(model, {**fixed, **trainable}, (x,))
         return out.reshape(-1)  # (D·K,)
 
-    rows = jacrev(outputs, chunk_size=chunk)(parameters)
+    rows: dict[str, Tensor] = jacrev(outputs, chunk_size=chunk)(parameters)
     jacobian = torch.cat([j.flatten(1) for j in rows.values()], dim=1)  # (D·K, P)
-    return jacobian.matmul(jacobian.mT).div(x.shape[0])
+    return jacobian @ jacobian.T / x.shape[0]
 
 
 def top_of_gram(matrices: Tensor) -> Tensor:
