@@ -87,7 +87,8 @@ def against_rate(
             ax.plot(position, kept, ".", color=colour, alpha=0.3, markersize=2.5)
         sunk |= bool(under.any())
         every = np.flatnonzero(under.all(axis=1))
-        ax.plot(position[every], kept[every, 0], "v", color=colour, markersize=3, clip_on=False)
+        if len(every):
+            ax.plot(position[every], kept[every, 0], "v", color=colour, markersize=4.5, zorder=4)
         pooled.append(kept[np.isfinite(kept)])
     if sunk:
         say_floor(ax)
@@ -96,7 +97,13 @@ def against_rate(
     if "lr_ratio_final" in names:
         _ratio_guides(ax, x)
     if len(lines) > 1:
-        ax.legend(loc="best", handlelength=1.5, labelspacing=0.3)
+        # losses leave room above them, sparsity rises and leaves it below
+        ax.legend(
+            loc="upper left" if log else "lower right",
+            handlelength=1.5,
+            labelspacing=0.3,
+            borderaxespad=0.3,
+        )
     draw_edges(ax, edges, x=x, labels=edge_labels)
     ax.set_xlabel("ηλ₀" if x == "lr_ratio" else "learning rate η")
     ax.set_ylabel(_axis_label(ds, names))
@@ -129,9 +136,13 @@ def _set_height(
         ax.set_ylim(max(0.0, np.floor(10 * values.min() - 0.5) / 10), 1.03)
     elif log and values.max() > 0:
         positive = values[values > 0]
-        ax.set_ylim(positive.min() / 2, positive.max() * 6)
+        room = 0.35 if len(names) > 1 else 0.08  # for the legend
+        decades = max(np.log10(positive.max() / positive.min()), 1.0)
+        ax.set_ylim(
+            positive.min() / 10 ** (0.04 * decades), positive.max() * 10 ** (room * decades)
+        )
     elif names == ["lr_ratio_final"]:
-        linear_then_log(ax, max(float(values.max()), 2.2), LINEAR["lr_ratio"])
+        linear_then_log(ax, max(1.25 * float(values.max()), 2.7), LINEAR["lr_ratio"])
     elif names == ["weight_norm_final"] and "weight_norm_first" in ds:
         start = float(np.nanmedian(ds["weight_norm_first"])) / ds.attrs.get("n_parameters", 1)
         linear_then_log(ax, float(values.max()), LINEAR["weight_norm"] * start)

@@ -26,7 +26,7 @@ class Page:
         self, columns: tuple[int, ...], title: str, caption: str, *, strip: float = 0.0
     ) -> None:
         rows = len(columns)
-        self.caption = textwrap.fill(caption, 165) if caption else ""
+        self.caption = textwrap.fill(caption, 195) if caption else ""
         below = 0.60 + (0.17 * (self.caption.count("\n") + 1) + 0.12 if self.caption else 0)
         self.head, self.between = 1.0, 1.32
         self.height = (

@@ -89,7 +89,7 @@ def say_floor(ax: Axes) -> Axes:
     """
     ax.text(
         0.99,
-        0.03,
+        0.07,
         "▾ below 10⁻¹⁰ L₀",
         transform=ax.transAxes,
         ha="right",

@@ -115,7 +115,7 @@ def choose_rates(ds: xr.Dataset) -> list[int]:
     if len(lazy):
         chosen.add(int(lazy[len(lazy) // 2]))
     if len(catapult):
-        chosen |= {int(catapult[k]) for k in (len(catapult) // 4, len(catapult) // 2, -1)}
+        chosen |= {int(catapult[k]) for k in (len(catapult) // 8, len(catapult) // 2, -1)}
     if len(failed):
         after = failed[failed > max(chosen, default=-1)]
         chosen.add(int(after[0] if len(after) else failed[0]))
