@@ -1,0 +1,348 @@
+"""`trebuchet curvature`."""
+
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from trebuchet.cli.output import console
+from trebuchet.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from trebuchet.curvature import TopEigen
+
+INPUT_KEYS = ("x", "inputs", "x_train", "input_ids")
+TARGET_KEYS = ("y", "targets", "labels", "y_train")
+
+
+def curvature(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Where your model is made: package.module:factory. The factory takes no argument "
+            "and returns an nn.Module; an nn.Module itself will do too.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="A .npz file with an array x (or inputs, x_train, input_ids), samples first, and "
+            "an array y (or targets, labels, y_train). Bytes are taken for pixels, divided by 255.",
+            show_default=False,
+        ),
+    ],
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="The loss you train with, in torch's convention: mse, cross_entropy, bce (logits), "
+            "huber, smooth_l1, nll; or half_mse, the theory's: half, summed over outputs.",
+            show_default=False,
+        ),
+    ],
+    operator: Annotated[
+        str,
+        typer.Option(
+            help="ggn: Gauss–Newton. hessian: its top eigenvalue is the sharpness. ntk: the "
+            "kernel ÷ samples, which knows no loss.",
+        ),
+    ] = "ggn",
+    optimizer: Annotated[
+        str, typer.Option(help="sgd, momentum (0.9), nesterov (0.9) or adam (0.9), for the rate.")
+    ] = "sgd",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="A state dict to load first (torch.save of it).", show_default=False),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many eigenvalues.")] = 1,
+    rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-3,
+    mode: Annotated[
+        str, typer.Option(help="eval, or train: BatchNorm with batch statistics, no dropout.")
+    ] = "eval",
+    samples: Annotated[
+        int | None, typer.Option(help="Use the first so many samples only.", show_default=False)
+    ] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option(help="Samples at a time, if memory is short.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the numbers here, as JSON.", show_default=False)
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace it if it exists.")
+    ] = False,
+) -> None:
+    """Measure your model's largest curvature, and the learning rate it implies.
+
+    Near the current weights the loss is a bowl. Gradient descent with learning
+    rate η bounces out of it once η times the bowl's largest curvature λ exceeds
+    2. So 2/λ is the critical rate: below it training starts smoothly (lazy),
+    above it the loss first grows (catapult).
+
+    The number comes with two bounds: the residual, within which an eigenvalue
+    lies for certain, and an upper bound above which there is none, except with a
+    chance of one in a million.
+
+    Try it on a file of your own:
+
+      trebuchet curvature --model mynet:make --data train.npz --loss cross_entropy
+    """
+    from trebuchet.cli.output import refuse_existing
+
+    if out is not None:
+        refuse_existing([out], overwrite=overwrite)
+    net = load_model(model)
+    if weights is not None:
+        load_weights(net, weights)
+    inputs, targets = load_data(data, net, loss, samples)
+    top = _measure(
+        net, loss, (inputs, targets), operator=operator, optimizer=optimizer, k=k, rtol=rtol,
+        mode=mode, micro_batch=micro_batch,
+    )  # fmt: skip
+    console().print(summary(top), soft_wrap=True)
+    if out is not None:
+        out.write_text(json.dumps(numbers(top), indent=1) + "\n", encoding="utf-8")
+    sys.exit(0 if top.converged else 1)
+
+
+def load_model(spec: str) -> "nn.Module":
+    """Import ``package.module:factory`` and call it.
+
+    Args:
+        spec: Where the model is.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If there is no such module or name, or it gives no ``nn.Module``.
+    """
+    from torch import nn
+
+    module_name, colon, name = spec.partition(":")
+    if not (module_name and colon and name):
+        msg = f"--model: expected package.module:factory, got {spec!r}"
+        raise InputError(msg)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        msg = (
+            f"--model: cannot import {module_name!r} ({error}); run from its folder, or install it"
+        )
+        raise InputError(msg) from error
+    if not hasattr(module, name):
+        msg = f"--model: {module_name} has no {name!r}"
+        raise InputError(msg)
+    made: Any = getattr(module, name)
+    if not isinstance(made, nn.Module):
+        if not callable(made):
+            msg = f"--model: {spec} is a {type(made).__name__}, no factory and no nn.Module"
+            raise InputError(msg)
+        made = made()
+    if not isinstance(made, nn.Module):
+        msg = f"--model: {spec} returned a {type(made).__name__}, expected an nn.Module"
+        raise InputError(msg)
+    return made
+
+
+def load_weights(net: "nn.Module", path: Path) -> None:
+    """Load a state dict.
+
+    Args:
+        net: Into this.
+        path: From here.
+
+    Raises:
+        InputError: If the file is missing or does not fit.
+    """
+    import torch
+
+    if not path.exists():
+        msg = f"--weights: there is no file {path}"
+        raise InputError(msg)
+    try:
+        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, AttributeError, TypeError) as error:
+        first = str(error).strip().splitlines()[0]
+        msg = f"--weights: {path} does not fit the model ({first})"
+        raise InputError(msg) from error
+
+
+def load_data(
+    path: Path, net: "nn.Module", loss: str, samples: int | None
+) -> "tuple[Tensor, Tensor | None]":
+    """Read inputs and targets, in the model's dtype and on its device.
+
+    Args:
+        path: A ``.npz`` file.
+        net: The model.
+        loss: Its name: class indices become int64, everything else the model's dtype.
+        samples: Keep the first so many.
+
+    Returns:
+        Inputs and targets (None where the file has none).
+
+    Raises:
+        InputError: If the file is missing, or holds no arrays of a known name.
+    """
+    import numpy as np
+    import torch
+
+    if not path.exists():
+        msg = f"--data: there is no file {path}"
+        raise InputError(msg)
+    if path.suffix != ".npz":
+        msg = f"--data: expected a .npz file, got {path}; numpy.savez(path, x=…, y=…) makes one"
+        raise InputError(msg)
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    key = next((n for n in INPUT_KEYS if n in arrays), None)
+    if key is None:
+        msg = f"--data: {path} holds {', '.join(arrays) or 'nothing'}; expected an array called x"
+        raise InputError(msg)
+    target_key = next((n for n in TARGET_KEYS if n in arrays), None)
+    parameter = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
+    dtype, device = parameter.dtype, parameter.device
+    x = torch.from_numpy(arrays[key])[:samples]
+    if x.dtype == torch.uint8:
+        x = x.to(dtype) / 255
+    elif x.is_floating_point():
+        x = x.to(dtype)
+    if target_key is None:
+        return x.to(device), None
+    y = torch.from_numpy(arrays[target_key])[:samples]
+    classes = loss in ("cross_entropy", "nll") and not y.is_floating_point()
+    return x.to(device), y.to(device, torch.int64 if classes else dtype)
+
+
+def _measure(net: "nn.Module", loss: str, data: Any, **options: Any) -> "TopEigen":
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from trebuchet.curvature import top_eigen
+    from trebuchet.curvature.top import OperatorName
+
+    if options["operator"] not in get_args(OperatorName):
+        expected = ", ".join(get_args(OperatorName))
+        msg = f"--operator: expected one of {expected}, got {options['operator']!r}"
+        raise InputError(msg)
+    blind = data[1] is None
+    if blind and options["operator"] != "ntk":
+        msg = f"--data: has no targets, which {loss} needs; add an array y"
+        raise InputError(msg)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task("first pass", total=None)
+
+        def on_step(products: int, value: float, residual: float, missed: float) -> None:
+            progress.update(
+                task,
+                description=f"{products} products   λ = {value:.5g} ± {residual:.1e}   "
+                f"chance of a larger one {missed:.0e}",
+            )
+
+        try:
+            if blind:
+                return top_eigen(net, None, data[0], on_step=on_step, **options)
+            data = (data[0], _shaped(net, loss, *data))
+            return top_eigen(net, loss, data, on_step=on_step, **options)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if isinstance(error, InputError):
+                raise
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            msg = f"model: it cannot take this data, or this loss its outputs ({first})"
+            raise InputError(msg) from error
+
+
+def _shaped(net: "nn.Module", loss: str, x: "Tensor", y: "Tensor") -> "Tensor":
+    """Give targets of shape (D,) the outputs' shape (D, 1), which broadcasting would spoil."""
+    import torch
+
+    if loss in ("cross_entropy", "nll") or y.ndim != 1:
+        return y
+    from trebuchet.curvature import held_still
+
+    with held_still(net), torch.no_grad():
+        z = net(x[:1])
+    return y[:, None] if isinstance(z, torch.Tensor) and z.shape == (1, 1) else y
+
+
+def summary(top: "TopEigen") -> str:
+    """Say what was found, in words.
+
+    Args:
+        top: The result.
+
+    Returns:
+        Rich markup, a few lines.
+    """
+    names = {"ggn": "Gauss–Newton matrix", "ntk": "NTK ÷ samples", "hessian": "Hessian"}
+    lines = [
+        f"[bold]λ = {top.value:.6g}[/]  top eigenvalue of the {names[top.operator]}"
+        f"  [dim]({top.n_samples} samples, {top.n_parameters:,} parameters, {top.mode} mode)[/]"
+    ]
+    for i, (value, residual) in enumerate(zip(top.values, top.residuals, strict=True)):
+        if len(top.values) > 1:
+            lines.append(f"    λ_{i + 1} = {float(value):.6g} ± {float(residual):.1e}")
+    if top.converged:
+        sure = f"λ is at most {top.upper:.6g}"
+        if top.method != "lanczos":
+            sure = "exact to rounding"
+        elif len(top.values) > 1:
+            sure = f"no other eigenvalue is above {top.upper:.6g}"
+        lines.append(f"    converged: residual {top.residual:.1e}, {sure}")
+    else:
+        lines.append(f"    [bold yellow]not converged[/]: {top.note or 'see the bounds'}")
+        lines.append(f"    residual {top.residual:.1e}, upper bound {top.upper:.6g}")
+    rate = top.lr_crit
+    if math.isnan(rate):
+        lines.append("    no learning rate: the NTK knows no loss; use --operator ggn for it")
+    elif math.isinf(rate):
+        lines.append("    no critical learning rate: there is no positive curvature here")
+    else:
+        lines.append(
+            f"[bold]critical learning rate {rate:.6g}[/]  for {top.optimizer} with this loss: "
+            "below it training starts smoothly, above it the loss first grows"
+        )
+    return "\n".join(lines)
+
+
+def numbers(top: "TopEigen") -> dict[str, object]:
+    """Return the result as plain numbers for JSON; what is not finite becomes null.
+
+    Args:
+        top: The result.
+
+    Returns:
+        Name → value.
+    """
+
+    def plain(x: float) -> float | None:
+        return x if math.isfinite(x) else None
+
+    return {
+        "operator": top.operator,
+        "values": [float(v) for v in top.values],
+        "residuals": [float(r) for r in top.residuals],
+        "upper": plain(top.upper),
+        "gap": plain(top.gap),
+        "converged": top.converged,
+        "note": top.note,
+        "lr_crit": plain(top.lr_crit),
+        "optimizer": top.optimizer,
+        "method": top.method,
+        "products": top.products,
+        "mode": top.mode,
+        "n_samples": top.n_samples,
+        "n_parameters": top.n_parameters,
+        "rtol": top.rtol,
+        "failure": top.failure,
+    }

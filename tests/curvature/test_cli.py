@@ -1,0 +1,156 @@
+"""`trebuchet curvature` from the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from torch import nn
+from typer.testing import CliRunner, Result
+
+from tests.curvature.reference import close
+from trebuchet.cli.curvature import curvature
+from trebuchet.curvature import half_mse, top_eigen
+from trebuchet.errors import InputError
+
+MODULE = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
+def classes():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+
+number = 3
+
+def nothing():
+    return None
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "some_nets.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    g = np.random.default_rng(0)
+    np.savez("reals.npz", x=g.normal(size=(9, 3)), y=g.normal(size=9))
+    np.savez(
+        "pixels.npz",
+        x_train=g.integers(0, 256, (9, 2, 2), dtype=np.uint8),
+        y_train=np.arange(9) % 3,
+    )
+    np.savez("blind.npz", x=g.normal(size=(9, 3)))
+    np.savez("odd.npz", z=g.normal(size=9))
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    app = typer.Typer()
+    app.command("curvature")(curvature)
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_the_numbers_are_top_eigens(folder: Path) -> None:
+    result = run(
+        "--model", "some_nets:make", "--data", "reals.npz", "--loss", "half_mse",
+        "--operator", "hessian", "-k", "2", "--optimizer", "momentum", "--out", "top.json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    got = json.loads((folder / "top.json").read_text())
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    with np.load("reals.npz") as file:
+        x, y = torch.from_numpy(file["x"]), torch.from_numpy(file["y"])
+    want = top_eigen(net, half_mse, (x, y[:, None]), "hessian", k=2, optimizer="momentum")
+    assert got["values"] == pytest.approx(want.values.tolist())
+    assert close(got["lr_crit"], want.lr_crit, 1e-9)
+    assert f"{want.value:.6g}" in result.output
+    assert f"critical learning rate {want.lr_crit:.6g}" in result.output
+    again = run(
+        "--model",
+        "some_nets:make",
+        "--data",
+        "reals.npz",
+        "--loss",
+        "half_mse",
+        "--out",
+        "top.json",
+    )
+    assert isinstance(again.exception, InputError)
+    assert "--overwrite" in str(again.exception)
+
+
+def test_pixels_classes_samples_and_weights(folder: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    torch.save(net.state_dict(), "weights.pt")
+    result = run(
+        "--model", "some_nets:classes", "--data", "pixels.npz", "--loss", "cross_entropy",
+        "--samples", "6", "--weights", "weights.pt", "--out", "top.json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    with np.load("pixels.npz") as file:
+        x, y = torch.from_numpy(file["x_train"][:6]), torch.from_numpy(file["y_train"][:6])
+    want = top_eigen(net, "cross_entropy", (x.float() / 255, y))
+    assert close(json.loads((folder / "top.json").read_text())["values"][0], want.value, 1e-6)
+
+
+@pytest.mark.usefixtures("folder")
+def test_ntk_without_targets() -> None:
+    result = run(
+        "--model", "some_nets:make", "--data", "blind.npz", "--loss", "mse", "--operator", "ntk"
+    )
+    assert result.exit_code == 0, result.output
+    assert "NTK" in result.output
+
+
+@pytest.mark.usefixtures("folder")
+def test_not_converged_is_said_and_exits_with_one() -> None:
+    result = run(
+        "--model", "some_nets:classes", "--data", "pixels.npz", "--loss", "cross_entropy",
+        "--operator", "hessian", "--rtol", "1e-9",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert "not converged" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model", "some_nets"], "package.module:factory"),
+        (["--model", "no_such_module:x"], "cannot import"),
+        (["--model", "some_nets:absent"], "has no 'absent'"),
+        (["--model", "some_nets:number"], "is a int"),
+        (["--model", "some_nets:nothing"], "returned a NoneType"),
+        (["--data", "none.npz"], "no file"),
+        (["--data", "some_nets.py"], "expected a .npz"),
+        (["--data", "odd.npz"], "holds z"),
+        (["--data", "blind.npz"], "has no targets"),
+        (["--loss", "hinge"], "expected one of"),
+        (["--operator", "fisher"], "expected one of"),
+        (["--rtol", "3"], "rtol"),
+        (["--data", "pixels.npz"], "cannot take this data"),
+        (["--weights", "none.pt"], "no file"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_mistakes_get_one_sentence(arguments: list[str], says: str) -> None:
+    options = {"--model": "some_nets:make", "--data": "reals.npz", "--loss": "mse"}
+    options.update(dict([arguments]))
+    result = run(*[word for pair in options.items() for word in pair])
+    assert isinstance(result.exception, InputError)
+    assert says in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+def test_help_teaches() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    for word in ("critical", "catapult", "Gauss", "momentum"):
+        assert word in result.output
