@@ -41,7 +41,7 @@ def curvature(
     loss: Annotated[
         str,
         typer.Option(
-            help="The loss you train with, in torch's convention: mse, cross_entropy, bce (logits), "
+            help="The loss you train with, as torch has it: mse, cross_entropy, bce (logits), "
             "huber, smooth_l1, nll; or half_mse, the theory's: half, summed over outputs.",
             show_default=False,
         ),
