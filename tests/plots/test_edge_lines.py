@@ -36,7 +36,7 @@ def drawn(ax: Axes) -> list[tuple[float, str]]:
 def test_solid_if_proven_dashed_if_as_coded() -> None:
     ax = draw_edges(axes(), [Made("upper", 0.5, 2.5, False), Made("upper_omega", 0.4, 2.0, True)])
     assert drawn(ax) == [(2.0, "-"), (2.5, "--")]
-    assert [t.get_text() for t in ax.texts] == ["upper edge (Ω) 2", "upper edge, as coded 2.5"]
+    assert [t.get_text() for t in ax.texts] == ["Ω edge 2", "edge as coded 2.5"]
 
 
 def test_real_edges_in_both_units() -> None:
@@ -64,6 +64,12 @@ def test_coinciding_edges_share_a_label() -> None:
     assert len(ax.lines) == 3
 
 
+def test_proven_edge_names_the_one_as_coded_that_it_covers() -> None:
+    ax = draw_edges(axes(), [Made("upper", 0.5, 2.33, False), Made("upper_omega", 0.4, 2.33, True)])
+    assert [t.get_text() for t in ax.texts] == ["Ω edge 2.33"]
+    assert len(ax.lines) == 2
+
+
 def test_labels_can_be_left_out_and_none_draws_nothing() -> None:
     assert not draw_edges(axes(), {"critical": 2.0}, labels=False).texts
     assert not draw_edges(axes(), None).lines
@@ -73,8 +79,8 @@ def test_labels_can_be_left_out_and_none_draws_nothing() -> None:
 def test_legend_says_what_is_proven() -> None:
     handles = edge_handles([Made("upper", 0.5, 2.5, False), Made("upper_omega", 0.4, 2.25, True)])
     assert [h.get_label() for h in handles] == [
-        "upper edge (Ω) 2.25, proven",
-        "upper edge, as coded 2.5",
+        "Ω edge 2.25, proven",
+        "edge as coded 2.5",
     ]
 
 

@@ -41,6 +41,9 @@ def test_median_breaks_off_where_most_seeds_are_gone() -> None:
     values = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, np.inf], [1.0, np.inf, np.inf]])
     line = seed_band(ax, [0, 1, 2], values, colour="k")
     np.testing.assert_array_equal(np.asarray(line.get_ydata()), [2.0, 2.0, np.nan])
+    corners = np.asarray(ax.collections[0].get_paths()[0].vertices)
+    assert (1.0, 2.0) in {tuple(c) for c in corners.tolist()}  # the band is of those left
+    assert np.isfinite(corners).all()
 
 
 def test_one_seed_has_no_band() -> None:

@@ -106,6 +106,25 @@ def test_range_over_seeds(seeds_apart: xr.Dataset) -> None:
     np.testing.assert_array_equal(y(ax, 0), np.median(seeds_apart["loss"].values[0], axis=0))
 
 
+def test_lost_minority_is_a_hollow_cross(seeds_apart: xr.Dataset) -> None:
+    gone = (seeds_apart.phase.values == "divergent").sum(axis=1)
+    minority = int(np.flatnonzero(gone == 1)[0])
+    ax = traces(seeds_apart, "loss", ax=new(), rates=[minority])
+    ((step, height),) = markers(ax, "X")
+    (cross,) = [line for line in ax.lines if line.get_marker() == "X"]
+    assert cross.get_markerfacecolor() == "white"
+    assert height == 1.0
+    lost = seeds_apart.phase.values[minority] == "divergent"
+    loss = seeds_apart["loss"].values[minority, lost][0]
+    assert loss[int(step)] > ax.get_ylim()[1] >= loss[int(step) - 1]
+    assert np.isfinite(y(ax, 0)).all()
+
+
+def test_start_is_always_in_the_picture(catapults: xr.Dataset) -> None:
+    ax = traces(catapults, "lr_ratio", ax=new(), rates=[0, catapults.sizes["lr"] - 1])
+    assert ax.get_ylim()[1] > float(catapults["lr_ratio"][-1, 0])
+
+
 def test_chosen_rates_tell_the_story(catapults: xr.Dataset) -> None:
     phases = [str(catapults.phase.values[k, 0]) for k in choose_rates(catapults)]
     assert phases == ["lazy", "catapult", "catapult", "catapult", "divergent"]

@@ -35,7 +35,7 @@ class EdgeLike(Protocol):
 Edges = Mapping[str, float] | Mapping[str, EdgeLike] | Iterable[EdgeLike]
 """Names and values in the unit of the x axis; or edges, which know both units."""
 
-_NAMES = {"critical": "critical", "upper": "upper edge", "upper_omega": "upper edge (Ω)"}
+_NAMES = {"upper": "upper edge", "upper_omega": "Ω edge"}  # of 4/(|θ₀|²λ_max(Ω))
 
 
 def draw_edges(ax: Axes, edges: Edges | None, *, x: str = "lr_ratio", labels: bool = True) -> Axes:
@@ -69,7 +69,10 @@ def draw_edges(ax: Axes, edges: Edges | None, *, x: str = "lr_ratio", labels: bo
         for position, _, kind in group:
             ax.axvline(position, color=INK, linewidth=0.9, linestyle=_DASHES[kind], zorder=1.5)
         if labels:
-            text = " = ".join(_name(name, kind) for _, name, kind in group)
+            # where a proven edge coincides with one as coded, it is the one to name
+            proven = any(kind == "proven" for _, _, kind in group)
+            named = [(n, k) for _, n, k in group if not (proven and k == "coded")]
+            text = " = ".join(_name(name, kind) for name, kind in named)
             # to the left of its line, unless that would cover the line before
             crowded = value - max(previous, left) < 0.035 * (right - left)
             ax.text(
@@ -143,6 +146,6 @@ def _unpack(edges: Edges | None, x: str) -> list[tuple[str, float, str]]:
 
 def _name(name: str, kind: str) -> str:
     shown = _NAMES.get(name, name.replace("_", " "))
-    return {"critical": shown, "proven": shown, "coded": f"{shown}, as coded"}[kind].replace(
-        "as coded, as coded", "as coded"
-    )
+    if kind != "coded" or "as coded" in shown:
+        return shown
+    return "edge as coded" if name == "upper" else f"{shown}, as coded"

@@ -97,7 +97,8 @@ def seed_band(
         ax: Where to draw.
         x: Positions, ``(N,)``.
         values: One column a seed, ``(N, seeds)``. NaN is missing; +inf, a run that diverged,
-            counts as largest: the median breaks off where half of the seeds are gone.
+            counts as largest for the median, which breaks off once most seeds are gone; the
+            band is of those that are left.
         colour: Of line and band.
         **line: Passed to ``ax.plot``.
 
@@ -106,14 +107,13 @@ def seed_band(
     """
     x = np.asarray(x)
     known = ~np.isnan(values).all(axis=1)
+    finite = np.where(np.isfinite(values), values, np.nan)
+    some = np.isfinite(finite).any(axis=1)
     middle, low, high = (np.full(len(x), np.nan) for _ in range(3))
     # `method` picks a seed's own number: a mean of inf and a finite one would be neither
     middle[known] = np.nanquantile(values[known], 0.5, axis=1, method="lower")
-    low[known], high[known] = np.nanmin(values[known], axis=1), np.nanmax(values[known], axis=1)
+    low[some], high[some] = np.nanmin(finite[some], axis=1), np.nanmax(finite[some], axis=1)
     middle[np.isinf(middle)] = np.nan
     if values.shape[1] > 1:
-        finite = np.isfinite(low)
-        # a band that runs off to infinity is drawn to beyond any sensible axis
-        high = np.where(np.isinf(high), 1e30, high)
-        ax.fill_between(x, low, high, where=finite, color=colour, alpha=0.18, linewidth=0)
+        ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
     return ax.plot(x, middle, color=colour, **line)[0]

@@ -51,9 +51,10 @@ def traces(
 ) -> Axes:
     """Loss, weight norm or ηλ_t over steps: medians over seeds, with their range as a band.
 
-    A finished run keeps its last value. A cross marks where a median run diverged, and a triangle
-    where a loss leaves the picture through the floor at 1e-10 L₀. Steps run on a logarithmic axis
-    (linear below 1) where there are more than 150.
+    A finished run keeps its last value. A cross marks where the median run diverged (a hollow one,
+    where the first of a minority did), and a triangle where a loss leaves the picture through the
+    floor at 1e-10 L₀. Steps run on a logarithmic axis (linear below 1) where there are more than
+    150.
 
     Args:
         ds: A labelled results dataset.
@@ -176,6 +177,8 @@ def _set_height(
     calm = [v[:, np.isfinite(v[-1])] for _, v in drawn if np.isfinite(v[-1]).any()]
     top = max((float(np.nanmax(v)) for v in calm), default=float(pooled.max(initial=1.0)))
     if not log:
+        begun = [float(np.nanmax(v[0])) for _, v in drawn if np.isfinite(v[0]).any()]
+        top = max([top, *begun])
         linear_then_log(ax, top, LINEAR[quantity] * _start(drawn, quantity))
         return
     positive = pooled[pooled > 0]
@@ -204,37 +207,48 @@ def _start(drawn: Sequence[tuple[Line2D, NDArray[np.float64]]], quantity: str) -
 def _mark_divergence(
     ax: Axes, step: NDArray[Any], values: NDArray[np.float64], line: Line2D
 ) -> None:
-    """A cross where the median run was last seen, at the top where it has left the picture."""
+    """A cross where the median run was lost, a hollow one where the first of a minority was.
+
+    On the upper rim, if the run had left the picture before it ended.
+    """
     y = np.asarray(line.get_ydata(), dtype=np.float64)
     seen = np.flatnonzero(np.isfinite(y))
-    if np.isfinite(np.nanquantile(values[-1], 0.5, method="lower")) or not len(seen):
+    lost = np.isinf(values[-1])
+    if not len(seen) or not lost.any():
         return
     top = ax.get_ylim()[1]
+    if np.isfinite(y[-1]):
+        first = np.flatnonzero((values[:, lost] > top).any(axis=1))[0]
+        _mark(ax, float(step[first]), 1.0, "X", line, hollow=True)
+        return
     beyond = np.flatnonzero(y > top)
     if len(beyond):
         _mark(ax, float(step[beyond[0]]), 1.0, "X", line)
     else:
-        ax.plot(
-            step[seen[-1]],
-            y[seen[-1]],
-            marker="X",
-            markersize=7,
-            color=line.get_color(),
-            markeredgecolor="white",
-            clip_on=False,
-            zorder=5,
-        )
+        last = seen[-1]
+        _mark(ax, float(step[last]), float(y[last]), "X", line, rim=False)
 
 
-def _mark(ax: Axes, x: float, height: float, marker: str, line: Line2D) -> None:
+def _mark(
+    ax: Axes,
+    x: float,
+    height: float,
+    marker: str,
+    line: Line2D,
+    *,
+    hollow: bool = False,
+    rim: bool = True,
+) -> None:
+    """A marker at a height in data units, or, on a rim, in shares of the axes."""
+    colour = line.get_color()
     ax.plot(
         x,
         height,
         marker=marker,
         markersize=7,
-        color=line.get_color(),
-        markeredgecolor="white",
-        transform=ax.get_xaxis_transform(),
+        markerfacecolor="white" if hollow else colour,
+        markeredgecolor=colour if hollow else "white",
+        transform=ax.get_xaxis_transform() if rim else ax.transData,
         clip_on=False,
         zorder=5,
     )
