@@ -40,7 +40,7 @@ def test_a_figure_is_three_files_that_tell_the_same_story(
     one = next(r for r in told["runs"] if r["ratio"] == 3.0)
     data = runs.sel(lr=3.0).isel(seed=0)
     assert one["phase"] == data.phase.item() == "catapult"
-    assert one["steps"] == 100
+    assert one["steps"] == data.steps.item() <= 100
     assert len(one["loss"]) == len(one["ratio_t"]) == len(one["weight_norm"]) == 40
     assert one["loss"][0] == one["loss_first"] == data.loss_first.item()
     assert one["ratio_t"][0] == pytest.approx(3.0, rel=1e-5)

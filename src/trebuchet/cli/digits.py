@@ -14,6 +14,8 @@ from trebuchet.results.store import save
 from trebuchet.results.summary import table
 
 DEFAULT_OUT = Path("trebuchet-scan-digits")
+TRAINED = 0.1
+"""A rate counts as one that trained if every seed ended below this share of its first loss."""
 
 
 def run_digits(
@@ -71,11 +73,15 @@ def verdict(runs: xr.Dataset) -> list[str]:
         f"(seeds {critical.min():.4g}–{critical.max():.4g}); "
         f"λ₀ = {np.median(top):.4g}, the top eigenvalue of the NTK ÷ D"
     ]
-    trained = runs.phase.isin([str(Phase.LAZY), str(Phase.CATAPULT)]).all("seed")
+    came_through = runs.phase.isin([str(Phase.LAZY), str(Phase.CATAPULT)])
+    trained = (came_through & (runs.final_ratio < TRAINED)).all("seed")
     if not bool(trained.any()):
-        return [*lines, "no rate trained on every seed: try smaller ones"]
+        return [*lines, f"no rate brought every seed below {TRAINED:g} L₀: give it more steps"]
     largest = runs.lr.where(trained).max()
     eta = float(runs.learning_rate.sel(lr=largest).median())
     last = " (the largest tried)" if float(largest) == float(runs.lr.max()) else ""
-    lines.append(f"largest rate that trained on every seed  ηλ₀ = {float(largest):g}, η = {eta:.4g}{last}")
+    lines.append(
+        f"largest rate that trained  ηλ₀ = {float(largest):g}, η = {eta:.4g}{last}: "
+        f"every seed ended below {TRAINED:g} of its first loss"
+    )
     return lines

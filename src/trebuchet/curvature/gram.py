@@ -50,8 +50,7 @@ def top_of_gram(matrices: Tensor) -> Tensor:
     if matrices.shape[-1] == 1:
         return matrices[..., 0, 0]
     finite = torch.isfinite(matrices).all(-1).all(-1)
-    if bool(finite.all()):
-        return torch.linalg.eigvalsh(matrices)[..., -1]
-    safe = torch.where(finite[..., None, None], matrices, torch.zeros_like(matrices))
-    top = torch.linalg.eigvalsh(safe)[..., -1]
-    return torch.where(finite, top, torch.full_like(top, torch.nan))
+    whole = bool(finite.all())
+    safe = matrices if whole else torch.where(finite[..., None, None], matrices, 0)
+    top: Tensor = torch.linalg.eigvalsh(safe)[..., -1]
+    return top if whole else torch.where(finite, top, torch.nan)
