@@ -1,0 +1,246 @@
+"""The critical rate without curvature: how far along the first step the loss comes back up.
+
+Kalra & Barkeshli (arXiv 2406.09405): double η until L(θ₁) ≥ L(θ₀), then bisect until the upper end
+has L ≤ (1 + δ) L₀. It costs one gradient and about ten forward passes, needs no second derivative,
+and holds for any optimizer whose first step is proportional to its rate. On a quadratic loss and
+gradient descent it lies between the 2/λ of the gradient's own directions and infinity: it equals
+2/λ_max only if the gradient points along the top eigenvector, and is above it otherwise.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trebuchet.curvature.batches import Batch
+from trebuchet.curvature.losses import resolve
+from trebuchet.curvature.policy import held_still
+from trebuchet.curvature.problem import Autocast, select, unwrap
+from trebuchet.errors import InputError
+from trebuchet.phases.scanning.objective import Objective, is_finite
+from trebuchet.phases.scanning.optimizers import Factory, make_factory
+from trebuchet.phases.scanning.stream import make_stream
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardRate:
+    """A bracket of the critical rate, from forward passes.
+
+    Attributes:
+        low: The loss after one step at this rate is below the start.
+        high: After one at this rate it is not; infinite if every rate tried lowers the loss.
+        forwards: Forward passes over the data.
+        gradients: Gradients.
+    """
+
+    low: float
+    high: float
+    forwards: int
+    gradients: int = 1
+
+    @property
+    def value(self) -> float:
+        """The geometric middle."""
+        return math.sqrt(self.low * self.high) if math.isfinite(self.high) else self.low
+
+    def __float__(self) -> float:
+        return self.value
+
+
+def forward_critical_rate(
+    model: nn.Module,
+    loss: str | Callable[..., Any],
+    data: object,
+    optimizer: str | torch.optim.Optimizer | Callable[..., Any] = "sgd",
+    *,
+    delta: float = 0.01,
+    micro_batch: int | None = None,
+) -> ForwardRate:
+    """Bracket the rate at which one step no longer lowers the loss.
+
+    Args:
+        model: Any module; nothing about it changes.
+        loss: As for ``top_eigen``, closures included.
+        data: As for ``top_eigen``; all of it is used.
+        optimizer: A name or a factory, as for ``scan``.
+        delta: The upper end's loss is at most (1 + δ) L₀.
+        micro_batch: At most so many samples in one forward pass.
+
+    Returns:
+        The bracket.
+
+    Raises:
+        InputError: If an argument is not what was expected.
+
+    Example:
+        For one weight the gradient is along the only direction, and the rate is 2/λ = 0.4:
+
+        >>> net = nn.Linear(1, 1, bias=False).double()
+        >>> x = torch.tensor([[1.0], [3.0]], dtype=torch.float64)
+        >>> round(forward_critical_rate(net, "half_mse", (x, 0 * x), delta=1e-3).value, 3)
+        0.4
+
+    References:
+        Kalra & Barkeshli, arXiv 2406.09405, section 4.
+    """
+    model = unwrap(model)
+    resolved = resolve(loss)
+    if resolved is None:
+        msg = "loss: expected a loss, got None"
+        raise InputError(msg)
+    params = list(select(model).values())
+    device = params[0].device
+    with held_still(model, mode="as_is", loader=data, parameters_too=True):
+        stream = make_stream(
+            data, device=device, batch_size=None, accumulate=1, horizon=10**9,
+            closure=not isinstance(loss, (str, nn.Module)) and hasattr(resolved, "fn"),
+        )  # fmt: skip
+        objective = Objective(
+            model, resolved, params, Autocast.ambient(device), stream.n_samples, micro_batch
+        )
+        return along_first_step(
+            objective, make_factory(optimizer, params), list(stream.pool), delta
+        )
+
+
+def along_first_step(
+    objective: Objective, factory: Factory, batches: Sequence[Batch], delta: float = 0.01
+) -> ForwardRate:
+    """Bracket the critical rate along the optimizer's first step from the model's weights.
+
+    The optimizer takes one step at a small rate; the others are that step, scaled. So weight decay,
+    preconditioning and parameter groups are all in it. The weights are put back.
+
+    Args:
+        objective: The model and the loss.
+        factory: Makes the optimizer.
+        batches: The data, the same for every trial.
+        delta: See `forward_critical_rate`.
+
+    Returns:
+        The bracket.
+
+    Raises:
+        InputError: If the loss at the start is not finite, or the first step is zero.
+    """
+    start = [p.detach().clone() for p in objective.params]
+    first = objective.value(batches)
+    if not is_finite(first):
+        msg = (
+            f"loss: is {first} at the initialisation; there is no rate to look for before the "
+            "model gives finite numbers on this data"
+        )
+        raise InputError(msg)
+    unit = 1e-6
+    objective.gradient(batches)
+    # The batches count as one step's here, whatever their number: what the optimizer would see.
+    objective.cost.gradients += max(0, round(_samples(batches) / objective.samples_per_step) - 1)
+    factory(objective.params, unit).step()
+    direction = [
+        (p.detach().double() - w.double()) / unit
+        for p, w in zip(objective.params, start, strict=True)
+    ]
+    direction = _precise(objective, factory, start, direction, unit)
+    if not any(bool((d != 0).any()) for d in direction):
+        _put(objective, start)
+        msg = (
+            "loss: its gradient is exactly zero at the initialisation, so every rate leaves the "
+            "model where it is; check that the loss depends on the parameters"
+        )
+        raise InputError(msg)
+    count = 1
+
+    def loss_at(rate: float) -> float:
+        nonlocal count
+        count += 1
+        with torch.no_grad():
+            for p, w, d in zip(objective.params, start, direction, strict=True):
+                p.copy_((w.double() + rate * d).to(p.dtype))
+        return objective.value(batches)
+
+    def rises(rate: float) -> bool:
+        return not loss_at(rate) < first  # NaN and infinity rise
+
+    try:
+        return _bracket(rises, loss_at, first, delta, lambda: count)
+    finally:
+        _put(objective, start)
+
+
+def _precise(
+    objective: Objective,
+    factory: Factory,
+    start: list[Tensor],
+    direction: list[Tensor],
+    unit: float,
+) -> list[Tensor]:
+    """Measure the step again at a rate that moves weights by their own size, past rounding."""
+    size = math.sqrt(sum(float(d.square().sum()) for d in direction))
+    scale = math.sqrt(sum(float(w.double().square().sum()) for w in start)) or 1.0
+    # A size of zero may be rounding: a large rate tells.
+    rate = scale / size if size > 0 else 1.0
+    _put(objective, start, keep_grad=True)
+    factory(objective.params, rate).step()
+    return [
+        (p.detach().double() - w.double()) / rate
+        for p, w in zip(objective.params, start, strict=True)
+    ]
+
+
+def _bracket(
+    rises: Callable[[float], bool],
+    loss_at: Callable[[float], float],
+    first: float,
+    delta: float,
+    count: Callable[[], int],
+) -> ForwardRate:
+    low, high = 0.0, math.inf
+    rate = 1e-2
+    for _ in range(120):
+        if rises(rate):
+            high = rate
+            if low > 0:
+                break
+            rate /= 4
+        else:
+            low = rate
+            if math.isfinite(high):
+                break
+            rate *= 4
+        if not 1e-30 < rate < 1e30:
+            break
+    if low == 0.0:
+        msg = (
+            "loss: rises along the first step at every rate down to 1e-30; check the loss's sign "
+            "and whether the model is random (dropout in the forward pass)"
+        )
+        raise InputError(msg)
+    if math.isinf(high):
+        return ForwardRate(low, math.inf, count())
+    for _ in range(40):
+        middle = math.sqrt(low * high)
+        value = loss_at(middle)
+        if value < first:
+            low = middle
+        else:
+            high = middle
+            if value <= first + delta * abs(first) and high <= 1.1 * low:
+                break
+        if high <= (1 + 0.1 * delta) * low:
+            break
+    return ForwardRate(low, high, count())
+
+
+def _samples(batches: Sequence[Batch]) -> int:
+    return sum(b.size for b in batches)
+
+
+def _put(objective: Objective, weights: list[Tensor], *, keep_grad: bool = False) -> None:
+    with torch.no_grad():
+        for p, w in zip(objective.params, weights, strict=True):
+            p.copy_(w)
+            if not keep_grad:
+                p.grad = None

@@ -1,0 +1,143 @@
+"""The rates of a scan: a grid of half octaves around a scale, with a run behind each."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trebuchet._types import Phase, Status
+from trebuchet.phases.scanning.race import SOFT
+from trebuchet.phases.scanning.training import Run, Trainer
+
+
+class Rates:
+    """Runs by their place on the grid, rate = scale · 2^(i/2).
+
+    Neighbouring rates take their batches in different orders (seeds), rates an octave apart in the
+    same: so two seeds have a say, and octaves are compared on common random numbers.
+
+    Args:
+        trainer: Trains the runs.
+        scale: η at i = 0.
+        seeds: Orders of the batches.
+        delta: A loss above (1 + δ) of its start has risen.
+        smoothing: The last fraction of the steps that a score averages over.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        scale: float,
+        seeds: Sequence[int],
+        *,
+        delta: float,
+        smoothing: float,
+    ) -> None:
+        self.trainer, self.scale, self.seeds = trainer, scale, tuple(seeds)
+        self.delta, self.smoothing = delta, smoothing
+        self.horizon = trainer.horizon
+        self.runs: dict[tuple[int, int], Run] = {}  # (place, seed)
+        self.extra: list[Run] = []  # off the grid: the edges' bisections
+
+    def rate(self, i: float) -> float:
+        """η at place `i`."""
+        return float(self.scale * 2.0 ** (i / 2))
+
+    def seed(self, i: int) -> int:
+        """The order in which the run at place `i` sees its batches."""
+        return self.seeds[i % len(self.seeds)]
+
+    def run(self, i: int) -> Run | None:
+        """The race's run at place `i`, if it was started."""
+        return self.runs.get((i, self.seed(i)))
+
+    def advance(self, i: int, steps: int) -> None:
+        """Train the run at place `i` up to `steps`; starts it if need be.
+
+        Args:
+            i: The place.
+            steps: Updates since the initialisation.
+        """
+        key = (i, self.seed(i))
+        run = self.runs.get(key) or self.trainer.start(self.rate(i), key[1])
+        try:
+            self.trainer.advance(run, min(steps, self.horizon))
+        finally:
+            if run.steps or run.status is not None:
+                self.runs[key] = run
+
+    def left(self) -> float:
+        """Gradient evaluations that may still be spent."""
+        return self.trainer.left()
+
+    def score(self, i: int) -> float:
+        """Softened log loss of the run at place `i`; infinite if it diverged or was not started."""
+        run = self.run(i)
+        return np.inf if run is None or run.dead else self.smoothed(run)
+
+    def smoothed(self, run: Run) -> float:
+        """Mean softened log loss over the last part of a run's steps."""
+        at, losses = run.trace()
+        late = at > (1 - self.smoothing) * run.steps
+        late[-1] = True
+        value = float(self.softened(losses[late]).mean())
+        if self.trainer.objective.has_batch_norm and np.isfinite(run.loss_final):
+            value = 0.5 * (value + float(self.softened(np.array([run.loss_final]))[0]))
+        return value
+
+    def softened(self, losses: np.ndarray) -> np.ndarray:
+        """log(L/L₀ + 0.02); losses that can be negative are counted from the lowest seen."""
+        floor = self.floor()
+        return np.log(np.maximum(losses - floor, 0) / (self.loss_first - floor) + SOFT)
+
+    def loss_of(self, softened: float) -> float:
+        """The loss that `softened` makes of which this is the value."""
+        floor = self.floor()
+        return float(max(np.exp(softened) - SOFT, 0.0) * (self.loss_first - floor) + floor)
+
+    def floor(self) -> float:
+        """Zero, or the lowest loss seen if losses are negative."""
+        lowest = min((min(r.losses) for r in self.all_runs() if r.losses), default=0.0)
+        return min(0.0, lowest if np.isfinite(lowest) else 0.0)
+
+    def in_flight(self, i: int) -> bool:
+        """Whether the run at `i` rose above its start, has passed its peak, and is still above."""
+        run = self.run(i)
+        if run is None or run.dead:
+            return False
+        last, peak = run.losses[-1], max(run.losses)
+        return self.rose(run) and last < peak and last > self.loss_first
+
+    @property
+    def loss_first(self) -> float:
+        """L₀ on the set that runs are compared on."""
+        return self.trainer.loss_first
+
+    def rose(self, run: Run) -> bool:
+        """Whether the loss was ever above (1 + δ) L₀."""
+        peak = np.nanmax(run.losses)
+        return bool(run.dead or peak > self.loss_first + self.delta * abs(self.loss_first))
+
+    def trained(self, run: Run) -> bool:
+        """Whether the run reached the horizon below its start."""
+        return self.phase(run) in (Phase.LAZY, Phase.CATAPULT)
+
+    def phase(self, run: Run) -> Phase:
+        """The verdict; a run that was dropped before the horizon is unsettled."""
+        if run.dead:
+            return Phase.DIVERGENT
+        best = min(min(r.losses) for r in self.all_runs() if not r.dead)
+        if run.status is Status.GRADIENT_ZERO and run.losses[-1] > best:
+            return Phase.COLLAPSED
+        if run.steps < self.horizon or not run.losses[-1] < self.loss_first:
+            return Phase.UNSETTLED
+        return Phase.CATAPULT if self.rose(run) else Phase.LAZY
+
+    def recovery_step(self, run: Run) -> int:
+        """The last look above the start, for runs that rose and came back; −1 otherwise."""
+        at, losses = run.trace()
+        above = at[losses > self.loss_first + self.delta * abs(self.loss_first)]
+        return int(above[-1]) if above.size and losses[-1] < self.loss_first else -1
+
+    def all_runs(self) -> list[Run]:
+        """Every run, by rate and seed."""
+        return sorted([*self.runs.values(), *self.extra], key=lambda r: (r.rate, r.seed))

@@ -1,0 +1,228 @@
+"""The loss of a model on some batches: its value, or its value and gradient."""
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from trebuchet.curvature.batches import Batch
+from trebuchet.curvature.losses import LossFn, ModelLoss, Reduction, batch_weights
+from trebuchet.curvature.problem import Autocast
+from trebuchet.errors import InputError
+from trebuchet.phases.scanning.stream import pieces
+
+T = TypeVar("T")
+_DROPOUT = nn.modules.dropout._DropoutNd
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
+
+@dataclass(slots=True)
+class Cost:
+    """What a scan has spent.
+
+    Attributes:
+        gradients: Gradient evaluations, one for each step's whole batch, as an optimizer step is.
+        forwards: Forward passes without a gradient, in batches of the training size.
+        products: Products with a curvature operator, each about two gradients on its samples.
+    """
+
+    gradients: int = 0
+    forwards: float = 0.0
+    products: int = 0
+
+
+@dataclass(slots=True)
+class Objective:
+    """A model and a loss, evaluated as in training.
+
+    Attributes:
+        model: The user's module; callers hold it still (``curvature.policy.held_still``).
+        loss: The resolved loss.
+        params: The trainable parameters.
+        autocast: The autocast the model runs in.
+        samples_per_step: Samples of one gradient, the unit of cost.
+        chunk: At most so many samples in one forward pass; halved when memory runs out.
+        cost: What was spent.
+        notes: What the user should be told.
+    """
+
+    model: nn.Module
+    loss: LossFn | ModelLoss
+    params: list[nn.Parameter]
+    autocast: Autocast
+    samples_per_step: int
+    chunk: int | None = None
+    cost: Cost = field(default_factory=Cost)
+    notes: list[str] = field(default_factory=list)
+    _reduction: Reduction | None = None
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the loss in training and in evaluation differ through batch statistics."""
+        return any(
+            isinstance(m, _BATCH_NORM) and m.track_running_stats for m in self.model.modules()
+        )
+
+    @property
+    def randomised(self) -> bool:
+        """Whether the loss in training is random, or differs from the one in evaluation."""
+        return self.has_batch_norm or any(
+            (isinstance(m, _DROPOUT) and m.p > 0)
+            or float(getattr(m, "dropout", 0.0) or 0.0) > 0  # recurrent layers, attention
+            for m in self.model.modules()
+            if isinstance(m, (_DROPOUT, nn.RNNBase, nn.MultiheadAttention))
+        )
+
+    def value_of(self, batch: Batch) -> Tensor:
+        """Return the loss on one micro-batch, as it comes: it may be infinite or NaN."""
+        with self.autocast():
+            if isinstance(self.loss, ModelLoss):
+                value = self.loss.fn(self.model, batch.raw)
+            else:
+                z = batch.outputs_of(self.model)
+                value = self.loss(z) if batch.targets is None else self.loss(z, batch.targets)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = (
+                f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            )
+            msg = f"loss: expected a tensor with one number, got {got}; use a mean or a sum"
+            raise InputError(msg)
+        return value.reshape(())
+
+    def gradient(self, batches: Sequence[Batch]) -> float:
+        """Set ``.grad`` to the mean gradient over the batches, and return the mean loss.
+
+        Memory running out halves the chunk and starts the gradient again: buffers and random
+        states are put back first, so that the result is that of one undisturbed evaluation.
+
+        Args:
+            batches: The step's batches, which count equally.
+
+        Returns:
+            The mean of their losses.
+        """
+        buffers = [b.detach().clone() for b in self.model.buffers()]
+
+        def attempt() -> float:
+            with torch.no_grad():
+                for b, saved in zip(self.model.buffers(), buffers, strict=True):
+                    b.copy_(saved)
+            for p in self.params:
+                p.grad = None
+            total = 0.0
+            for batch in batches:
+                for piece, weight in self._weighted(batch):
+                    value = self.value_of(piece) * (weight / len(batches))
+                    if not value.requires_grad:
+                        msg = (
+                            "loss: has no gradient in any trainable parameter; check for "
+                            "detach(), no_grad() or .item() on the way from the model to the loss"
+                        )
+                        raise InputError(msg)
+                    value.backward()  # type: ignore[no-untyped-call]
+                    total += float(value.detach())
+            return total
+
+        self.cost.gradients += 1
+        return self._shrinking(attempt, max(b.size for b in batches))
+
+    def value(self, batches: Sequence[Batch], *, evaluation: bool | None = None) -> float:
+        """Return the loss on a fixed set of batches, weighted by their samples; nothing changes.
+
+        Dropout is off. BatchNorm uses the batches' own statistics as in training, unless
+        `evaluation` asks for its running ones.
+
+        Args:
+            batches: The fixed set.
+            evaluation: In evaluation mode; by default where that makes no difference.
+
+        Returns:
+            The loss, which may be infinite or NaN.
+        """
+        if evaluation is None:
+            evaluation = not self.has_batch_norm
+
+        def attempt() -> float:
+            with self._flags(evaluation=evaluation), torch.no_grad():
+                weighted = [
+                    (float(self.value_of(piece)), weight, batch.size)
+                    for batch in batches
+                    for piece, weight in self._weighted(batch)
+                ]
+            return sum(v * w * n for v, w, n in weighted) / sum(b.size for b in batches)
+
+        self.cost.forwards += sum(b.size for b in batches) / self.samples_per_step
+        return self._shrinking(attempt, max(b.size for b in batches))
+
+    def _weighted(self, batch: Batch) -> list[tuple[Batch, float]]:
+        """Micro-batches of a batch, with what their losses are multiplied with."""
+        if isinstance(self.loss, ModelLoss) or self.chunk is None or batch.size <= self.chunk:
+            return [(batch, 1.0)]
+        parts = pieces(batch, self.chunk)
+
+        def outputs_of(b: Batch) -> Tensor:
+            with torch.no_grad(), self.autocast():
+                z: Tensor = b.outputs_of(self.model)
+            return z
+
+        divisors, self._reduction, total = batch_weights(
+            self.loss, parts, reduction=self._reduction, outputs_of=outputs_of
+        )
+        return [(part, d / total) for part, d in zip(parts, divisors, strict=True)]
+
+    def _shrinking(self, attempt: Callable[[], T], size: int) -> T:
+        state = torch.get_rng_state()
+        while True:
+            try:
+                return attempt()
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                chunk = min(self.chunk or size, size)
+                if chunk <= 1 or isinstance(self.loss, ModelLoss):
+                    raise
+                self.chunk = (chunk + 1) // 2
+            # Outside the handler: its traceback keeps the failed graph alive.
+            for p in self.params:
+                p.grad = None
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            torch.set_rng_state(state)
+            self.notes.append(f"out of memory: went on with {self.chunk} samples at a time")
+
+    @contextlib.contextmanager
+    def _flags(self, *, evaluation: bool) -> Iterator[None]:
+        flags = [(m, m.training) for m in self.model.modules()]
+        buffers: list[tuple[Tensor, Tensor]] = []
+        try:
+            if evaluation:
+                self.model.eval()
+            else:
+                buffers = [(b, b.detach().clone()) for b in self.model.buffers()]
+                for m, _ in flags:
+                    if isinstance(m, _DROPOUT):
+                        m.training = False
+            yield
+        finally:
+            for m, flag in flags:
+                m.training = flag
+            for b, saved in buffers:
+                b.copy_(saved)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the GPU or the CPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text
+
+
+def is_finite(x: Any) -> bool:
+    """Whether a number is neither NaN nor infinite."""
+    return bool(abs(x) < float("inf"))

@@ -1,0 +1,219 @@
+"""The race: short runs at many rates, longer ones at few; from coarse to fine.
+
+Rates are on a grid of half octaves, rate = scale · 2^(i/2), around a scale that one gradient and a
+dozen forward passes give (``phases.forward_rate``). The race keeps a set of rates and takes them
+from rung to rung; a rung is a number of steps. The numbers below were found by replaying recorded
+loss curves of 43 development problems, none of them in ``bench/suggest.py``'s reported list; the
+result is flat around them.
+
+**The rule by which a run is dropped.** At the end of a rung rates are ranked by the *softened*
+loss y = log(L/L₀ + 0.02), averaged over the last 30 % of the steps: below 2 % of the start, noise
+decides. The next rung is for at most so many of the best, and only for those within a tolerance of
+the best.
+
+**What protects a catapult from it.** A run in a catapult looks like a loser until it lands: its
+loss is above everyone else's because it rose first. So a run that rose above its start and has come
+down from its peak is *in flight* until it is back below the start; the lowest rate in flight goes
+on with the others, beyond the number allowed, until the last rung. Only divergence ends it.
+
+**Where the race looks next.** After every rung but the last, the best rate must have a neighbour
+an octave away on both sides that has come as far; missing ones are started. So a search whose best
+rate is the largest or the smallest tried extends itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from trebuchet.phases.scanning.training import BudgetSpentError
+
+SOFT = 0.02
+"""Losses below this fraction of the start count as equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One stage of the race.
+
+    Attributes:
+        fraction: Its end, as a fraction of the horizon.
+        keep: How many of the best enter it.
+        tolerance: How far behind the best a rate may be and still enter, in softened log loss.
+        reach: Half octaves to the neighbours that the best must have at its end; 0 for none.
+    """
+
+    fraction: float
+    keep: int
+    tolerance: float
+    reach: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The whole race.
+
+    Attributes:
+        first: Rates that start, in half octaves from the scale.
+        opening: The first rung's end, as a fraction of the horizon.
+        rungs: The others.
+        smoothing: The last fraction of the steps that a score averages over.
+        at_most: Neighbours started in one rung, at most.
+    """
+
+    first: tuple[int, ...] = (-16, -13, -10, -7, -4, -1, 2)
+    opening: float = 0.05
+    rungs: tuple[Rung, ...] = (
+        Rung(0.125, 4, 1.0, 2),
+        Rung(0.30, 3, 0.5, 2),
+        Rung(0.65, 3, 0.2, 2),
+        Rung(1.0, 2, 0.1, 0),
+    )
+    smoothing: float = 0.3
+    at_most: int = 16
+
+
+class Field(Protocol):
+    """What the race is run on."""
+
+    horizon: int
+
+    def advance(self, i: int, steps: int) -> None:
+        """Train rate `i` up to `steps`; raises BudgetSpentError if that is not affordable."""
+
+    def score(self, i: int) -> float:
+        """Softened log loss of rate `i`, infinite if it diverged."""
+
+    def in_flight(self, i: int) -> bool:
+        """Whether rate `i` rose above its start, has passed its peak, and is still above."""
+
+    def left(self) -> float:
+        """Gradient evaluations that may still be spent."""
+
+
+@dataclass(slots=True)
+class Course:
+    """What happened in a race.
+
+    Attributes:
+        steps: Rate → steps it was taken to.
+        log: One sentence a decision.
+        finished: Whether the budget sufficed for the last rung.
+        extended: −1 or +1 if the best rate lay below or above all that started, else 0.
+    """
+
+    steps: dict[int, int] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    finished: bool = False
+    extended: int = 0
+
+
+def race(runners: Field, plan: Plan | None = None) -> Course:
+    """Run the race.
+
+    Args:
+        runners: The rates, and what advances them.
+        plan: Its stages.
+
+    Returns:
+        The course of it; the runners hold the losses.
+    """
+    plan = plan or Plan()
+    course = Course()
+    try:
+        _stages(runners, plan, course)
+        course.finished = True
+    except BudgetSpentError:
+        course.log.append("the budget ended the race")
+    return course
+
+
+def _stages(runners: Field, plan: Plan, course: Course) -> None:
+    steps = max(1, round(plan.opening * runners.horizon))
+    active = list(plan.first)
+    # From the top: what diverges costs little, and shows where the edge is.
+    for i in sorted(active, reverse=True):
+        _go(runners, course, i, steps)
+    for number, rung in enumerate(plan.rungs, start=1):
+        active = _alive(runners, course, active, steps)
+        before = list(active)
+        active = entrants(runners, active, rung, protect=number < len(plan.rungs))
+        for i in before:
+            if i not in active:
+                course.log.append(f"{i:+d}: dropped at step {steps}")
+        steps = max(steps, round(rung.fraction * runners.horizon))
+        for i in active:
+            if i == active[0] or _affordable(runners, course, active[0], i, steps):
+                _go(runners, course, i, steps)
+        if rung.reach:
+            _surround(runners, course, active, rung, steps, plan.at_most)
+    best = min(course.steps, key=runners.score)
+    course.extended = (best > max(plan.first)) - (best < min(plan.first))
+
+
+def entrants(runners: Field, active: Sequence[int], rung: Rung, *, protect: bool) -> list[int]:
+    """Choose who enters a rung: the rule in this module's docstring.
+
+    Args:
+        runners: The rates.
+        active: Those that finished the rung before.
+        rung: The rung.
+        protect: Whether runs in flight are protected.
+
+    Returns:
+        The entrants, best first.
+    """
+    cost = {i: runners.score(i) for i in active}
+    order = sorted((i for i in active if cost[i] < float("inf")), key=cost.__getitem__)
+    if not order:
+        return []
+    kept = [i for i in order[: rung.keep] if cost[i] <= cost[order[0]] + rung.tolerance]
+    if protect:
+        flying = [i for i in sorted(active) if i not in kept and runners.in_flight(i)]
+        kept += flying[:1]
+    return kept
+
+
+def _alive(runners: Field, course: Course, active: list[int], steps: int) -> list[int]:
+    """Who has not diverged; if all have, start ever lower ones, two octaves at a time."""
+    alive = [i for i in active if runners.score(i) < float("inf")]
+    lowest = min(course.steps)
+    for _ in range(12):
+        if alive:
+            break
+        lowest -= 4
+        course.log.append(f"every rate diverged: started {lowest:+d}")
+        _go(runners, course, lowest, steps)
+        alive = [lowest] if runners.score(lowest) < float("inf") else []
+    return alive
+
+
+def _surround(
+    runners: Field, course: Course, active: list[int], rung: Rung, steps: int, at_most: int
+) -> None:
+    """Start the best rate's missing neighbours until the best is inside."""
+    for _ in range(at_most):
+        if not active:
+            return
+        best = min(active, key=runners.score)
+        missing = [j for j in (best + rung.reach, best - rung.reach) if j not in active]
+        if not missing:
+            return
+        for j in missing:
+            if not _affordable(runners, course, best, j, steps):
+                return
+            active.append(j)
+            _go(runners, course, j, steps)
+
+
+def _affordable(runners: Field, course: Course, best: int, i: int, steps: int) -> bool:
+    """Whether taking `i` to `steps` leaves enough to take the best to the horizon."""
+    reserve = runners.horizon - course.steps.get(best, 0)
+    if steps - course.steps.get(i, 0) + reserve <= runners.left():
+        return True
+    course.log.append(f"{i:+d}: not taken to step {steps}, to leave enough for {best:+d}")
+    return False
+
+
+def _go(runners: Field, course: Course, i: int, steps: int) -> None:
+    runners.advance(i, steps)
+    course.steps[i] = max(steps, course.steps.get(i, 0))
