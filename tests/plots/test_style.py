@@ -31,7 +31,7 @@ def test_band_holds_median_and_range() -> None:
     ax = Figure().add_subplot()
     values = np.array([[1.0, 5.0, 2.0], [4.0, np.nan, 3.0], [np.nan, np.nan, np.nan]])
     line = seed_band(ax, [0, 1, 2], values, colour="k")
-    np.testing.assert_array_equal(np.asarray(line.get_ydata()), [2.0, 3.0, np.nan])
+    np.testing.assert_array_equal(np.asarray(line.get_ydata()), [2.0, 3.5, np.nan])
     corners = np.asarray(ax.collections[0].get_paths()[0].vertices)
     assert {(0.0, 1.0), (0.0, 5.0), (1.0, 3.0), (1.0, 4.0)} <= {tuple(c) for c in corners.tolist()}
 
@@ -44,6 +44,13 @@ def test_median_breaks_off_where_most_seeds_are_gone() -> None:
     corners = np.asarray(ax.collections[0].get_paths()[0].vertices)
     assert (1.0, 2.0) in {tuple(c) for c in corners.tolist()}  # the band is of those left
     assert np.isfinite(corners).all()
+
+
+def test_even_number_of_seeds_takes_the_mean_of_the_middle_two() -> None:
+    ax = Figure().add_subplot()
+    values = np.array([[1.0, 2.0, 4.0, 9.0], [1.0, 2.0, np.inf, np.inf], [np.inf] * 4])
+    line = seed_band(ax, [0, 1, 2], values, colour="k")
+    np.testing.assert_array_equal(np.asarray(line.get_ydata()), [3.0, np.nan, np.nan])
 
 
 def test_one_seed_has_no_band() -> None:

@@ -100,6 +100,24 @@ def test_long_runs_get_a_logarithmic_step_axis_that_shows_step_0(catapults: xr.D
     assert ax.get_xlim() == (0, 400)
 
 
+def test_axis_ends_where_the_last_run_did(catapults: xr.Dataset) -> None:
+    ds = catapults.copy(deep=True)
+    ds["steps"][:] = 20
+    ds["steps"][20, 0] = 35
+    assert traces(ds, "loss", ax=new(), rates=[3, 20]).get_xlim() == (0, 35)
+    assert traces(ds, "loss", ax=new(), rates=[3]).get_xlim() == (0, 20)
+
+
+def test_small_changes_of_the_norm_are_seen(catapults: xr.Dataset) -> None:
+    ax = traces(catapults, "weight_norm", ax=new(), rates=[10])
+    values = catapults["weight_norm"].values[10, 0] / 100
+    bottom, top = ax.get_ylim()
+    assert values.min() > 0.98  # lazy: the norm hardly moves
+    assert bottom > 0.95
+    assert bottom < values.min() < values.max() < top
+    assert traces(catapults, "weight_norm", ax=new(), rates=[10, 25]).get_ylim()[0] == 0
+
+
 def test_range_over_seeds(seeds_apart: xr.Dataset) -> None:
     ax = traces(seeds_apart, "loss", ax=new(), rates=[0])
     assert len(ax.collections) == 1

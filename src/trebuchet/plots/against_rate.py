@@ -142,10 +142,10 @@ def _set_height(
             positive.min() / 10 ** (0.04 * decades), positive.max() * 10 ** (room * decades)
         )
     elif names == ["lr_ratio_final"]:
-        linear_then_log(ax, max(1.25 * float(values.max()), 2.7), LINEAR["lr_ratio"])
+        linear_then_log(ax, 0.0, max(1.25 * float(values.max()), 2.7), LINEAR["lr_ratio"])
     elif names == ["weight_norm_final"] and "weight_norm_first" in ds:
         start = float(np.nanmedian(ds["weight_norm_first"])) / ds.attrs.get("n_parameters", 1)
-        linear_then_log(ax, float(values.max()), LINEAR["weight_norm"] * start)
+        linear_then_log(ax, float(values.min()), float(values.max()), LINEAR["weight_norm"] * start)
     else:
         ax.set_ylim(0, 1.12 * float(values.max()))
 

@@ -3,7 +3,7 @@
 import math
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFormatter
 
 from trebuchet.plots.style import GREY
 
@@ -14,17 +14,25 @@ LINEAR = {"lr_ratio": 4.0, "weight_norm": 2.0}
 """How far these axes stay linear: ηλ to 4, the weight norm to twice its start."""
 
 
-def linear_then_log(ax: Axes, top: float, linear: float) -> Axes:
+def linear_then_log(ax: Axes, low: float, top: float, linear: float) -> Axes:
     """A y axis from 0 that is linear up to `linear` and logarithmic above, where that is needed.
+
+    Values that differ by less than a fifth get an axis of their own range instead, not from 0.
 
     Args:
         ax: Where.
+        low: The smallest value to show.
         top: The largest value to show. Up to four times `linear` the axis stays linear.
         linear: Where the logarithm begins, rounded up to one digit.
 
     Returns:
         The axes.
     """
+    if low > 0.8 * top and top <= linear:
+        margin = max(0.15 * (top - low), 1e-3 * top)  # no finer than a part in a thousand
+        ax.set_ylim(low - margin, top + margin)
+        ax.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+        return ax
     if top <= 4 * linear:
         ax.set_ylim(0, 1.08 * max(top, 0.5 * linear))
         return ax

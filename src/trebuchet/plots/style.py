@@ -97,7 +97,7 @@ def seed_band(
         ax: Where to draw.
         x: Positions, ``(N,)``.
         values: One column a seed, ``(N, seeds)``. NaN is missing; +inf, a run that diverged,
-            counts as largest for the median, which breaks off once most seeds are gone; the
+            counts as largest for the median, which breaks off once half of the seeds are gone; the
             band is of those that are left.
         colour: Of line and band.
         **line: Passed to ``ax.plot``.
@@ -110,8 +110,11 @@ def seed_band(
     finite = np.where(np.isfinite(values), values, np.nan)
     some = np.isfinite(finite).any(axis=1)
     middle, low, high = (np.full(len(x), np.nan) for _ in range(3))
-    # `method` picks a seed's own number: a mean of inf and a finite one would be neither
-    middle[known] = np.nanquantile(values[known], 0.5, axis=1, method="lower")
+    # by hand, since interpolating between two infinities gives NaN with a warning
+    lower, upper = (
+        np.nanquantile(values[known], 0.5, axis=1, method=method) for method in ("lower", "higher")
+    )
+    middle[known] = np.where(np.isinf(upper), np.inf, (lower + upper) / 2)
     low[some], high[some] = np.nanmin(finite[some], axis=1), np.nanmax(finite[some], axis=1)
     middle[np.isinf(middle)] = np.nan
     if values.shape[1] > 1:

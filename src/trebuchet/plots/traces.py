@@ -82,13 +82,14 @@ def traces(
         values = _trace(ds, quantity, rate)  # (step, seed)
         line = seed_band(ax, step, values, colour=colour, label=f"ηλ₀ = {positions[rate]:.3g}")
         drawn.append((line, values))
-    if step[-1] > LONG:
+    end = _end(ds, rates)
+    if end > LONG:
         ax.set_xscale("symlog", linthresh=1, linscale=0.25)
-        ax.set_xticks([0, *(10**k for k in range(int(np.log10(step[-1])) + 1))])
+        ax.set_xticks([0, *(10**k for k in range(int(np.log10(end)) + 1))])
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xlim(0, step[-1])
+        ax.set_xlim(0, end)
     else:
-        ax.set_xlim(0, max(step[-1], 1))
+        ax.set_xlim(0, end)
     _set_height(ax, quantity, drawn, look.log)
     for line, values in drawn:
         _mark_divergence(ax, step, values, line)
@@ -147,6 +148,13 @@ def trace_handles(
     ]
 
 
+def _end(ds: xr.Dataset, rates: Sequence[int]) -> float:
+    """The step at which the last of the runs ended: after it all lines are level."""
+    recorded = float(ds["step"][-1])
+    made = float(ds["steps"].isel(lr=list(rates)).max()) if "steps" in ds else recorded
+    return max(min(made, recorded), 1.0)
+
+
 def _trace(ds: xr.Dataset, quantity: str, rate: int) -> NDArray[np.float64]:
     """``(step, seed)``; a finished run keeps its last value, a diverged one is +inf after it."""
     name = {"lr_ratio": "top_eigenvalue"}.get(quantity, quantity)
@@ -179,7 +187,8 @@ def _set_height(
     if not log:
         begun = [float(np.nanmax(v[0])) for _, v in drawn if np.isfinite(v[0]).any()]
         top = max([top, *begun])
-        linear_then_log(ax, top, LINEAR[quantity] * _start(drawn, quantity))
+        low = 0.0 if quantity == "lr_ratio" else float(pooled.min(initial=top))
+        linear_then_log(ax, low, top, LINEAR[quantity] * _start(drawn, quantity))
         return
     positive = pooled[pooled > 0]
     ax.set_yscale("log")
