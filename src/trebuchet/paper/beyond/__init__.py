@@ -1,0 +1,23 @@
+"""Beyond the paper: three questions its experiments raise, each a function to a labelled dataset.
+
+- :func:`sparsity_over_widths`: do ReLU nets get sparser as the learning rate rises, whatever the
+  seed and the width?
+- :func:`norm_ceiling`: does the weight norm of a net of k layers fall up to ηλ = 2k, and no higher?
+- :func:`divergence_edge`: where do ReLU and tanh nets stop training, and does it move with width
+  and depth?
+
+Only public names of trebuchet are used, so that this doubles as an example of the public API.
+"""
+
+from trebuchet.paper.beyond.ceiling import norm_ceiling
+from trebuchet.paper.beyond.edge import divergence_edge
+from trebuchet.paper.beyond.problems import relu_problem, tanh_problem
+from trebuchet.paper.beyond.sparsity import sparsity_over_widths
+
+__all__ = [
+    "divergence_edge",
+    "norm_ceiling",
+    "relu_problem",
+    "sparsity_over_widths",
+    "tanh_problem",
+]

@@ -1,0 +1,205 @@
+"""Where nets stop training: the measured divergence edge, over activation, depth and width."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from trebuchet._types import Phase
+from trebuchet.dynamics.problem import Problem
+from trebuchet.dynamics.recording import Recording
+from trebuchet.dynamics.sweep import sweep
+from trebuchet.errors import InputError
+from trebuchet.paper.beyond.problems import DIGITS, relu_problem, tanh_problem
+from trebuchet.phases.label import label
+
+TRAINED = (Phase.LAZY, Phase.CATAPULT)
+EMPIRICAL = {"relu": 12.0, "tanh": 4.0}
+"""Largest ηλ₀ of the catapult phase reported for wide nets (Lewkowycz et al., arXiv 2003.02218)."""
+
+_MAKERS: dict[str, Callable[..., Problem]] = {"relu": relu_problem, "tanh": tanh_problem}
+
+
+@dataclass(frozen=True, slots=True)
+class Bracket:
+    """Between which rates, as ηλ₀, one seed stops training.
+
+    Attributes:
+        trains: Largest rate below which every rate tried trained.
+        fails: Smallest rate tried that did not train; NaN if all did.
+        fails_as: The phase at `fails`; empty if none.
+        last: Largest rate tried at which the seed trained: above `fails` where training comes back.
+    """
+
+    trains: float
+    fails: float
+    fails_as: str
+    last: float
+
+
+def divergence_edge(
+    *,
+    activations: Sequence[str] = ("relu", "tanh"),
+    hidden: Sequence[int] = (1, 2, 3),
+    widths: Sequence[int] = (64, 256, 1024),
+    seeds: int | Sequence[int] = 3,
+    steps: int = 200,
+    start: float = 1.0,
+    stop: float = 64.0,
+    growth: float = 1.25,
+    precision: float = 0.02,
+    data: str = DIGITS,
+    data_root: str | Path | None = None,
+    n_train: int = 64,
+    workers: int | None = None,
+) -> xr.Dataset:
+    """The smallest ηλ₀ at which nets no longer train, by a coarse scan and then bisection.
+
+    A run trains if it ends lazy or as a catapult: diverging, collapsing and not coming back within
+    `steps` all count as failing, and ``fails_as`` says which it was.
+
+    Args:
+        activations: ``"relu"``, ``"tanh"`` or both.
+        hidden: Numbers of hidden layers.
+        widths: Units in each.
+        seeds: How many seeds, or which.
+        steps: Updates a run.
+        start: Smallest ηλ₀ of the scan.
+        stop: Largest.
+        growth: Factor between neighbouring rates of the scan.
+        precision: Bisection ends when the bracket's ends differ by less than this part.
+        data: As for :func:`trebuchet.paper.beyond.relu_problem`.
+        data_root: Folder of image files.
+        n_train: Training samples.
+        workers: As for :func:`trebuchet.sweep`.
+
+    Returns:
+        A dataset with dims ``activation, hidden, width, seed``: ``trains``, ``fails``,
+        ``fails_as`` and ``last`` as in :class:`Bracket`; and ``edge``, the geometric middle of the
+        bracket, NaN where every rate trained.
+
+    Raises:
+        InputError: If an activation is unknown, or the scan's numbers are out of range.
+
+    Example:
+        >>> ds = divergence_edge(activations=["relu"], hidden=[1], widths=[32], seeds=1, steps=50,
+        ...                      n_train=8, growth=2.0, precision=0.5)
+        >>> bool((ds.trains < ds.edge).all() and (ds.edge < ds.fails).all())
+        True
+    """
+    unknown = set(activations) - set(_MAKERS)
+    if unknown:
+        msg = f"activations: expected any of {sorted(_MAKERS)}, got {sorted(unknown)}"
+        raise InputError(msg)
+    if not (0 < start < stop and growth > 1 and precision > 0):
+        msg = (
+            "start: expected 0 < start < stop, growth > 1 and precision > 0, got "
+            f"start={start}, stop={stop}, growth={growth}, precision={precision}"
+        )
+        raise InputError(msg)
+    count = int(np.ceil(np.log(stop / start) / np.log(growth) - 1e-9))
+    rates = start * growth ** np.arange(count + 1)
+    seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    shape = (len(activations), len(hidden), len(widths), len(seed_list))
+    found = np.empty(shape, dtype=object)
+    for a, h, w in np.ndindex(*shape[:-1]):
+        problem = _MAKERS[activations[a]](
+            widths[w], hidden=hidden[h], data=data, data_root=data_root, n_train=n_train
+        )
+        found[a, h, w] = bracket(
+            problem, rates, seeds=seed_list, steps=steps, precision=precision, workers=workers
+        )
+    return _dataset(
+        found,
+        {"activation": activations, "hidden": hidden, "width": widths, "seed": seed_list},
+        {"data": data, "n_train": n_train, "steps": steps, "precision": precision},
+    )
+
+
+def bracket(
+    problem: Problem,
+    rates: np.ndarray,
+    *,
+    seeds: Sequence[int],
+    steps: int,
+    precision: float = 0.02,
+    workers: int | None = None,
+) -> list[Bracket]:
+    """Between which rates each seed of a problem stops training.
+
+    Args:
+        problem: The problem.
+        rates: Rates of the scan, as ηλ₀, increasing; the first should train.
+        seeds: Which seeds.
+        steps: Updates a run.
+        precision: Bisection ends when the bracket's ends differ by less than this part.
+        workers: As for :func:`trebuchet.sweep`.
+
+    Returns:
+        A bracket a seed; ``trains`` is NaN where the smallest rate failed already.
+    """
+    phases = _phases(problem, rates, seeds, steps, workers)  # (lr, seed)
+    result = []
+    for column, seed in enumerate(seeds):
+        trained = np.isin(phases[:, column], TRAINED)
+        last = float(rates[trained][-1]) if trained.any() else float("nan")
+        if trained.all():
+            result.append(Bracket(last, float("nan"), "", last))
+            continue
+        first = int(np.argmin(trained))
+        low = float(rates[first - 1]) if first else float("nan")
+        high, how = float(rates[first]), str(phases[first, column])
+        while high > (1 + precision) * low:
+            middle = float(np.sqrt(low * high))
+            phase = str(_phases(problem, np.array([middle]), [seed], steps, workers)[0, 0])
+            if phase in TRAINED:
+                low = middle
+            else:
+                high, how = middle, phase
+        result.append(Bracket(low, high, how, max(last, low)))
+    return result
+
+
+def _phases(
+    problem: Problem, rates: np.ndarray, seeds: Sequence[int], steps: int, workers: int | None
+) -> np.ndarray:
+    """Phases, shape ``(lr, seed)``."""
+    runs = sweep(
+        problem,
+        lr_ratio=rates,
+        seeds=seeds,
+        steps=steps,
+        record=Recording(every=steps),
+        observables=(),
+        chunk=1,
+        workers=workers,
+    )
+    phases: np.ndarray = label(runs).phase.values
+    return phases
+
+
+def _dataset(
+    found: np.ndarray, coordinates: Mapping[str, Sequence[object]], attrs: Mapping[str, object]
+) -> xr.Dataset:
+    names = {
+        "trains": "largest ηλ₀ up to which every rate tried trained",
+        "fails": "smallest ηλ₀ tried that did not train",
+        "last": "largest ηλ₀ tried that trained",
+    }
+    dims = tuple(coordinates)
+
+    def each(name: str, kind: type) -> np.ndarray:
+        flat = [getattr(one, name) for one in found.flat]
+        return np.array(flat, dtype=kind).reshape(found.shape)
+
+    data = {
+        name: (dims, each(name, float), {"units": "1", "long_name": long_name})
+        for name, long_name in names.items()
+    }
+    how = {"units": "", "long_name": "phase at the smallest rate that did not train"}
+    data["fails_as"] = (dims, each("fails_as", str), how)
+    edge = np.sqrt(data["trains"][1] * data["fails"][1])
+    data["edge"] = (dims, edge, {"units": "1", "long_name": "measured edge, as ηλ₀"})
+    return xr.Dataset(data, coords={k: (k, list(v)) for k, v in coordinates.items()}, attrs=attrs)

@@ -1,0 +1,114 @@
+"""Bias-free ReLU and tanh nets on two classes of images; the digits unless others are named."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from trebuchet.data import TwoClassData, load_digits01, load_images
+from trebuchet.dynamics.problem import ModelFactory, Problem
+from trebuchet.errors import InputError
+from trebuchet.models import MLP
+
+DIGITS = "digits"
+
+
+def relu_problem(
+    width: int,
+    *,
+    hidden: int = 1,
+    data: str = DIGITS,
+    data_root: str | Path | None = None,
+    n_train: int = 128,
+    dtype: torch.dtype = torch.float32,
+) -> Problem:
+    """A ReLU net in the paper's parametrisation, weights N(0, 1), the scale outside.
+
+    Args:
+        width: Units in each hidden layer.
+        hidden: Number of hidden layers.
+        data: ``"digits"``, which needs no download, or a name that
+            :func:`trebuchet.data.load_images` knows.
+        data_root: Folder of image files.
+        n_train: Training samples; labels are −1 and +1.
+        dtype: Of data and weights.
+
+    Returns:
+        The problem; a seed draws its weights.
+
+    Example:
+        >>> relu_problem(16, n_train=8).initial(0).degree
+        2
+    """
+    samples = _load(data, data_root, n_train)
+    d = samples.x_train.shape[1]
+
+    def model(seed: int) -> MLP:
+        return MLP.draw(d, width, hidden=hidden, generator=seed, dtype=dtype)
+
+    return _problem(model, samples, dtype, f"ReLU net, {hidden} hidden × {width}, on {data}")
+
+
+def tanh_problem(
+    width: int,
+    *,
+    hidden: int = 1,
+    data: str = DIGITS,
+    data_root: str | Path | None = None,
+    n_train: int = 128,
+    dtype: torch.dtype = torch.float32,
+) -> Problem:
+    """A tanh net as an ordinary ``nn.Sequential``, weights N(0, 1/fan-in), no biases.
+
+    The paper's N(0, 1) weights would saturate every tanh past the first layer; with 1/fan-in each
+    layer's inputs are of order one at any width.
+
+    Args:
+        width: Units in each hidden layer.
+        hidden: Number of hidden layers.
+        data: As for :func:`relu_problem`.
+        data_root: Folder of image files.
+        n_train: Training samples.
+        dtype: Of data and weights.
+
+    Returns:
+        The problem; a seed draws its weights.
+
+    Raises:
+        InputError: If a size is not positive.
+
+    Example:
+        >>> [type(layer).__name__ for layer in tanh_problem(16, n_train=8).initial(0)]
+        ['Linear', 'Tanh', 'Linear']
+    """
+    for name, size in {"width": width, "hidden": hidden}.items():
+        if size < 1:
+            msg = f"{name}: expected a positive number, got {size}"
+            raise InputError(msg)
+    samples = _load(data, data_root, n_train)
+    sizes = [samples.x_train.shape[1], *[width] * hidden, 1]
+
+    def model(seed: int) -> nn.Module:
+        generator = torch.Generator().manual_seed(seed)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(sizes):
+            # Made on "meta": the default initialisation would draw from the global generator.
+            empty = nn.Linear(fan_in, fan_out, bias=False, dtype=dtype, device="meta")
+            linear = empty.to_empty(device="cpu")
+            nn.init.normal_(linear.weight, std=fan_in**-0.5, generator=generator)
+            layers += [linear, nn.Tanh()]
+        return nn.Sequential(*layers[:-1])
+
+    return _problem(model, samples, dtype, f"tanh net, {hidden} hidden × {width}, on {data}")
+
+
+def _load(data: str, data_root: str | Path | None, n_train: int) -> TwoClassData:
+    if data == DIGITS:
+        return load_digits01(n_train)
+    return load_images(data, data_root, n_train=n_train)
+
+
+def _problem(model: ModelFactory, samples: TwoClassData, dtype: torch.dtype, name: str) -> Problem:
+    x, y = (torch.as_tensor(a).to(dtype) for a in (samples.x_train, samples.y_train))
+    return Problem(model, x, y, name=name)

@@ -1,0 +1,128 @@
+"""Sparsity of two-layer ReLU nets against the learning rate, over seeds and widths."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import spearmanr
+
+from trebuchet._types import Phase
+from trebuchet.dynamics.recording import Recording
+from trebuchet.dynamics.sweep import sweep
+from trebuchet.paper.beyond.problems import DIGITS, relu_problem
+from trebuchet.phases.label import label
+
+WIDTHS = (128, 256, 512, 1024, 2048, 4096)
+RATIOS = np.round(np.arange(0.5, 12.01, 0.5), 10)
+TRAINED = (str(Phase.LAZY), str(Phase.CATAPULT))
+
+
+def sparsity_over_widths(
+    *,
+    widths: Sequence[int] = WIDTHS,
+    lr_ratio: ArrayLike = RATIOS,
+    seeds: int | Sequence[int] = 5,
+    steps: int = 500,
+    data: str = DIGITS,
+    data_root: str | Path | None = None,
+    n_train: int = 128,
+    workers: int | None = None,
+) -> xr.Dataset:
+    """How sparse two-layer ReLU nets end up, and how far "sparser as the rate rises" holds.
+
+    Sparsity is the share of (sample, unit) pre-activations < 0 at the end. Statistics are over the
+    rates whose runs trained (lazy or catapult) and at which there are two or more.
+
+    Args:
+        widths: Hidden units.
+        lr_ratio: Rates as ηλ₀, increasing.
+        seeds: How many seeds, or which.
+        steps: Updates a run; sparsity is settled by the catapult, in the first hundred or so.
+        data: As for :func:`trebuchet.paper.beyond.relu_problem`.
+        data_root: Folder of image files.
+        n_train: Training samples.
+        workers: As for :func:`trebuchet.sweep`.
+
+    Returns:
+        A dataset with dims ``width, lr, seed``: ``sparsity``, ``phase``, and per width and seed
+        ``rank_correlation`` (Spearman's, of sparsity with ηλ₀), ``rising_share`` (of neighbouring
+        rates, those between which sparsity rose), ``largest_fall`` (the most by which it lay below
+        its value at a smaller rate), ``fall_from`` and ``fall_to`` (the two rates; NaN where it
+        never fell).
+
+    Example:
+        >>> ds = sparsity_over_widths(widths=[64], lr_ratio=[1.0, 3.0], seeds=1, n_train=16)
+        >>> dict(ds.sizes), round(float(ds.rank_correlation[0, 0]), 6)
+        ({'width': 1, 'lr': 2, 'seed': 1}, 1.0)
+    """
+    parts = []
+    for width in widths:
+        runs = sweep(
+            relu_problem(width, data=data, data_root=data_root, n_train=n_train),
+            lr_ratio=lr_ratio,
+            seeds=seeds,
+            steps=steps,
+            record=Recording(every=steps),
+            observables=("sparsity",),
+            chunk=1,
+            workers=workers,
+        )
+        runs = label(runs)
+        kept = runs[["phase", "peak_ratio", "final_ratio", "top_eigenvalue_init"]]
+        sparsity = runs.sparsity_final.isel(layer=0, drop=True)
+        parts.append(kept.assign(sparsity=sparsity))
+    result = xr.concat(parts, xr.Variable(("width",), list(widths)), combine_attrs="drop")
+    values = result.sparsity.where(result.phase.isin(TRAINED)).transpose("width", "seed", "lr")
+    rates = result.lr.values
+    found = np.array([[statistics(rates, row) for row in block] for block in values.values])
+    names = {
+        "rank_correlation": "Spearman correlation of sparsity with ηλ₀",
+        "rising_share": "share of neighbouring rates between which sparsity rose",
+        "largest_fall": "largest fall of sparsity as the rate rose",
+        "fall_from": "ηλ₀ from which it fell",
+        "fall_to": "ηλ₀ to which it fell",
+    }
+    for position, (name, long_name) in enumerate(names.items()):
+        attrs = {"units": "1", "long_name": long_name}
+        result[name] = (("width", "seed"), found[..., position], attrs)
+    result["width"].attrs = {"units": "1", "long_name": "hidden units"}
+    result.attrs = {"data": data, "n_train": n_train, "steps": steps, "trained": ", ".join(TRAINED)}
+    return result
+
+
+def statistics(rates: ArrayLike, sparsity: ArrayLike) -> tuple[float, float, float, float, float]:
+    """Rank correlation, rising share, largest fall and the rates it lies between.
+
+    Args:
+        rates: Increasing, shape ``(N,)``.
+        sparsity: At those rates; NaN is left out.
+
+    Returns:
+        The five numbers; NaN where fewer than two rates are left.
+
+    Example:
+        >>> found = statistics([1, 2, 3, 4], [0.5, 0.9, 0.7, 0.95])
+        >>> [round(float(number), 3) for number in found]
+        [0.8, 0.667, 0.2, 2.0, 3.0]
+    """
+    rates, values = np.asarray(rates, dtype=np.float64), np.asarray(sparsity, dtype=np.float64)
+    known = ~np.isnan(values)
+    rates, values = rates[known], values[known]
+    nan = float("nan")
+    if values.size < 2:
+        return nan, nan, nan, nan, nan
+    constant = bool((values == values[0]).all())  # ranks say nothing then
+    correlation = nan if constant else float(spearmanr(rates, values).statistic)
+    fall, start, end = _largest_fall(values)
+    ends = (nan, nan) if fall == 0 else (float(rates[start]), float(rates[end]))
+    return correlation, float((np.diff(values) > 0).mean()), fall, *ends
+
+
+def _largest_fall(values: NDArray[np.float64]) -> tuple[float, int, int]:
+    """max over i < j of values[i] − values[j], not below 0, with i and j."""
+    peaks = np.maximum.accumulate(values)
+    end = int(np.argmax(peaks - values))
+    start = int(np.argmax(values[: end + 1]))
+    return float(values[start] - values[end]), start, end
