@@ -1,10 +1,12 @@
 """Sphinx configuration: MyST pages, the API from docstrings, warnings as errors."""
 
 import re
+import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import numpy.typing
+from sphinx.util import logging
 
 project = "trebuchet"
 author = "the trebuchet authors"
@@ -16,7 +18,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build", "gallery/**/*.ipynb"]
+exclude_patterns = ["_build", "_generated", "gallery/**/*.ipynb"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -60,6 +62,14 @@ def escape_bars(app, what, name, obj, options, lines):
         )
 
 
+def draw_paper(app):
+    """Make the pictures of the page on the paper, unless they are there."""
+    sys.path.insert(0, str(app.srcdir))
+    import build_paper  # only now: it imports trebuchet, and setup() must come before that
+
+    build_paper.build(Path(app.srcdir), logging.getLogger(__name__).info)
+
+
 class ArrayLike:
     """Stands for NumPy's union of eight types, which signatures would otherwise spell out."""
 
@@ -67,5 +77,6 @@ class ArrayLike:
 def setup(app):
     ArrayLike.__module__ = "numpy.typing"
     numpy.typing.ArrayLike = ArrayLike  # before autodoc imports trebuchet
+    app.connect("builder-inited", draw_paper)
     app.connect("source-read", list_pages)
     app.connect("autodoc-process-docstring", escape_bars, priority=900)
