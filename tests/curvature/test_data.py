@@ -211,13 +211,13 @@ class Plain(nn.Module):
 
 
 @pytest.mark.parametrize("loss", [half_mse, nn.MSELoss(), nn.BCEWithLogitsLoss()])
-def test_linear_rule_is_taken_and_right(loss: nn.Module) -> None:
+def test_layer_rule_is_taken_and_right(loss: nn.Module) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(50, 200), nn.ReLU(), nn.Linear(200, 1)).double()
     model[0].bias.requires_grad_(False)
     x, y = torch.randn(16, 50).double(), torch.rand(16, 1).double()
     top = rule(model, x, y, loss)
-    assert top.method == "linear rule"
+    assert top.method == "layer rule"
     other = top_eigen(model, loss, (x, y), method="lanczos", rtol=1e-8, vectors=True)
     assert other.method == "lanczos"
     assert close(top.value, other.value, 1e-9)
@@ -227,10 +227,10 @@ def test_linear_rule_is_taken_and_right(loss: nn.Module) -> None:
     assert close(abs(float(vectors[0] @ other.vectors[0])), 1, 1e-6)
 
 
-def test_linear_rule_is_verified_where_samples_may_mix() -> None:
+def test_layer_rule_is_verified_where_samples_may_mix() -> None:
     torch.manual_seed(0)
     x, y = torch.randn(16, 50).double(), torch.randn(16, 1).double()
-    for mix, method in ((False, "linear rule"), (True, "lanczos")):
+    for mix, method in ((False, "layer rule"), (True, "lanczos")):
         model = Plain(mix).double()
         top = rule(model, x, y)
         assert top.method == method

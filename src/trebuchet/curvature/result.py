@@ -36,7 +36,7 @@ class TopEigen:
             true of a result that only one of the two tests passed.
         products: Products with the operator (0 where the matrix was formed whole).
         operator: ``"ggn"``, ``"ntk"`` or ``"hessian"``.
-        method: ``"lanczos"``, ``"dense"`` or ``"linear rule"``.
+        method: ``"lanczos"``, ``"dense"`` or ``"layer rule"``.
         side: The space worked in: ``"parameters"`` or ``"outputs"``.
         mode: Train or eval, as the model was evaluated (policy.py).
         optimizer: Whose edge `lr_crit` is.
@@ -52,7 +52,7 @@ class TopEigen:
         names: The parameters' names and shapes, in the order of `vectors`.
         warm: Start for the next measurement.
         note: Why it did not converge, if it did not.
-        trusted: The Linear-layer rule was verified for this model.
+        trusted: The layer rule was verified for this model.
     """
 
     values: Tensor

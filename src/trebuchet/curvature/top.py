@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trebuchet.curvature import dense
+from trebuchet.curvature import dense, layer_rule
 from trebuchet.curvature.batches import as_batches
 from trebuchet.curvature.distributed import Ranks
 from trebuchet.curvature.ggn import GGN, OutputGGN, is_convex
@@ -245,7 +245,7 @@ class _Run:
                 f"this one has {problem.n_parameters}"
             )
             raise InputError(msg)
-        spectrum = self._linear_rule()
+        spectrum = self._layer_rule()
         if spectrum is None:
             op, lin = self._operator()
             spectrum = self._dense(op, lin) or self._lanczos(op)
@@ -273,30 +273,27 @@ class _Run:
             return OutputGGN(problem, lin, scale=scale), lin
         return GGN(problem, lin, ranks=self.ranks, scale=scale), lin
 
-    def _linear_rule(self) -> Spectrum | None:
-        """The Linear-layer rule, where exact and cheaper; verified where samples might mix."""
+    def _layer_rule(self) -> Spectrum | None:
+        """The layer rule, where it is exact and cheaper; verified where samples might mix."""
         if self.operator == "hessian" or not self.single or self.view.scale is not None:
             return None
-        if self.method == "lanczos" or self.problem.dtype != self.problem.leaves[0].dtype:
+        if self.method == "lanczos" or self.problem.autocast.enabled:
             return None
-        problem, batch = self.problem, self.problem.batches[0]
-        layers = dense.linear_layers(problem, batch)
-        if layers is None or self.k > layers.outputs.numel():
+        run = layer_rule.record(self.problem, self.problem.batches[0])
+        if run is None or self.k > run.outputs.numel():
             return None
-        if not dense.rule_is_cheaper(layers) and self.method != "dense":
+        if not layer_rule.is_cheaper(run) and self.method != "dense":
             return None
-        gram = dense.linear_gram(layers)
-        trusted = layers.trusted or (self.warm is not None and self.warm.trusted)
-        if not trusted:
-            lin = Linearisations(problem, 1)[0]
-            probe = torch.randn(
-                len(gram), generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64
-            ).to(gram.device)
-            want = lin.jvp(lin.vjp(probe.to(problem.dtype))).double()
-            tolerance = 1e4 * torch.finfo(problem.dtype).eps * float(gram.diagonal().sum())
-            if not bool((gram @ probe - want).abs().max() <= tolerance):
+        gram, pull_back = layer_rule.gram(run)
+        if not (run.trusted or (self.warm is not None and self.warm.trusted)):
+            generator = torch.Generator().manual_seed(self.seed)
+            r = torch.randn(run.samples, len(gram) // run.samples, generator=generator)
+            r = r.to(run.outputs)
+            ours, plain = torch.cat(pull_back(r)), torch.cat(layer_rule.plain_gradients(run, r))
+            rounding = 1e3 * torch.finfo(plain.dtype).eps * float(plain.norm())
+            if not bool((ours - plain).norm() <= rounding):
                 return None
-        return self._whole(gram, layers.outputs, "linear rule", lambda: Linearisations(problem, 1))
+        return self._whole(gram, run.outputs, "layer rule", lambda: Linearisations(self.problem, 1))
 
     def _whole(
         self, gram: Tensor, z: Tensor, method: str, lin: Callable[[], Linearisations]
@@ -403,7 +400,7 @@ class _Run:
             names={n: tuple(p.shape) for n, p in problem.params.items()},
             warm=WarmState(s.side, s.vectors) if s.method == "lanczos" else None,
             note=s.note,
-            trusted=s.method == "linear rule",
+            trusted=s.method == "layer rule",
         )
 
     def _loss_scale(self) -> float:

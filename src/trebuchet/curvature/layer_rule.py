@@ -1,0 +1,334 @@
+"""The matrix J Jᵀ layer by layer, from one forward pass and K backward passes.
+
+For a layer with input A_a (T × n_in: T positions of sample a, one for a plain Linear layer) and
+G_{ak} (T × n_out) the gradient of output k of sample a by the layer's output, the gradient by its
+weight is G_{ak}ᵀ A_a. So N = J Jᵀ, DK × DK, is a sum over layers of Gram matrices of
+
+    T = 1:  (A_a·A_b) (G_{ak}·G_{bl}), no gradient is ever formed;
+    T > 1:  ⟨G_{ak}ᵀ A_a, G_{bl}ᵀ A_b⟩, formed for one layer, or part of one, at a time.
+
+G for all samples comes from one backward pass of Σ_a z_{ak}, without weight gradients, provided
+sample a's outputs depend on sample a's inputs alone. Nets assembled from known layers in an
+``nn.Sequential`` cannot do otherwise; for any other module it is verified: Jᵀ r for random r, by
+plain backward pass, must be Σ r_{ak} G_{ak}ᵀ A_a.
+
+Few outputs make this cheap: K = 1 costs about as much as one gradient, where Lanczos needs ten
+products of one and a third each.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trebuchet.curvature.batches import Batch
+from trebuchet.curvature.linear_rule import _ELEMENTWISE
+from trebuchet.curvature.problem import Problem
+
+OUTPUTS_LIMIT = 2048
+"""Largest D·K: a matrix of 32 MB in float64, whose eigenvalues take a second or two."""
+
+CHUNK = 1 << 26
+"""Entries of per-sample gradients formed at once: 256 MB in float32."""
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm)
+_PLAIN = (
+    *_ELEMENTWISE, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Sequential, nn.Flatten, nn.Dropout,
+    nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, *_NORMS,
+    nn.Embedding,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One layer as it was called once.
+
+    Attributes:
+        layer: The module, of a kind :func:`_factors` knows.
+        given: Its input, detached.
+        out: Its output, in the graph.
+        weight: Whether its weight is selected.
+        bias: Whether its bias is selected.
+    """
+
+    layer: nn.Module
+    given: Tensor
+    out: Tensor
+    weight: bool
+    bias: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One forward pass, recorded.
+
+    Attributes:
+        outputs: z, shape (D, …), with its graph.
+        calls: The layers with selected parameters.
+        trusted: Samples cannot mix, so nothing needs to be verified.
+    """
+
+    outputs: Tensor
+    calls: list[Call]
+    trusted: bool
+
+    @property
+    def samples(self) -> int:
+        """D."""
+        return self.outputs.shape[0]
+
+
+def record(problem: Problem, batch: Batch) -> Pass | None:
+    """Run the model once and record its layers, or return None where the rule is out.
+
+    Args:
+        problem: The problem.
+        batch: All of its data.
+
+    Returns:
+        The pass, or None if a selected parameter is in another kind of layer, or in a layer that
+        is used twice, or shared, or if there are too many outputs.
+    """
+    named = dict(problem.model.named_parameters(remove_duplicate=False))
+    selected = {id(p) for p in problem.params.values()}
+    owners = [
+        m for m in problem.model.modules()
+        if any(id(p) in selected for p in m.parameters(recurse=False))
+    ]  # fmt: skip
+    if not all(_known(m) for m in owners) or len({id(p) for p in named.values()}) < len(named):
+        return None
+    if problem.leaves[0] is not next(iter(problem.params.values())):
+        return None  # half precision: the parameters in use are not the modules' own
+    inplace = any(getattr(m, "inplace", False) for m in problem.model.modules())
+    calls: list[Call] = []
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
+        bias = getattr(module, "bias", None)
+        chosen = [p is not None and id(p) in selected for p in (module.weight, bias)]
+        calls.append(Call(module, args[0].detach(), out, *chosen))
+        return out.clone() if inplace else None  # or an in-place ReLU would overwrite `out`
+
+    handles = [m.register_forward_hook(hook) for m in owners]
+    try:
+        z = problem.outputs(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = len({id(c.layer) for c in calls}) == len(calls)
+    if not once or z.ndim < 1 or z.shape[0] != batch.size or z.numel() > OUTPUTS_LIMIT:
+        return None
+    d = batch.size
+    if any(c.out._version or c.given.shape[:1] != (d,) or c.out.shape[:1] != (d,) for c in calls):
+        return None
+    calls = [c for c in calls if c.out.requires_grad]
+    if not z.requires_grad or not calls:
+        return None
+    return Pass(z, calls, all(type(m) in _PLAIN for m in problem.model.modules()))
+
+
+def _known(module: nn.Module) -> bool:
+    """Whether per-sample gradients of this layer are known here."""
+    if type(module) in (nn.Conv1d, nn.Conv2d):
+        return bool(module.groups == 1 and module.padding_mode == "zeros") and not isinstance(
+            module.padding, str
+        )
+    if isinstance(module, _NORMS):
+        return type(module) in _NORMS and not (
+            isinstance(module, nn.modules.batchnorm._BatchNorm)
+            and (module.training or module.running_mean is None)
+        )
+    if type(module) is nn.Embedding:
+        return module.padding_idx is None and module.max_norm is None
+    return type(module) is nn.Linear
+
+
+def is_cheaper(run: Pass, steps: int = 10) -> bool:
+    """Compare the rule's multiplications with those of `steps` matrix-free products.
+
+    Args:
+        run: The recorded pass.
+        steps: How many products Lanczos is expected to need; each is worth four forward passes.
+
+    Returns:
+        True if forming the matrix costs less.
+    """
+    d, n = run.samples, run.outputs.numel()
+    k = n // d
+    forward = rule = 0.0
+    for call in run.calls:
+        t, n_in, n_out = _sizes(call, d)
+        work = float(d * t * n_in * n_out)
+        forward += work
+        if t == 1:
+            rule += d * d * n_in + float(n) * n * n_out
+        else:
+            rule += k * work + float(n) * n * n_in * n_out
+    return rule + (1 + k) * forward + 4.0 * n**3 < 4 * steps * forward
+
+
+def _sizes(call: Call, d: int) -> tuple[int, int, int]:
+    """(T, n_in, n_out) of a layer seen as T matrix-vector products a sample."""
+    layer = call.layer
+    if isinstance(layer, nn.Linear):
+        return call.out[0, ..., 0].numel(), layer.in_features, layer.out_features
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+        return call.out[0, 0].numel(), layer.weight[0].numel(), layer.out_channels
+    # Norms and embeddings: one multiplication an entry of the output.
+    return 1, 1, call.out.numel() // d
+
+
+def gram(run: Pass) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
+    """Return N = J Jᵀ, and the map r ↦ Jᵀ r by the same rule, for verification.
+
+    Args:
+        run: From :func:`record`.
+
+    Returns:
+        N, shape (D·K, D·K), float64, row a·K + k; and the map from r, shape (D, K), to gradients
+        of the selected parameters in the order of the calls, weight before bias.
+    """
+    d = run.samples
+    columns = run.outputs.reshape(d, -1).sum(0).unbind()  # K sums over samples
+    k = len(columns)
+    outs = [c.out for c in run.calls]
+    per_output = [
+        torch.autograd.grad(c, outs, retain_graph=True, materialize_grads=True) for c in columns
+    ]
+    total = run.outputs.new_zeros((d * k, d * k))
+    signals = [torch.stack(g, dim=1) for g in zip(*per_output, strict=True)]  # (D, K, …)
+    for call, g in zip(run.calls, signals, strict=True):
+        for term in _terms(call, g):
+            total += term
+
+    def pull_back(r: Tensor) -> list[Tensor]:
+        out = []
+        for call, g in zip(run.calls, signals, strict=True):
+            mixed = torch.einsum("dk,dk...->d...", r, g)[:, None]
+            for piece in _pieces(call, mixed):
+                out.append(piece.sum((0, 1)).reshape(-1))
+        return out
+
+    return total.double(), pull_back
+
+
+def plain_gradients(run: Pass, r: Tensor) -> list[Tensor]:
+    """Jᵀ r by a plain backward pass, in the order of :func:`gram`'s map.
+
+    Args:
+        run: The recorded pass.
+        r: Shape (D, K).
+
+    Returns:
+        Flat gradients; of an embedding, the rows that occur.
+    """
+    wanted, rows = [], []
+    for call in run.calls:
+        table = torch.unique(call.given) if isinstance(call.layer, nn.Embedding) else None
+        for name in ("weight", "bias"):
+            if getattr(call, name):
+                wanted.append(getattr(call.layer, name))
+                rows.append(table)
+    grads = torch.autograd.grad(
+        run.outputs, wanted, r.view(run.outputs.shape), retain_graph=True, materialize_grads=True
+    )
+    return [
+        (g if table is None else g[table]).reshape(-1) for g, table in zip(grads, rows, strict=True)
+    ]
+
+
+def _terms(call: Call, g: Tensor) -> Iterator[Tensor]:
+    """The layer's contributions to N, each (DK, DK)."""
+    d, k = g.shape[:2]
+    if isinstance(call.layer, nn.Linear) and call.out.ndim == 2:
+        inner = call.given @ call.given.T if call.weight else call.given.new_zeros((d, d))
+        if call.bias:
+            inner = inner + 1
+        if k > 1:
+            inner = inner.repeat_interleave(k, 0).repeat_interleave(k, 1)
+        flat = g.reshape(d * k, -1)
+        yield (flat @ flat.T).mul_(inner)
+        return
+    for piece in _pieces(call, g):
+        flat = piece.reshape(d * k, -1)
+        yield flat @ flat.T
+
+
+def _pieces(call: Call, g: Tensor) -> Iterator[Tensor]:
+    """Per-sample gradients of weight, then bias, each (D, K, …), in parts of bounded size."""
+    layer, d, k = call.layer, g.shape[0], g.shape[1]
+    if isinstance(layer, nn.Embedding):
+        yield _embedding(call, layer, g)
+        return
+    if isinstance(layer, _NORMS):
+        a, g = _norm_factors(call, g)
+        if call.weight:
+            yield (g * a[:, None]).sum(2)
+    else:
+        g = _signal(layer, g)
+        if call.weight:
+            t, n_in, n_out = _sizes(call, d)
+            rows = max(1, min(n_out, CHUNK // max(1, d * k * n_in)))
+            some = max(1, min(d, CHUNK // max(1, t * n_in)))  # samples: inputs are unfolded
+            for at in range(0, n_out, rows):
+                # (D, K, T, rows), (D, T, n_in) -> (D, K, rows, n_in)
+                yield torch.cat([
+                    torch.einsum(
+                        "dkto,dti->dkoi",
+                        g[d0 : d0 + some, :, :, at : at + rows],
+                        _inputs(layer, call.given[d0 : d0 + some]),
+                    )
+                    for d0 in range(0, d, some)
+                ])  # fmt: skip
+    if call.bias:
+        yield g.sum(2)
+
+
+def _signal(layer: nn.Module, g: Tensor) -> Tensor:
+    """G as (D, K, T, n_out)."""
+    if isinstance(layer, nn.Linear):
+        return g.reshape(*g.shape[:2], -1, g.shape[-1])
+    return g.flatten(3).mT
+
+
+def _inputs(layer: nn.Module, a: Tensor) -> Tensor:
+    """A as (D, T, n_in)."""
+    if isinstance(layer, nn.Linear):
+        return a.reshape(len(a), -1, a.shape[-1])
+    if isinstance(layer, nn.Conv2d):
+        columns = F.unfold(a, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
+        return columns.mT
+    assert isinstance(layer, nn.Conv1d)
+    (size,), (dilation,), (stride,) = layer.kernel_size, layer.dilation, layer.stride
+    padding = int(layer.padding[0])
+    wide = F.unfold(a[:, :, None], (1, size), (1, dilation), (0, padding), (1, stride))
+    return wide.mT
+
+
+def _norm_factors(call: Call, g: Tensor) -> tuple[Tensor, Tensor]:
+    # The normalised input x̂ as (D, T, n), and G as (D, K, T, n): with out = weight · x̂ + bias, the
+    # weight's gradient is G ∘ x̂ summed over positions.
+    layer, a = call.layer, call.given
+    if isinstance(layer, nn.LayerNorm):
+        x = F.layer_norm(a, layer.normalized_shape, eps=layer.eps)
+        n = math.prod(layer.normalized_shape)
+        return x.reshape(len(a), -1, n), g.reshape(*g.shape[:2], -1, n)
+    if isinstance(layer, nn.GroupNorm):
+        x = F.group_norm(a, layer.num_groups, eps=layer.eps)
+    else:
+        assert isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        x = F.batch_norm(a, layer.running_mean, layer.running_var, eps=layer.eps)
+    channels = a.shape[1]
+    return x.reshape(len(a), channels, -1).mT, g.reshape(*g.shape[:2], channels, -1).mT
+
+
+def _embedding(call: Call, layer: nn.Embedding, g: Tensor) -> Tensor:
+    """Rows of the table that occur in the batch, per sample: (D, K, rows, n)."""
+    used, where = torch.unique(call.given, return_inverse=True)
+    d, k = g.shape[:2]
+    out = g.new_zeros((d, k, len(used), layer.embedding_dim))
+    flat = g.reshape(d, k, -1, layer.embedding_dim)
+    index = where.reshape(d, 1, -1, 1).expand_as(flat)
+    return out.scatter_add_(2, index, flat)
