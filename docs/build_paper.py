@@ -130,19 +130,21 @@ def draw_ceiling(written: Mapping[str, Any]) -> Picture:
         axes = picture.subplots(1, len(cases), sharey=True)
         for row, (ax, case) in enumerate(zip(axes, cases, strict=True)):
             ax.plot(degrees, 2 * degrees, color=GREY, linestyle="--", label="2k")
-            for name, label, marker, colour in (
-                ("fell_highest", "highest at which |θ|² fell", "v", SERIES_COLOURS[0]),
-                ("rose_lowest", "lowest at which |θ|² rose", "^", SERIES_COLOURS[1]),
+            for name, label, marker, colour, fill in (
+                ("fell_highest", "highest ηλ at which |θ|² fell", "v", SERIES_COLOURS[0], "full"),
+                ("rose_lowest", "lowest at which it rose", "^", SERIES_COLOURS[1], "full"),
+                ("rose_lowest_large_loss", "the same, large loss", "^", SERIES_COLOURS[1], "none"),
             ):
+                if name == "rose_lowest_large_loss" and case.endswith("y = 0"):
+                    continue  # every loss is large beside labels of zero
                 values = _values(experiment, name)[row]
-                ax.plot(degrees, values, marker, color=colour, label=label, alpha=0.85)
+                ax.plot(degrees, values, marker, color=colour, label=label, fillstyle=fill)
             ax.set_title(case)
             ax.set_xticks(degrees)
             ax.set_xlabel("layers k")
-        axes[0].set_ylabel("ηλ_max(H_t)")
-        axes[0].set_yscale("symlog", linthresh=10)
-        axes[0].set_ylim(bottom=-0.3)
-        axes[0].legend(loc="upper left")
+        axes[0].set_ylabel("ηλ of the step")
+        axes[0].set_ylim(-0.5, 25)
+        axes[-1].legend(loc="upper left")
     return picture
 
 
