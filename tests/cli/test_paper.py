@@ -83,6 +83,15 @@ def test_an_existing_result_is_kept_unless_told_otherwise(
     assert json.loads(existing.read_text())["figure"] == 6
 
 
+def test_resume_keeps_what_is_whole_and_does_the_rest(tmp_path: Path) -> None:
+    whole = tmp_path / "fig6.json"
+    whole.write_text("{}")
+    (tmp_path / "fig10.png").write_text("half of a figure")
+    assert run("paper", 6, 10, "--quick", "--out", tmp_path, "--resume") == 0
+    assert whole.read_text() == "{}"
+    assert json.loads((tmp_path / "fig10.json").read_text())["figure"] == 10
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

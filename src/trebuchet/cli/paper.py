@@ -42,12 +42,15 @@ def paper(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results that exist.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep figures that are there; go on with the rest.")
+    ] = False,
 ) -> None:
     """Reproduce figures of Meltzer & Liu (arXiv 2301.07737) at the paper's settings and seeds.
 
     For each figure N this writes figN.zarr (every run, an xarray Dataset), figN.png (the six
-    panels) and figN.json (the numbers). A run that was killed goes on where it was, when the same
-    command is given again.
+    panels) and figN.json (the numbers). Image figures save their runs as they go: after a kill,
+    the same command with --resume goes on where it was.
 
     Example: trebuchet paper 1 2 6 --out figures
     """  # noqa: DOC501 - this text is what --help shows
@@ -58,6 +61,10 @@ def paper(
         msg = f"--dtype: expected float32 or float64, got {dtype!r}"
         raise InputError(msg)
     prepare_folder(out)
+    if resume:
+        # The JSON is written last: where it is, the figure is whole.
+        numbers = [n for n in numbers if not figure_paths(out, n)[-1].exists()]
+        overwrite = True
     for number in numbers:
         refuse_existing(figure_paths(out, number), overwrite=overwrite)
     screen = console()
@@ -83,7 +90,9 @@ def paper(
             screen.print(f"  wrote {path}", soft_wrap=True)
         shutil.rmtree(unfinished, ignore_errors=True)
     if interrupted:
-        screen.print("interrupted: this figure was not written; the same command goes on with it")
+        screen.print(
+            "interrupted: this figure was not written; the same command with --resume goes on"
+        )
         raise typer.Exit(130)
 
 

@@ -89,8 +89,8 @@ def bind(
                 )
                 raise InputError(msg)
             tops.append(float(top_of_gram(kernel.gram())[0]))
-        for p in model.parameters():
-            digest.update(p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        for p in [x, y, *model.parameters()]:
+            digest.update(p.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     assert kernel is not None
     if not np.all(np.isfinite(tops)) or min(tops) <= 0:
         msg = f"model: expected a positive top NTK eigenvalue at every seed, got {tops}"

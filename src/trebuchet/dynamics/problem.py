@@ -1,6 +1,6 @@
 """A problem: a model, a loss with its convention, and the data it is trained on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,7 @@ class Problem:
             (its own reduction is part of it).
         test: Test inputs and labels, for a test loss beside the training loss.
         name: What results call it.
+        facts: Anything to keep with the results, such as a checksum of the data.
 
     Raises:
         InputError: If shapes disagree, data hold a NaN or an infinity, or the loss is unknown.
@@ -45,6 +46,7 @@ class Problem:
     loss: Loss
     test: tuple[Tensor, Tensor] | None
     name: str
+    facts: Mapping[str, str]
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class Problem:
         loss: str | LossFunction | Loss = "half_mse",
         test: tuple[ArrayLike | Tensor, ArrayLike | Tensor] | None = None,
         name: str = "",
+        facts: Mapping[str, str] | None = None,
     ) -> None:
         x, y = _tensor("x", x), _tensor("y", y)
         _check_pair("x", x, "y", y)
@@ -72,6 +75,7 @@ class Problem:
             name = type(model).__name__ if isinstance(model, nn.Module) else "model"
         for field, value in {
             "model": model, "x": x, "y": y, "loss": _loss(loss), "test": pair, "name": name,
+            "facts": dict(facts or {}),
         }.items():  # fmt: skip
             object.__setattr__(self, field, value)
 

@@ -24,7 +24,8 @@ from trebuchet.dynamics.stopping import StopRule
 
 ZERO_GRADIENT_BACKOFF = 4
 """A loss that stands still is checked for a zero gradient at once; after a false alarm, not again
-until this many times as many steps have been made. At the rounding floor losses stand still often."""
+until this many times as many steps have been made: at the rounding floor losses often stand still.
+"""
 
 
 DIVERGED = frozenset({Status.NON_FINITE, Status.BLEW_UP})

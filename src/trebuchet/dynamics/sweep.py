@@ -143,6 +143,7 @@ def sweep(
         top_eigenvalue_init=bound.top,
         attrs={
             **bound.facts,
+            **problem.facts,
             "model": problem.name,
             "loss": problem.loss.name,
             "optimizer": repr(plan.optimizer),

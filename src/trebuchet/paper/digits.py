@@ -1,4 +1,4 @@
-"""The paper's ReLU experiment on data that needs no download: scikit-learn's digits, 0 against 1."""
+"""The paper's ReLU experiment on scikit-learn's embedded digits, 0 against 1."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,12 @@ def digits_problem(width: int = 512, dtype: torch.dtype = torch.float32) -> Prob
         return MLP.draw(x.shape[1], width, generator=seed, dtype=dtype)
 
     return Problem(
-        model, x, y, test=(x_test, y_test), name=f"two-layer ReLU net, width {width}, on digits 0/1"
+        model,
+        x,
+        y,
+        test=(x_test, y_test),
+        name=f"two-layer ReLU net, width {width}, on digits 0/1",
+        facts={"data_source": data.source, "data_sha256": data.sha256},
     )
 
 

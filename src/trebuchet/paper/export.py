@@ -65,6 +65,7 @@ def to_json(result: Figure) -> dict[str, Any]:
         "dtype": runs.attrs["dtype"],
         "steps": result.setting.steps,
         "quick": result.quick,
+        "data_sha256": runs.attrs.get("data_sha256"),
         "lambda0": _number(runs.top_eigenvalue_init[0]),
         "edges": {name: _number(edge.lr_ratio) for name, edge in result.edges.items()},
         "proven": {name: edge.proven for name, edge in result.edges.items()},

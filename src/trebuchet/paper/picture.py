@@ -1,9 +1,13 @@
 """A figure as a picture, with a caption that states its conventions."""
 
+import math
+
 from matplotlib.figure import Figure as Picture
 
 from trebuchet.paper.figures import Figure
 from trebuchet.plots.figure_panels import paper_panels
+
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def draw(result: Figure) -> Picture:
@@ -30,7 +34,8 @@ def caption(result: Figure) -> str:
     seeds = ", ".join(str(seed) for seed in result.seeds)
     stop = f"at most {setting.steps:,} steps"
     if setting.tolerance is not None:
-        stop += f", stopped when |ΔL| < {setting.tolerance:g}"
+        exponent = round(math.log10(setting.tolerance))
+        stop += f", stopped when |ΔL| < 10{str(exponent).translate(SUPERSCRIPTS)}"
     return (
         "Full-batch gradient descent on L = (1/2D) Σ (z − y)²; λ is the top eigenvalue of the "
         f"NTK/D; |θ|²/P with P = {runs.attrs['n_parameters']:,} weights; {runs.attrs['dtype']}; "

@@ -43,8 +43,8 @@ def paper_problem(
         model = _student(setting, images.x_train.shape[1], seed, dtype)[1]
         arrays = (images.x_train, images.y_train, images.x_test, images.y_test)
         x, y, x_test, y_test = (torch.as_tensor(a).to(dtype) for a in arrays)
-        name = f"{setting.title} [{images.sha256[:12]}]"
-        return Problem(model, x, y, test=(x_test, y_test), name=name)
+        facts = {"data_source": images.source, "data_sha256": images.sha256}
+        return Problem(model, x, y, test=(x_test, y_test), name=setting.title, facts=facts)
     if isinstance(data, Point):
         _, model = _student(setting, 1, seed, dtype)
         x = torch.full((1, 1), data.x, dtype=dtype)
