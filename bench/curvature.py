@@ -196,7 +196,9 @@ def truth(net: nn.Module, loss: nn.Module, x: Tensor, y: Tensor) -> float:
         part = torch.stack([r[at : at + (1 << 18)] for r in rows]).double()
         gram += part @ part.T
     z = torch.cat(outputs)
-    h = torch.autograd.functional.hessian(lambda u: loss(u.view_as(z), y), z.reshape(-1))
+    h: Any = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
+        lambda u: loss(u.view_as(z), y), z.reshape(-1)
+    )
     values, vectors = torch.linalg.eigh(h)
     s = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     return float(torch.linalg.eigvalsh(s @ gram @ s)[-1])
@@ -373,7 +375,7 @@ def pyhessian(net: nn.Module, loss: nn.Module, x: Tensor, y: Tensor, op: str) ->
 
     def run() -> float:
         torch.manual_seed(0)
-        tool: Any = hessian(net, loss, data=(x, y), cuda=False)  # type: ignore[no-untyped-call]
+        tool: Any = hessian(net, loss, data=(x, y), cuda=False)
         values, _ = tool.eigenvalues(tol=RTOL, maxIter=500)
         return float(values[0])
 

@@ -124,7 +124,7 @@ def test_certificate_replays_the_run(cap: int) -> None:
     state.look()
     assert state.theta[0] < 1.2
     overlaps = state.basis.combine(np.eye(len(state.basis)))[:, -1] / (v[-1] / norm)
-    want = math.sqrt(2 / math.pi / float(overlaps.square().sum()))
+    want = math.sqrt(2 / 3 / float(overlaps.square().sum()))
     got = state.certificate.miss(1.3, state.first, state.t) / norm  # share is 1/norm
     assert math.isclose(got, want, rel_tol=1e-5) or got * norm == 1.0
     assert float(overlaps.square().sum()) > 1e6

@@ -56,15 +56,21 @@ class Basis:
         return out
 
     def orthogonalise(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Return Vᵀ M w and w − V Vᵀ M w, done twice: once is not enough (Parlett 6.9)."""
+        """Return Vᵀ M w and w − V Vᵀ M w, by two subtractions: one is not enough (Parlett 6.9)."""
         total = w.new_zeros(self.count, dtype=torch.float64)
         vectors = self._filled(self.blocks)
         duals = self._filled(self.images) if self.paired else vectors
-        for _ in range(2):
-            parts = [dual @ w for dual in duals]
-            for part, block in zip(parts, vectors, strict=True):
-                w = torch.addmv(w, block.T, part, alpha=-1)
-            total += torch.cat(parts).double()
+        # A large part of w lies along the last two vectors: taken off first, so that one pass over
+        # all of them is left with nothing but rounding to remove.
+        for i in range(max(0, self.count - 2), self.count):
+            block, row = divmod(i, self.rows)
+            part = dot(duals[block][row], w)
+            w = torch.sub(w, vectors[block][row] * part.to(w.dtype))
+            total[i] += part
+        parts = [dual @ w for dual in duals]
+        for part, rows in zip(parts, vectors, strict=True):
+            w = torch.addmv(w, rows.T, part, alpha=-1)
+        total += torch.cat(parts).double()
         return total, w
 
     def combine(self, s: Floats) -> Tensor:

@@ -6,16 +6,19 @@ are orthonormal, so for a unit eigenvector x of eigenvalue λ, Σ_j ⟨x, v_j⟩
 F(λ) = Σ_j p_j(λ)² grows monotonically, in m steps about as fast as a Chebyshev polynomial of
 degree m. If λ_max(A) were λ > θ, its overlap with the start would have to be below F(λ)^{-1/2}.
 
-The start contains c·g with g a standard normal vector, so the overlap is c N(0, 1) plus something
-independent of it, and P(|c N(0, 1) + anything| < δ) ≤ √(2/π) δ/c. Hence
+The start contains c·g, g with independent entries uniform in ±√3, plus something independent of g
+(a warm start). By Ball's theorem on slices of the cube, x·g has a density of at most √2/(2√3) for
+every unit x, so P(|c x·g + anything| < δ) ≤ √(2/3) δ/c; for Gaussian g it is √(2/π), a little less.
+Hence
 
-    P(an eigenvalue above λ was missed) ≤ √(2/π) / (c √F(λ)) =: miss(λ).
+    P(an eigenvalue above λ was missed) ≤ √(2/3) / (c √F(λ)) =: miss(λ).
 
 Everything is decided by one random number, so looking after each step adds no risk. Thick restarts
 change nothing: the kept vectors are polynomials in A times v_0 too, and the recurrence is replayed
 through the restart. Rounding perturbs the overlaps by about eps, independently of the start.
 
 References:
+    Ball, Cube slicing in Rⁿ, Proc. Amer. Math. Soc. 97 (1986) 465.
     Kuczyński & Woźniakowski, SIAM J. Matrix Anal. Appl. 13 (1992) 1094 (random starts).
     van Dorsselaer, Hochstenbach, van der Vorst, SIAM J. Matrix Anal. Appl. 22 (2001) 837
     (bounds from the run's own polynomials; here with their sum of squares).
@@ -60,13 +63,13 @@ class Certificate:
 
             >>> t = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
             >>> bound = Certificate(lambda _: 1.0).miss(2.0, 0, t)
-            >>> math.isclose(bound, math.sqrt(2 / math.pi / (1 + 4 + 9)))
+            >>> math.isclose(bound, math.sqrt(2 / 3 / (1 + 4 + 9)))
             True
         """
         c = self.share(lam)
         if c <= 0:
             return 1.0
-        limit = 2 / math.pi / max(c * enough, 1e-100) ** 2 if enough > 0 else math.inf
+        limit = 2 / 3 / max(c * enough, 1e-100) ** 2 if enough > 0 else math.inf
         p = [1.0]
         for start, segment, rotation in self.segments:
             p = _extend(p, lam, start, segment, limit)
@@ -76,7 +79,7 @@ class Certificate:
         else:
             p = _extend(p, lam, first, t, limit)
         total = math.fsum(x * x for x in p)
-        return min(1.0, math.sqrt(2 / math.pi / total) / c)
+        return min(1.0, math.sqrt(2 / 3 / total) / c)
 
 
 def _extend(p: list[float], lam: float, first: int, t: Floats, limit: float) -> list[float]:

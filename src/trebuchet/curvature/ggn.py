@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from trebuchet.curvature.distributed import Ranks
 from trebuchet.curvature.lanczos import Product
 from trebuchet.curvature.losses import _settings, half_mse
-from trebuchet.curvature.operators import Linearisations, gaussian
+from trebuchet.curvature.operators import Linearisations, random_direction
 from trebuchet.curvature.problem import Problem
 
 CONVEX = (
@@ -83,9 +83,9 @@ class GGN:
         return out if self.scale is None else out.mul_(self.scale)
 
     def random_start(self, generator: torch.Generator) -> tuple[Tensor, Callable[[float], float]]:
-        """Return g ~ N(0, I_P), whose overlap with any unit vector is N(0, 1)."""
+        """Return a random g of unit variance, and 1, its overlap's scale for any unit vector."""
         like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
-        return gaussian(self.dim, like, generator), lambda _: 1.0
+        return random_direction(self.dim, like, generator), lambda _: 1.0
 
     def to_parameters(self, y: Tensor, value: float) -> Tensor:
         """Return y itself: it lives here."""
@@ -139,18 +139,18 @@ class OutputGGN:
         return out * self.weight if self.identity else out
 
     def random_start(self, generator: torch.Generator) -> tuple[Tensor, Callable[[float], float]]:
-        """Return J S g, g ~ N(0, I_P): isotropic where it matters, in parameter space.
+        """Return J S g, g random in parameter space: isotropic where it matters.
 
-        A Gaussian u would be short of directions in which H is small; J S g has overlap √λ N(0, 1)
-        with the eigenvector of eigenvalue λ, since ⟨q, J S g⟩_M = (S Jᵀ M q)·g and |S Jᵀ M q|² = λ.
+        A random u would be short of directions in which H is small; J S g has an overlap of scale
+        √λ with the eigenvector of eigenvalue λ: ⟨q, J S g⟩_M = (S Jᵀ M q)·g, |S Jᵀ M q|² = λ.
         """
         z = self.linearised.outputs
         if self.identity:
             like = torch.empty(0, dtype=self.problem.dtype, device=z.device)
-            return gaussian(self.dim, like, generator), lambda _: 1.0
+            return random_direction(self.dim, like, generator), lambda _: 1.0
         parts = []
         for i, p in enumerate(self.problem.leaves):
-            g = gaussian(p.numel(), p, generator).view(p.shape)
+            g = random_direction(p.numel(), p, generator).view(p.shape)
             parts.append(g if self.scale is None else g * self.scale[i])
         start = self.linearised.jvp(parts).to(self.problem.dtype)
         return start, lambda value: math.sqrt(max(value, 0.0))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trebuchet.curvature.distributed import Ranks
 from trebuchet.curvature.lanczos import Product
-from trebuchet.curvature.operators import gaussian
+from trebuchet.curvature.operators import random_direction
 from trebuchet.curvature.problem import Problem
 from trebuchet.errors import InputError
 
@@ -80,9 +80,9 @@ class Hessian:
         return out if self.scale is None else out.mul_(self.scale)
 
     def random_start(self, generator: torch.Generator) -> tuple[Tensor, Callable[[float], float]]:
-        """Return g ~ N(0, I_P), whose overlap with any unit vector is N(0, 1)."""
+        """Return a random g of unit variance, and 1, its overlap's scale for any unit vector."""
         like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
-        return gaussian(self.dim, like, generator), lambda _: 1.0
+        return random_direction(self.dim, like, generator), lambda _: 1.0
 
     def to_parameters(self, y: Tensor, value: float) -> Tensor:
         """Return y itself: it lives here."""

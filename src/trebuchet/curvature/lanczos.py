@@ -48,8 +48,9 @@ class Start:
 
     Attributes:
         vector: v_0 before normalisation, shape (n,).
-        overlap: Function of λ: c such that ⟨x, v_0⟩ = c N(0, 1) + (something independent), with x
-            the unit eigenvector of eigenvalue λ. 1 for a standard normal v_0.
+        overlap: Function of λ: c such that ⟨x, v_0⟩ = c x̂·g + (something independent), with x the
+            unit eigenvector of eigenvalue λ, x̂ any unit vector and g random of unit variance with
+            independent uniform or Gaussian entries. 1 for v_0 = g.
     """
 
     vector: Tensor

@@ -70,8 +70,11 @@ class Linearisations:
         return linearised
 
 
-def gaussian(n: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal numbers from `generator`, never from the user's global random state.
+def random_direction(n: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform numbers of unit variance, from `generator`: the user's random state is not touched.
+
+    As good as Gaussian ones for the certificate (certificate.py), at a third of their cost, which
+    for large models is a good part of a gradient.
 
     Args:
         n: How many.
@@ -81,8 +84,8 @@ def gaussian(n: int, like: Tensor, generator: torch.Generator) -> Tensor:
     Returns:
         Shape (n,).
     """
-    numbers = torch.randn(n, generator=generator, dtype=like.dtype)
-    return numbers.to(like.device)
+    numbers = torch.rand(n, generator=generator, dtype=like.dtype)
+    return numbers.sub_(0.5).mul_(math.sqrt(12)).to(like.device)
 
 
 def mixed_start(
