@@ -1,1 +1,1 @@
-"""."""
+"""Batched runs: problems, kernels, optimizers, stopping, recording, checkpoints, the self-check."""
