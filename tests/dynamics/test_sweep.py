@@ -224,6 +224,22 @@ def test_user_losses_follow_the_module_s_own_training() -> None:
     assert runs.attrs["loss"] == "cross_entropy"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["pure", "relu", "sequential"])
+def test_every_dtype_runs_and_keeps_its_own(kind: str, dtype: torch.dtype) -> None:
+    """To the digits that the dtype has: bfloat16 has between two and three."""
+    exact = problem(kind)
+    model = exact.initial(0).to(dtype)
+    runs = sweep(Problem(model, exact.x, exact.y), lr_ratio=[0.5], steps=5)
+    assert runs.attrs["dtype"] == str(dtype).removeprefix("torch.")
+    reference = sweep(problem(kind), lr_ratio=[0.5], steps=5)
+    rtol = {torch.bfloat16: 0.1, torch.float32: 1e-4, torch.float64: 1e-12}[dtype]
+    np.testing.assert_allclose(runs.loss[0, 0, 0], reference.loss[0, 0, 0], rtol=rtol)
+    np.testing.assert_allclose(
+        runs.top_eigenvalue_init, reference.top_eigenvalue_init, rtol=rtol
+    )
+
+
 def test_the_model_is_left_as_it_was() -> None:
     net = sequential()
     before = {k: v.clone() for k, v in net.state_dict().items()}

@@ -45,10 +45,12 @@ def top_of_gram(matrices: Tensor) -> Tensor:
         matrices: Shape ``(…, m, m)``.
 
     Returns:
-        Shape ``(…)``; NaN where a matrix holds a non-finite entry, as after a divergence.
+        Shape ``(…)``, in float32 for half precision; NaN where a matrix holds a non-finite entry, as after a divergence.
     """
     if matrices.shape[-1] == 1:
         return matrices[..., 0, 0]
+    if matrices.dtype in (torch.float16, torch.bfloat16):
+        matrices = matrices.float()  # LAPACK knows no half precision
     finite = torch.isfinite(matrices).all(-1).all(-1)
     whole = bool(finite.all())
     safe = matrices if whole else torch.where(finite[..., None, None], matrices, 0)
