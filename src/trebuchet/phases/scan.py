@@ -401,8 +401,11 @@ def _check(
     if not isinstance(horizon, int) or horizon < 10:
         msg = f"horizon: expected at least 10 steps, got {horizon!r}"
         raise InputError(msg)
-    if budget is not None and budget < horizon:
-        msg = f"budget: expected at least the horizon, {horizon} gradient evaluations, got {budget}"
+    if budget is not None and budget < 2 * horizon:
+        msg = (
+            f"budget: expected at least two horizons, {2 * horizon} gradient evaluations, got "
+            f"{budget}; shorten the horizon, or give more"
+        )
         raise InputError(msg)
     if rates is not None and (
         len(rates) == 0 or not all(math.isfinite(r) and r > 0 for r in rates)

@@ -3,10 +3,40 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trebuchet._types import Phase, Status
 from trebuchet.phases.scanning.race import SOFT
 from trebuchet.phases.scanning.training import Run, Trainer
+
+
+def lands(at: NDArray[np.int64], losses: NDArray[np.float64], start: float, horizon: int) -> bool:
+    """Whether a loss above its start comes back below it before the horizon, if it falls on.
+
+    It falls on as it has fallen on average since its peak, by a constant factor a step.
+
+    Args:
+        at: Steps looked at.
+        losses: The losses there.
+        start: The loss to come back below.
+        horizon: The last step.
+
+    Returns:
+        False also for a loss that is below its start, or at its peak.
+
+    Example:
+        From its peak of 100 at step 10 to 10 at step 20: below 1 from step 30 on.
+
+        >>> at, losses = np.array([0, 10, 20]), np.array([1.0, 100.0, 10.0])
+        >>> lands(at, losses, 1.0, 29), lands(at, losses, 1.0, 30)
+        (False, True)
+    """
+    top = int(np.argmax(losses))
+    last, peak = float(losses[-1]), float(losses[top])
+    if not (start < last < peak) or start <= 0:
+        return False
+    pace = np.log(peak / last) / (at[-1] - at[top])
+    return bool(at[-1] + np.log(last / start) / pace <= horizon + 1e-9)
 
 
 class Rates:
@@ -100,12 +130,11 @@ class Rates:
         return min(0.0, lowest if np.isfinite(lowest) else 0.0)
 
     def in_flight(self, i: int) -> bool:
-        """Whether the run at `i` rose above its start, has passed its peak, and is still above."""
+        """Whether the run at `i` is above its start, and falling fast enough to land in time."""
         run = self.run(i)
-        if run is None or run.dead:
+        if run is None or run.dead or not self.rose(run):
             return False
-        last, peak = run.losses[-1], max(run.losses)
-        return self.rose(run) and last < peak and last > self.loss_first
+        return lands(*run.trace(), self.loss_first, self.horizon)
 
     @property
     def loss_first(self) -> float:

@@ -165,7 +165,8 @@ class Objective:
         parts = pieces(batch, self.chunk)
 
         def outputs_of(b: Batch) -> Tensor:
-            with torch.no_grad(), self.autocast():
+            # Only to find out whether an unknown loss is a mean or a sum: it must leave no trace.
+            with self._flags(evaluation=True), torch.no_grad(), self.autocast():
                 z: Tensor = b.outputs_of(self.model)
             return z
 
@@ -183,9 +184,12 @@ class Objective:
                 if not out_of_memory(error):
                     raise
                 chunk = min(self.chunk or size, size)
-                if chunk <= 1 or isinstance(self.loss, ModelLoss):
+                # BatchNorm has no statistics of a single sample, not as a remainder either.
+                least = 2 if self.has_batch_norm else 1
+                if chunk <= least or isinstance(self.loss, ModelLoss):
                     raise
-                self.chunk = (chunk + 1) // 2
+                half = max(least, (chunk + 1) // 2)
+                self.chunk = half + (self.has_batch_norm and half < size and size % half == 1)
             # Outside the handler: its traceback keeps the failed graph alive.
             for p in self.params:
                 p.grad = None

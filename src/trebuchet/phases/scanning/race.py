@@ -3,7 +3,7 @@
 Rates are on a grid of half octaves, rate = scale · 2^(i/2), around a scale that one gradient and a
 dozen forward passes give (``phases.forward_rate``). The race keeps a set of rates and takes them
 from rung to rung; a rung is a number of steps. The numbers below were found by replaying recorded
-loss curves of 43 development problems, none of them in ``bench/suggest.py``'s reported list; the
+loss curves of 71 development problems, none of them in ``bench/suggest.py``'s reported list; the
 result is flat around them.
 
 **The rule by which a run is dropped.** At the end of a rung rates are ranked by the *softened*
@@ -12,9 +12,10 @@ decides. The next rung is for at most so many of the best, and only for those wi
 the best.
 
 **What protects a catapult from it.** A run in a catapult looks like a loser until it lands: its
-loss is above everyone else's because it rose first. So a run that rose above its start and has come
-down from its peak is *in flight* until it is back below the start; the lowest rate in flight goes
-on with the others, beyond the number allowed, until the last rung. Only divergence ends it.
+loss is above everyone else's because it rose first. So a run that rose above its start is *in
+flight* if it has passed its peak and, falling on as it has fallen since, will be back below the
+start before the horizon. The lowest rate in flight enters the rungs up to 30 % of the horizon
+beyond the number allowed; a catapult of the initialisation has landed by then.
 
 **Where the race looks next.** After every rung but the last, the best rate must have a neighbour
 an octave away on both sides that has come as far; missing ones are started. So a search whose best
@@ -57,6 +58,7 @@ class Plan:
         opening: The first rung's end, as a fraction of the horizon.
         rungs: The others.
         smoothing: The last fraction of the steps that a score averages over.
+        protected: Runs in flight are protected in rungs that end at or before this fraction.
         at_most: Neighbours started in one rung, at most.
     """
 
@@ -69,6 +71,7 @@ class Plan:
         Rung(1.0, 2, 0.1, 0),
     )
     smoothing: float = 0.3
+    protected: float = 0.3
     at_most: int = 16
 
 
@@ -84,7 +87,7 @@ class Field(Protocol):
         """Softened log loss of rate `i`, infinite if it diverged."""
 
     def in_flight(self, i: int) -> bool:
-        """Whether rate `i` rose above its start, has passed its peak, and is still above."""
+        """Whether rate `i` is above its start, and on its way back below it in time."""
 
     def left(self) -> float:
         """Gradient evaluations that may still be spent."""
@@ -133,10 +136,10 @@ def _stages(runners: Field, plan: Plan, course: Course) -> None:
     # From the top: what diverges costs little, and shows where the edge is.
     for i in sorted(active, reverse=True):
         _go(runners, course, i, steps)
-    for number, rung in enumerate(plan.rungs, start=1):
+    for rung in plan.rungs:
         active = _alive(runners, course, active, steps)
         before = list(active)
-        active = entrants(runners, active, rung, protect=number < len(plan.rungs))
+        active = entrants(runners, active, rung, protect=rung.fraction <= plan.protected)
         for i in before:
             if i not in active:
                 course.log.append(f"{i:+d}: dropped at step {steps}")
