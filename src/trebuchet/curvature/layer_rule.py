@@ -1,13 +1,14 @@
-"""The matrix J Jᵀ layer by layer, from one forward pass and K backward passes.
+"""The matrix J Jᵀ layer by layer, from one forward pass and R ≤ K backward passes.
 
 For a layer with input A_a (T × n_in: T positions of sample a, one for a plain Linear layer) and
 G_{ak} (T × n_out) the gradient of output k of sample a by the layer's output, the gradient by its
-weight is G_{ak}ᵀ A_a. So N = J Jᵀ, DK × DK, is a sum over layers of Gram matrices of
+weight is G_{ak}ᵀ A_a. So J Jᵀ, DK × DK, is a sum over layers of Gram matrices of
 
     T = 1:  (A_a·A_b) (G_{ak}·G_{bl}), no gradient is ever formed;
     T > 1:  ⟨G_{ak}ᵀ A_a, G_{bl}ᵀ A_b⟩, formed for one layer, or part of one, at a time.
 
-G for all samples comes from one backward pass of Σ_a z_{ak}, without weight gradients, provided
+For Gauss–Newton, outputs are first mixed by a factor B of the loss's Hessian (factor.py), R ≤ K
+columns a sample. G for all samples comes from one backward pass, without weight gradients, provided
 sample a's outputs depend on sample a's inputs alone. Nets assembled from known layers in an
 ``nn.Sequential`` cannot do otherwise; for any other module it is verified: Jᵀ r for random r, by
 plain backward pass, must be Σ r_{ak} G_{ak}ᵀ A_a.
@@ -17,7 +18,7 @@ products of one and a third each.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -145,28 +146,29 @@ def _known(module: nn.Module) -> bool:
     return type(module) is nn.Linear
 
 
-def is_cheaper(run: Pass, steps: int = 10) -> bool:
+def is_cheaper(run: Pass, rank: int, steps: int = 10) -> bool:
     """Compare the rule's multiplications with those of `steps` matrix-free products.
 
     Args:
         run: The recorded pass.
+        rank: R.
         steps: How many products Lanczos is expected to need; each is worth four forward passes.
 
     Returns:
         True if forming the matrix costs less.
     """
-    d, n = run.samples, run.outputs.numel()
-    k = n // d
+    d = run.samples
+    n = float(d * rank)
     forward = rule = 0.0
     for call in run.calls:
         t, n_in, n_out = _sizes(call, d)
         work = float(d * t * n_in * n_out)
         forward += work
         if t == 1:
-            rule += d * d * n_in + float(n) * n * n_out
+            rule += d * d * n_in + n * n * n_out
         else:
-            rule += k * work + float(n) * n * n_in * n_out
-    return rule + (1 + k) * forward + 4.0 * n**3 < 4 * steps * forward
+            rule += rank * work + n * n * n_in * n_out
+    return rule + (1 + rank) * forward + 4 * n**3 < 4 * steps * forward
 
 
 def _sizes(call: Call, d: int) -> tuple[int, int, int]:
@@ -180,46 +182,53 @@ def _sizes(call: Call, d: int) -> tuple[int, int, int]:
     return 1, 1, call.out.numel() // d
 
 
-def gram(run: Pass) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
-    """Return N = J Jᵀ, and the map r ↦ Jᵀ r by the same rule, for verification.
+def gram(run: Pass, factor: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (Bᵀ J)(Bᵀ J)ᵀ, and Jᵀ B r for one r by the same rule, for verification.
 
     Args:
         run: From :func:`record`.
+        factor: B, shape (D, K, R).
+        probe: r, shape (D, R).
 
     Returns:
-        N, shape (D·K, D·K), float64, row a·K + k; and the map from r, shape (D, K), to gradients
-        of the selected parameters in the order of the calls, weight before bias.
+        The matrix, shape (D·R, D·R), float64, row a·R + j; and the gradients of the selected
+        parameters, flat, in the order of the calls, weight before bias.
     """
-    d = run.samples
-    columns = run.outputs.reshape(d, -1).sum(0).unbind()  # K sums over samples
-    k = len(columns)
+    z, d, rank = run.outputs, run.samples, factor.shape[2]
     outs = [c.out for c in run.calls]
-    per_output = [
-        torch.autograd.grad(c, outs, retain_graph=True, materialize_grads=True) for c in columns
+    # Column j for all samples at once: the gradient of Σ_a Σ_k B_a[k, j] z_a[k].
+    per_column = [
+        torch.autograd.grad(
+            z, outs, factor[:, :, j].reshape(z.shape), retain_graph=True, materialize_grads=True
+        )
+        for j in range(rank)
     ]
-    total = run.outputs.new_zeros((d * k, d * k))
-    signals = [torch.stack(g, dim=1) for g in zip(*per_output, strict=True)]  # (D, K, …)
+    signals = [
+        g[0][:, None] if rank == 1 else torch.stack(g, dim=1)  # (D, R, …)
+        for g in zip(*per_column, strict=True)
+    ]
+    total = z.new_zeros((d * rank, d * rank))
+    pulled: list[Tensor] = []
     for call, g in zip(run.calls, signals, strict=True):
-        for term in _terms(call, g):
-            total += term
+        if isinstance(call.layer, nn.Linear) and call.out.ndim == 2:
+            total += _linear_term(call, g)
+            mixed = (probe[..., None] * g).sum(1)  # (D, n_out)
+            pulled += [(mixed.T @ call.given).reshape(-1)] * call.weight
+            pulled += [mixed.sum(0)] * call.bias
+            continue
+        for piece in _pieces(call, g):
+            flat = piece.reshape(d * rank, -1)
+            total.addmm_(flat, flat.T)
+            pulled.append(probe.reshape(-1) @ flat)
+    return total.double(), torch.cat(pulled)
 
-    def pull_back(r: Tensor) -> list[Tensor]:
-        out = []
-        for call, g in zip(run.calls, signals, strict=True):
-            mixed = torch.einsum("dk,dk...->d...", r, g)[:, None]
-            for piece in _pieces(call, mixed):
-                out.append(piece.sum((0, 1)).reshape(-1))
-        return out
 
-    return total.double(), pull_back
-
-
-def plain_gradients(run: Pass, r: Tensor) -> list[Tensor]:
-    """Jᵀ r by a plain backward pass, in the order of :func:`gram`'s map.
+def plain_gradients(run: Pass, r: Tensor) -> Tensor:
+    """Jᵀ r by a plain backward pass, in the order of :func:`gram`.
 
     Args:
         run: The recorded pass.
-        r: Shape (D, K).
+        r: Shape (D, K), at the outputs.
 
     Returns:
         Flat gradients; of an embedding, the rows that occur.
@@ -234,26 +243,20 @@ def plain_gradients(run: Pass, r: Tensor) -> list[Tensor]:
     grads = torch.autograd.grad(
         run.outputs, wanted, r.view(run.outputs.shape), retain_graph=True, materialize_grads=True
     )
-    return [
-        (g if table is None else g[table]).reshape(-1) for g, table in zip(grads, rows, strict=True)
-    ]
+    parts = zip(grads, rows, strict=True)
+    return torch.cat([(g if table is None else g[table]).reshape(-1) for g, table in parts])
 
 
-def _terms(call: Call, g: Tensor) -> Iterator[Tensor]:
-    """The layer's contributions to N, each (DK, DK)."""
-    d, k = g.shape[:2]
-    if isinstance(call.layer, nn.Linear) and call.out.ndim == 2:
-        inner = call.given @ call.given.T if call.weight else call.given.new_zeros((d, d))
-        if call.bias:
-            inner = inner + 1
-        if k > 1:
-            inner = inner.repeat_interleave(k, 0).repeat_interleave(k, 1)
-        flat = g.reshape(d * k, -1)
-        yield (flat @ flat.T).mul_(inner)
-        return
-    for piece in _pieces(call, g):
-        flat = piece.reshape(d * k, -1)
-        yield flat @ flat.T
+def _linear_term(call: Call, g: Tensor) -> Tensor:
+    """The contribution of a layer with T = 1, (DR, DR), no gradient formed; g is (D, R, n)."""
+    d, rank = g.shape[:2]
+    inner = call.given @ call.given.T if call.weight else call.given.new_zeros((d, d))
+    if call.bias:
+        inner = inner + 1
+    if rank > 1:
+        inner = inner.repeat_interleave(rank, 0).repeat_interleave(rank, 1)
+    flat = g.reshape(d * rank, -1)
+    return (flat @ flat.T).mul_(inner)
 
 
 def _pieces(call: Call, g: Tensor) -> Iterator[Tensor]:

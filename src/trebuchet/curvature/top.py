@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trebuchet.curvature import dense, layer_rule
 from trebuchet.curvature.batches import as_batches
 from trebuchet.curvature.distributed import Ranks
+from trebuchet.curvature.factor import loss_factor
 from trebuchet.curvature.ggn import GGN, OutputGGN, is_convex
 from trebuchet.curvature.hessian import Hessian
 from trebuchet.curvature.lanczos import Goal, Step
@@ -279,21 +280,44 @@ class _Run:
             return None
         if self.method == "lanczos" or self.problem.autocast.enabled:
             return None
-        run = layer_rule.record(self.problem, self.problem.batches[0])
-        if run is None or self.k > run.outputs.numel():
+        problem, batch = self.problem, self.problem.batches[0]
+        run = layer_rule.record(problem, batch)
+        if run is None:
             return None
-        if not layer_rule.is_cheaper(run) and self.method != "dense":
+        d, z = run.samples, run.outputs
+        if self.operator == "ntk":
+            eye = torch.eye(z.numel() // d, dtype=z.dtype, device=z.device)
+            factor: Tensor | None = (eye / problem.n_samples**0.5).expand(d, -1, -1)
+        else:
+            factor = loss_factor(problem, z, batch, problem.weights[0], self.seed)
+        if factor is None or self.k > d * factor.shape[2]:
             return None
-        gram, pull_back = layer_rule.gram(run)
+        if not layer_rule.is_cheaper(run, factor.shape[2]) and self.method != "dense":
+            return None
+        generator = torch.Generator().manual_seed(self.seed)
+        r = torch.randn(d, factor.shape[2], generator=generator).to(z)
+        a, ours = layer_rule.gram(run, factor, r)
+        if not bool(torch.isfinite(a).all()):
+            msg = "model: its derivatives are NaN or infinite; curvature needs a smooth point"
+            raise InputError(msg)
         if not (run.trusted or (self.warm is not None and self.warm.trusted)):
-            generator = torch.Generator().manual_seed(self.seed)
-            r = torch.randn(run.samples, len(gram) // run.samples, generator=generator)
-            r = r.to(run.outputs)
-            ours, plain = torch.cat(pull_back(r)), torch.cat(layer_rule.plain_gradients(run, r))
+            plain = layer_rule.plain_gradients(run, (factor @ r[..., None])[..., 0])
             rounding = 1e3 * torch.finfo(plain.dtype).eps * float(plain.norm())
             if not bool((ours - plain).norm() <= rounding):
                 return None
-        return self._whole(gram, run.outputs, "layer rule", lambda: Linearisations(self.problem, 1))
+        return of_matrix(a, self.k, "layer rule", "outputs", self._back(factor))
+
+    def _back(self, factor: Tensor) -> Callable[[Tensor, float], Tensor] | None:
+        """From an eigenvector y of (Bᵀ J)(Bᵀ J)ᵀ to Jᵀ B y, if anybody will ask."""
+        if not self.vectors:
+            return None
+        op = OutputGGN(self.problem, Linearisations(self.problem, 1), identity=True)
+
+        def to_parameters(y: Tensor, value: float) -> Tensor:
+            u = factor @ y.to(factor.dtype).view(len(factor), -1, 1)
+            return op.to_parameters(u.reshape(-1), value)
+
+        return to_parameters
 
     def _whole(
         self, gram: Tensor, z: Tensor, method: str, lin: Callable[[], Linearisations]

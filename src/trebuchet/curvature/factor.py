@@ -1,0 +1,68 @@
+"""The loss's Hessian at the outputs as B Bᵀ, sample by sample.
+
+For a loss that is a sum over samples, M = w ∂²L/∂z² is block-diagonal: one K × K block a sample,
+M_a = B_a B_aᵀ with B_a of K × R, R the largest rank of any block. Then Jᵀ M J = (Bᵀ J)ᵀ (Bᵀ J), and
+its non-zero spectrum is that of the DR × DR matrix (Bᵀ J)(Bᵀ J)ᵀ. Softmax cross-entropy is blind to
+a shift of all logits, so R = K − 1: two classes cost as much as one output.
+"""
+
+import torch
+from torch import Tensor
+
+from trebuchet.curvature.batches import Batch
+from trebuchet.curvature.problem import Problem
+
+
+def loss_factor(
+    problem: Problem, z: Tensor, batch: Batch, weight: float, seed: int
+) -> Tensor | None:
+    """Return B, or None where the loss couples samples or is not convex here.
+
+    K products with the loss's Hessian give all blocks at once if samples are separate; one more,
+    with random numbers, tells whether they are.
+
+    Args:
+        problem: Gives the loss.
+        z: Outputs, shape (D, …), K a sample.
+        batch: Their micro-batch.
+        weight: w.
+        seed: Of the random numbers.
+
+    Returns:
+        Shape (D, K, R), in z's dtype.
+    """
+    z = z.detach().requires_grad_()
+    d, k = z.shape[0], z.numel() // z.shape[0]
+    loss = problem.loss_at(z, batch)
+    gradient = None
+    if loss.requires_grad:
+        (gradient,) = torch.autograd.grad(loss, z, create_graph=True, allow_unused=True)
+    if gradient is None or not gradient.requires_grad:
+        return z.new_zeros((d, k, 1))  # linear in z: no curvature
+
+    def product(u: Tensor) -> Tensor:
+        (hu,) = torch.autograd.grad(gradient, z, u.view(z.shape), retain_graph=True)
+        return hu.reshape(d, k)
+
+    columns = []
+    for i in range(k):
+        u = z.new_zeros((d, k))
+        u[:, i] = 1
+        columns.append(product(u))
+    blocks = torch.stack(columns, dim=2)  # (D, K, K)
+    probe = torch.randn(d, k, generator=torch.Generator().manual_seed(seed)).to(z)
+    want, got = product(probe), (blocks @ probe[..., None])[..., 0]
+    size = float(blocks.abs().max())
+    eps = float(torch.finfo(z.dtype).eps)
+    if float((want - got).abs().max()) > 1e3 * eps * size * k:
+        return None
+    wide = blocks.double() * weight
+    values, vectors = torch.linalg.eigh((wide + wide.mT) / 2)  # ascending
+    top = float(values.abs().max())
+    if float(values.min()) < -1e2 * eps * top:
+        return None
+    # What rounding makes of an exact zero eigenvalue is dropped: a relative error of eps.
+    rank = max(1, int((values > 1e2 * eps * top).sum(1).max()))
+    b = vectors * values.clamp_min(0).sqrt()[:, None]
+    out: Tensor = b[..., k - rank :].to(z.dtype)
+    return out
