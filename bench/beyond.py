@@ -30,7 +30,7 @@ EXPERIMENTS: dict[str, Callable[[Path | None], xr.Dataset]] = {
     "ceiling": lambda root: norm_ceiling(),
     "edge": lambda root: divergence_edge(),
     "edge_wide": lambda root: divergence_edge(
-        activations=["relu"], hidden=[1], widths=[2048, 4096], stop=200.0
+        activations=["relu"], hidden=[1], widths=[128, 512, 2048, 4096], steps=500, stop=100.0
     ),
 }
 

@@ -99,6 +99,8 @@ def _values(experiment: Mapping[str, Any], name: str) -> np.ndarray:
 def draw_sparsity(written: Mapping[str, Any]) -> Picture:
     """Sparsity against ηλ₀, a line a width, the seeds' range as a band."""
     panels = [key for key in ("sparsity_digits", "sparsity_mnist") if key in written]
+    every = sorted({width for key in panels for width in written[key]["coords"]["width"]})
+    colours = dict(zip(every, rate_colours(len(every)), strict=True))
     with style():
         picture = Picture(figsize=(10, 3.8), layout="constrained")
         axes = picture.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -108,12 +110,13 @@ def draw_sparsity(written: Mapping[str, Any]) -> Picture:
             sparsity = _values(experiment, "sparsity")  # (width, lr, seed)
             sparsity[~np.isin(phase, ["lazy", "catapult"])] = np.nan
             rates, widths = (np.array(experiment["coords"][k]) for k in ("lr", "width"))
-            for row, colour in enumerate(rate_colours(len(widths))):
-                label = f"width {widths[row]}"
-                seed_band(ax, rates, sparsity[row], colour=colour, label=label)
+            for row, width in enumerate(widths.tolist()):
+                label = f"width {width}"
+                seed_band(ax, rates, sparsity[row], colour=colours[width], label=label)
             ax.axvline(2, color=GREY, linestyle=":", linewidth=1)
             seeds = len(experiment["coords"]["seed"])
-            ax.set_title(f"{experiment['attrs']['data']}, {seeds} seeds")
+            title = {"sparsity_digits": "Digits 0/1", "sparsity_mnist": "MNIST 0/1"}[key]
+            ax.set_title(f"{title}, {seeds} seeds")
             ax.set_xlabel("ηλ₀")
         axes[0].set_ylabel("final sparsity (share < 0)")
         axes[0].legend(loc="lower right")
@@ -155,32 +158,36 @@ def draw_edge(written: Mapping[str, Any]) -> Picture:
         experiment["coords"][key] for key in ("activation", "hidden", "width")
     )
     edge = _values(experiment, "edge")  # (activation, hidden, width, seed)
+    # Where the smallest rate scanned failed already, it stands for the edge: an upper bound.
+    edge = np.where(np.isnan(edge), _values(experiment, "fails"), edge)
     with style():
         picture = Picture(figsize=(10, 3.8), layout="constrained")
-        axes = picture.subplots(1, len(activations), sharey=True)
+        axes = picture.subplots(1, len(activations), sharex=True, sharey=True)
         for a, (ax, activation) in enumerate(zip(axes, activations, strict=True)):
             for h, depth in enumerate(hidden):
                 label = f"{depth} hidden layer{'s' if depth > 1 else ''}"
                 x, y = np.array(widths), edge[a, h]
-                if activation == "relu" and depth == 1 and "edge_wide" in written:
-                    wide = written["edge_wide"]
-                    x = np.concatenate([x, wide["coords"]["width"]])
-                    y = np.concatenate([y, _values(wide, "edge")[0, 0]])
                 colour = SERIES_COLOURS[h]
                 ax.plot(np.repeat(x, y.shape[1]), y.ravel(), ".", color=colour, alpha=0.5)
                 seed_band(ax, x, y, colour=colour, label=label)
+                if activation == "relu" and depth == 1 and "edge_wide" in written:
+                    wide = written["edge_wide"]
+                    x, y = np.array(wide["coords"]["width"]), _values(wide, "edge")[0, 0]
+                    label = f"the same, {wide['attrs']['steps']} steps"
+                    ax.plot(np.repeat(x, y.shape[1]), y.ravel(), ".", color=SERIES_COLOURS[3])
+                    seed_band(ax, x, y, colour=SERIES_COLOURS[3], label=label)
             empirical = {"relu": 12, "tanh": 4}[activation]
-            ax.axhline(empirical, color=GREY, linestyle="--", linewidth=1)
-            ax.text(widths[0], empirical * 1.04, f"reported: ≈ {empirical}", color=GREY)
+            label = f"reported for wide nets, ≈ {empirical}"
+            ax.axhline(empirical, color=GREY, linestyle="--", linewidth=1, label=label)
             ax.set(xscale="log", yscale="log", xlabel="width")
-            ax.set_xticks(x, [str(w) for w in x], minor=False)
-            ax.minorticks_off()
+            marks = [32, 128, 512, 2048]
+            ax.set_xticks(marks, [str(mark) for mark in marks])
             ticks = [2, 4, 8, 12, 16, 32, 64]
             ax.set_yticks(ticks, [str(t) for t in ticks])
             ax.minorticks_off()
-            ax.set_title(f"{activation} nets")
+            ax.set_title(f"{'ReLU' if activation == 'relu' else activation} nets")
+            ax.legend(loc="upper left")
         axes[0].set_ylabel("smallest ηλ₀ that no longer trains")
-        axes[1].legend(loc="upper right")
     return picture
 
 
