@@ -7,13 +7,14 @@ from trebuchet.curvature.certificate import Floats
 
 
 def dot(u: Tensor, v: Tensor) -> Tensor:
-    """uᵀv in float64 without a float64 copy: partial sums of 2¹⁵ entries are added in float64."""
-    if u.dtype == torch.float64 or u.numel() < 1 << 15:
+    """uᵀv in float64 without a float64 copy: dot products of 2¹⁶ entries are added in float64."""
+    if u.dtype == torch.float64 or u.numel() < 1 << 12:
         return torch.dot(u.double(), v.double())
-    whole = u.numel() >> 15 << 15
-    parts = torch.linalg.vecdot(u[:whole].view(-1, 1 << 15), v[:whole].view(-1, 1 << 15))
-    total: Tensor = parts.double().sum() + torch.dot(u[whole:].double(), v[whole:].double())
-    return total
+    parts = [
+        torch.dot(a, b)
+        for a, b in zip(torch.split(u, 1 << 16), torch.split(v, 1 << 16), strict=True)
+    ]
+    return torch.stack(parts).sum(dtype=torch.float64)
 
 
 class Basis:
@@ -29,17 +30,17 @@ class Basis:
     def __len__(self) -> int:
         return self.count
 
-    def append(self, v: Tensor, image: Tensor | None) -> None:
-        """Add a vector, and M times it if there is a metric."""
+    def append(self, v: Tensor, image: Tensor | None, divisor: Tensor) -> None:
+        """Add v / divisor, and M times it if there is a metric."""
         block, row = divmod(self.count, self.rows)
         if block == len(self.blocks):
             rows = min(self.rows, self.cap - self.count)
             self.blocks.append(self.like.new_empty((rows, self.n)))
             if self.paired:
                 self.images.append(self.like.new_empty((rows, self.n)))
-        self.blocks[block][row] = v
+        torch.div(v, divisor, out=self.blocks[block][row])
         if image is not None:
-            self.images[block][row] = image
+            torch.div(image, divisor, out=self.images[block][row])
         self.count += 1
 
     def last_image(self) -> Tensor:
@@ -56,7 +57,10 @@ class Basis:
         return out
 
     def orthogonalise(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Return Vᵀ M w and w − V Vᵀ M w, by two subtractions: one is not enough (Parlett 6.9)."""
+        """Return Vᵀ M w and w − V Vᵀ M w, overwriting w.
+
+        By two subtractions: one is not enough (Parlett 6.9).
+        """
         total = w.new_zeros(self.count, dtype=torch.float64)
         vectors = self._filled(self.blocks)
         duals = self._filled(self.images) if self.paired else vectors
@@ -65,11 +69,11 @@ class Basis:
         for i in range(max(0, self.count - 2), self.count):
             block, row = divmod(i, self.rows)
             part = dot(duals[block][row], w)
-            w = torch.sub(w, vectors[block][row] * part.to(w.dtype))
+            w.addcmul_(vectors[block][row], part.to(w.dtype), value=-1)
             total[i] += part
         parts = [dual @ w for dual in duals]
         for part, rows in zip(parts, vectors, strict=True):
-            w = torch.addmv(w, rows.T, part, alpha=-1)
+            w.addmv_(rows.T, part, alpha=-1)
         total += torch.cat(parts).double()
         return total, w
 

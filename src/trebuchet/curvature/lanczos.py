@@ -127,7 +127,7 @@ def lanczos(
     """Find the largest (algebraic) eigenvalues of a symmetric operator.
 
     Args:
-        product: v ↦ A v, shape (n,).
+        product: v ↦ A v, shape (n,), in memory of its own: it is overwritten.
         start: The start vector with its guaranteed share of randomness.
         goal: When to stop.
         metric: v ↦ M v, positive semidefinite; None is the identity.
@@ -194,7 +194,8 @@ class _Run:
         self.cap = max(min(goal.basis_cap, self.n), min(goal.k + 3, self.n))
         self.eps = float(torch.finfo(v.dtype).eps) if goal.eps is None else goal.eps
         self.basis = Basis(self.n, self.cap + 1, v, paired=metric is not None)
-        self.basis.append(v / norm, None if metric is None else image / norm)
+        length = torch.tensor(norm, dtype=v.dtype, device=v.device)
+        self.basis.append(v, None if metric is None else image, length)
         self.certificate = Certificate(lambda lam: start.overlap(lam) / norm)
         # T is `kept` (Ritz values of the last restart), then one column a step since then.
         self.kept: Floats = np.zeros((0, 0))
@@ -219,7 +220,7 @@ class _Run:
         beta = dot(w, image).clamp_min(0).sqrt()
         self.columns.append(torch.cat([column, beta.reshape(1)]))
         safe = beta.clamp_min(torch.finfo(w.dtype).tiny).to(w.dtype)
-        self.basis.append(w / safe, None if self.metric is None else image / safe)
+        self.basis.append(w, None if self.metric is None else image, safe)
 
     def due(self) -> bool:
         """Look after every step on the CPU; elsewhere every fourth, so that nothing waits."""

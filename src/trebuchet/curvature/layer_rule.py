@@ -182,17 +182,17 @@ def _sizes(call: Call, d: int) -> tuple[int, int, int]:
     return 1, 1, call.out.numel() // d
 
 
-def gram(run: Pass, factor: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
+def gram(run: Pass, factor: Tensor, probe: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return (Bᵀ J)(Bᵀ J)ᵀ, and Jᵀ B r for one r by the same rule, for verification.
 
     Args:
         run: From :func:`record`.
         factor: B, shape (D, K, R).
-        probe: r, shape (D, R).
+        probe: r, shape (D, R); None where nothing needs to be verified.
 
     Returns:
         The matrix, shape (D·R, D·R), float64, row a·R + j; and the gradients of the selected
-        parameters, flat, in the order of the calls, weight before bias.
+        parameters, flat, in the order of the calls, weight before bias; empty without r.
     """
     z, d, rank = run.outputs, run.samples, factor.shape[2]
     outs = [c.out for c in run.calls]
@@ -212,15 +212,17 @@ def gram(run: Pass, factor: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
     for call, g in zip(run.calls, signals, strict=True):
         if isinstance(call.layer, nn.Linear) and call.out.ndim == 2:
             total += _linear_term(call, g)
-            mixed = (probe[..., None] * g).sum(1)  # (D, n_out)
-            pulled += [(mixed.T @ call.given).reshape(-1)] * call.weight
-            pulled += [mixed.sum(0)] * call.bias
+            if probe is not None:
+                mixed = (probe[..., None] * g).sum(1)  # (D, n_out)
+                pulled += [(mixed.T @ call.given).reshape(-1)] * call.weight
+                pulled += [mixed.sum(0)] * call.bias
             continue
         for piece in _pieces(call, g):
             flat = piece.reshape(d * rank, -1)
             total.addmm_(flat, flat.T)
-            pulled.append(probe.reshape(-1) @ flat)
-    return total.double(), torch.cat(pulled)
+            if probe is not None:
+                pulled.append(probe.reshape(-1) @ flat)
+    return total.double(), torch.cat(pulled) if pulled else total.new_zeros(0)
 
 
 def plain_gradients(run: Pass, r: Tensor) -> Tensor:

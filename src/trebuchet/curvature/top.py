@@ -294,13 +294,14 @@ class _Run:
             return None
         if not layer_rule.is_cheaper(run, factor.shape[2]) and self.method != "dense":
             return None
+        trusted = run.trusted or (self.warm is not None and self.warm.trusted)
         generator = torch.Generator().manual_seed(self.seed)
         r = torch.randn(d, factor.shape[2], generator=generator).to(z)
-        a, ours = layer_rule.gram(run, factor, r)
+        a, ours = layer_rule.gram(run, factor, None if trusted else r)
         if not bool(torch.isfinite(a).all()):
             msg = "model: its derivatives are NaN or infinite; curvature needs a smooth point"
             raise InputError(msg)
-        if not (run.trusted or (self.warm is not None and self.warm.trusted)):
+        if not trusted:
             plain = layer_rule.plain_gradients(run, (factor @ r[..., None])[..., 0])
             rounding = 1e3 * torch.finfo(plain.dtype).eps * float(plain.norm())
             if not bool((ours - plain).norm() <= rounding):
