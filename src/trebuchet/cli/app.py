@@ -12,18 +12,19 @@ from trebuchet.errors import TrebuchetError
 HELP = """
 Learning-rate phases of neural networks.
 
-Three things can happen when a network is trained at a constant learning rate η, and which one is
-decided by ηλ, with λ the top eigenvalue of its neural tangent kernel:
+Train a network at a constant learning rate η, and one of three things
+happens. Which one is decided by ηλ, with λ the top eigenvalue of its neural
+tangent kernel, λ₀ at the start:
 
-[bold]lazy[/bold]       ηλ₀ < 2: the loss falls from the start; the network hardly leaves its linear
-approximation.
+[bold cyan]lazy[/]       ηλ₀ < 2     the loss falls from the first step; the network
+                       hardly leaves its linear approximation
 
-[bold]catapult[/bold]   ηλ₀ > 2: the loss first explodes, then falls to a flatter minimum, where
-ηλ < 2 again.
+[bold yellow]catapult[/]   ηλ₀ > 2     the loss first explodes, then falls to a flatter
+                       minimum, where ηλ < 2 again
 
-[bold]divergent[/bold]  past a second edge it never comes back.
+[bold red]divergent[/]  far above   past a second edge it never comes back
 
-Start with:  trebuchet scan digits
+Start with:  [bold]trebuchet scan digits[/]
 """
 
 # One module a command: importing only what is asked for keeps --help instant.
