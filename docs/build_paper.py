@@ -41,18 +41,17 @@ def build(docs: Path, say: Callable[[str], None] = print) -> None:
     data_root = os.environ.get(DATA_ROOT)
     for number, setting in tb.paper.FIGURES.items():
         name = f"fig{number}"
-        if isinstance(setting.data, Images) and not data_root:
-            if not (folder / f"{name}.png").exists():
-                _fragment(folder, name, _how_to(number))
-            continue
         if (folder / f"{name}.png").exists() and (folder / f"{name}.md").exists():
+            continue
+        if isinstance(setting.data, Images) and not data_root:
+            _fragment(folder, name, _how_to(number))
             continue
         say(f"figure {number} of the paper, quick grid")
         result = tb.paper.figure(number, quick=True, data_root=data_root)
-        _save(draw(result), folder / f"{name}.png")
         alt = f"Figure {number}: {setting.title}. " + "; ".join(headline(result))
         caption = f"Figure {number}, quick grid: {headline(result)[1]}."
         _fragment(folder, name, _picture(name, alt, caption))
+        _save(draw(result), folder / f"{name}.png")  # last: it says that both are there
     written = json.loads(BEYOND.read_text()) if BEYOND.exists() else {}
     for name, (draw_it, needs, caption) in PICTURES.items():
         missing = [key for key in needs if key not in written]
