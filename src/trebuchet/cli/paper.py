@@ -46,11 +46,12 @@ def paper(
         bool, typer.Option("--resume", help="Keep figures that are there; go on with the rest.")
     ] = False,
 ) -> None:
-    """Reproduce figures of Meltzer & Liu (arXiv 2301.07737) at the paper's settings and seeds.
+    """Reproduce figures of Meltzer & Liu, arXiv 2301.07737, at their own settings.
 
-    For each figure N this writes figN.zarr (every run, an xarray Dataset), figN.png (the six
-    panels) and figN.json (the numbers). Image figures save their runs as they go: after a kill,
-    the same command with --resume goes on where it was.
+    For each figure N this writes figN.zarr (every run, an xarray Dataset),
+    figN.png (the paper's panels) and figN.json (the numbers). Image figures
+    save their runs as they go: after a kill, the same command with --resume
+    goes on where it was.
 
     Example: trebuchet paper 1 2 6 --out figures
     """  # noqa: DOC501 - this text is what --help shows
