@@ -207,7 +207,7 @@ def gram(run: Pass, factor: Tensor, probe: Tensor | None) -> tuple[Tensor, Tenso
         g[0][:, None] if rank == 1 else torch.stack(g, dim=1)  # (D, R, …)
         for g in zip(*per_column, strict=True)
     ]
-    total = z.new_zeros((d * rank, d * rank))
+    total = z.new_zeros((d * rank, d * rank), dtype=torch.float64)
     pulled: list[Tensor] = []
     for call, g in zip(run.calls, signals, strict=True):
         if isinstance(call.layer, nn.Linear) and call.out.ndim == 2:
@@ -219,10 +219,12 @@ def gram(run: Pass, factor: Tensor, probe: Tensor | None) -> tuple[Tensor, Tenso
             continue
         for piece in _pieces(call, g):
             flat = piece.reshape(d * rank, -1)
-            total.addmm_(flat, flat.T)
+            # Single-precision sums over millions of entries lose digits: add parts in float64.
+            for part in torch.split(flat, 1 << 15, dim=1):
+                total += part @ part.T
             if probe is not None:
                 pulled.append(probe.reshape(-1) @ flat)
-    return total.double(), torch.cat(pulled) if pulled else total.new_zeros(0)
+    return total, torch.cat(pulled) if pulled else total.new_zeros(0)
 
 
 def plain_gradients(run: Pass, r: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trebuchet.curvature.certificate import Floats
 from trebuchet.curvature.distributed import Ranks
-from trebuchet.curvature.lanczos import Goal, LanczosResult, Product, Start, Step, lanczos
+from trebuchet.curvature.lanczos import ROUNDING, Goal, LanczosResult, Product, Start, Step, lanczos
 from trebuchet.curvature.operators import Operator, mixed_start
 
 WARM_SHARE = 0.1
@@ -48,6 +48,7 @@ def of_matrix(
     method: str,
     side: str,
     to_parameters: Callable[[Tensor, float], Tensor] | None,
+    eps: float,
 ) -> Spectrum:
     """Solve a whole symmetric matrix.
 
@@ -57,6 +58,7 @@ def of_matrix(
         method: What to call it.
         side: Where its vectors live.
         to_parameters: Maps an eigenvector to parameter space; None if nobody will ask.
+        eps: Rounding unit that the matrix was formed in.
 
     Returns:
         The spectrum, exact to rounding.
@@ -68,7 +70,8 @@ def of_matrix(
         values, columns = torch.linalg.eigh(a)
         vectors = columns.T.flip(0)[:k]
     top = values.flip(0).cpu().numpy()
-    error = 4 * float(torch.finfo(a.dtype).eps) * n * float(np.abs(top).max())
+    # LAPACK's own error in float64, and that of the matrix.
+    error = (4 * float(torch.finfo(a.dtype).eps) * n + ROUNDING * eps) * float(np.abs(top).max())
     return Spectrum(
         values=top[:k].copy(),
         residuals=np.full(k, error),

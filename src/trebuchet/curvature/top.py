@@ -306,7 +306,7 @@ class _Run:
             rounding = 1e3 * torch.finfo(plain.dtype).eps * float(plain.norm())
             if not bool((ours - plain).norm() <= rounding):
                 return None
-        return of_matrix(a, self.k, "layer rule", "outputs", self._back(factor))
+        return of_matrix(a, self.k, "layer rule", "outputs", self._back(factor), self._eps())
 
     def _back(self, factor: Tensor) -> Callable[[Tensor, float], Tensor] | None:
         """From an eigenvector y of (Bᵀ J)(Bᵀ J)ᵀ to Jᵀ B y, if anybody will ask."""
@@ -344,7 +344,7 @@ class _Run:
                 return op.to_parameters(u.to(problem.dtype), value)
 
             back = to_parameters
-        return of_matrix(a, self.k, method, "outputs", back)
+        return of_matrix(a, self.k, method, "outputs", back, self._eps())
 
     def _dense(self, op: Operator, lin: Linearisations | None) -> Spectrum | None:
         """All products with the identity, for the few that are fewer than Lanczos would take."""
@@ -358,10 +358,10 @@ class _Run:
         if op.side == "outputs" and lin is not None:
             a = dense.matrix_of(op.product, op.dim, like)
             if self.operator == "ntk":
-                return of_matrix(a, self.k, "dense", op.side, op.to_parameters)
+                return of_matrix(a, self.k, "dense", op.side, op.to_parameters, self._eps())
             return self._whole(a, lin[0].outputs, "dense", lambda: lin)
         a = dense.matrix_of(op.product, op.dim, like)
-        return of_matrix(a, self.k, "dense", op.side, op.to_parameters)
+        return of_matrix(a, self.k, "dense", op.side, op.to_parameters, self._eps())
 
     def _lanczos(self, op: Operator) -> Spectrum:
         like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
