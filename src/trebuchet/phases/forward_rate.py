@@ -134,23 +134,19 @@ def along_first_step(
             "model gives finite numbers on this data"
         )
         raise InputError(msg)
-    unit = 1e-6
     objective.gradient(batches)
     # The batches count as one step's here, whatever their number: what the optimizer would see.
     objective.cost.gradients += max(0, round(_samples(batches) / objective.samples_per_step) - 1)
-    factory(objective.params, unit).step()
-    direction = [
-        (p.detach().double() - w.double()) / unit
-        for p, w in zip(objective.params, start, strict=True)
-    ]
-    direction = _precise(objective, factory, start, direction, unit)
-    if not any(bool((d != 0).any()) for d in direction):
+    moves = any(p.grad is not None and bool((p.grad != 0).any()) for p in objective.params)
+    found = _direction(objective, factory, start) if moves else None
+    if found is None:
         _put(objective, start)
         msg = (
             "loss: its gradient is exactly zero at the initialisation, so every rate leaves the "
             "model where it is; check that the loss depends on the parameters"
         )
         raise InputError(msg)
+    direction, natural = found
     count = 1
 
     def loss_at(rate: float) -> float:
@@ -165,23 +161,28 @@ def along_first_step(
         return not loss_at(rate) < first  # NaN and infinity rise
 
     try:
-        return _bracket(rises, loss_at, first, delta, lambda: count)
+        return _bracket(rises, loss_at, first, delta, natural, lambda: count)
     finally:
         _put(objective, start)
 
 
-def _precise(
-    objective: Objective,
-    factory: Factory,
-    start: list[Tensor],
-    direction: list[Tensor],
-    unit: float,
-) -> list[Tensor]:
-    """Measure the step again at a rate that moves weights by their own size, past rounding."""
-    size = math.sqrt(sum(float(d.square().sum()) for d in direction))
+def _direction(
+    objective: Objective, factory: Factory, start: list[Tensor]
+) -> tuple[list[Tensor], float] | None:
+    # The optimizer's first step divided by its rate, and the rate that moves the weights by their
+    # own size, at which it is measured: a short step drowns in the weights' rounding.
     scale = math.sqrt(sum(float(w.double().square().sum()) for w in start)) or 1.0
-    # A size of zero may be rounding: a large rate tells.
-    rate = scale / size if size > 0 else 1.0
+    rate = 1e-6
+    while rate < 1e30:
+        step = _step(objective, factory, start, rate)
+        size = math.sqrt(sum(float(d.square().sum()) for d in step))
+        if size > 0 and math.isfinite(size):
+            return _step(objective, factory, start, scale / size), scale / size
+        rate *= 1e6
+    return None
+
+
+def _step(objective: Objective, factory: Factory, start: list[Tensor], rate: float) -> list[Tensor]:
     _put(objective, start, keep_grad=True)
     factory(objective.params, rate).step()
     return [
@@ -195,10 +196,11 @@ def _bracket(
     loss_at: Callable[[float], float],
     first: float,
     delta: float,
+    natural: float,
     count: Callable[[], int],
 ) -> ForwardRate:
     low, high = 0.0, math.inf
-    rate = 1e-2
+    rate = natural / 100
     for _ in range(120):
         if rises(rate):
             high = rate
@@ -210,11 +212,11 @@ def _bracket(
             if math.isfinite(high):
                 break
             rate *= 4
-        if not 1e-30 < rate < 1e30:
+        if not 1e-12 < rate / natural < 1e12:
             break
     if low == 0.0:
         msg = (
-            "loss: rises along the first step at every rate down to 1e-30; check the loss's sign "
+            "loss: rises along the first step however short it is; check the loss's sign "
             "and whether the model is random (dropout in the forward pass)"
         )
         raise InputError(msg)

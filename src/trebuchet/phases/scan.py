@@ -255,16 +255,18 @@ def _edges(setup: _Setup, rtol: float | None, limit: int | None) -> tuple[Interv
     rates, trainer = setup.rates, setup.trainer
     if rtol is not None:
         trainer.budget = limit
-        high = training_edge(rates)
-        narrow(
-            rates, high, lambda runs: any(not rates.trained(r) for r in runs), rtol=rtol,
-            steps=trainer.horizon,
-        )  # fmt: skip
-        low = loss_edge(rates)
-        narrow(
-            rates, low, lambda runs: any(rates.rose(r) for r in runs), rtol=rtol,
-            steps=trainer.horizon,
-        )  # fmt: skip
+        horizon = trainer.horizon
+
+        def fails(runs: Sequence[Run]) -> bool:
+            return not all(rates.trained(run) for run in runs)
+
+        def rises(runs: Sequence[Run]) -> bool:
+            return any(rates.rose(run) for run in runs)
+
+        narrow(rates, training_edge(rates), fails, rtol=rtol, looks=[horizon])
+        # A rise ends the trial, and most come early.
+        early = [horizon // 20, horizon // 5, horizon]
+        narrow(rates, loss_edge(rates), rises, rtol=rtol, looks=early)
     return loss_edge(rates), training_edge(rates)
 
 

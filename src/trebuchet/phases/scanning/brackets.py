@@ -85,7 +85,7 @@ def narrow(
     beyond: Callable[[Sequence[Run]], bool],
     *,
     rtol: float,
-    steps: int,
+    looks: Sequence[int],
 ) -> Interval:
     """Bisect an edge, in log rate, until its ends are within a factor 1 + rtol.
 
@@ -97,7 +97,7 @@ def narrow(
         edge: Where to start; open ends are moved out by factors of two first.
         beyond: Whether the runs of one rate are beyond the edge.
         rtol: The relative width to reach.
-        steps: Steps a trial needs.
+        looks: Steps at which a trial is looked at; it ends at the first that is beyond the edge.
 
     Returns:
         The narrower interval; wider than asked for if the budget ended.
@@ -115,7 +115,7 @@ def narrow(
                 trial = math.sqrt(low * high)
             if not 1e-30 < trial < 1e30:
                 break
-            if beyond(_try(rates, trial, steps, beyond)):
+            if beyond(_try(rates, trial, looks, beyond)):
                 high = trial
             else:
                 low = trial
@@ -125,14 +125,15 @@ def narrow(
 
 
 def _try(
-    rates: Rates, rate: float, steps: int, beyond: Callable[[Sequence[Run]], bool]
+    rates: Rates, rate: float, looks: Sequence[int], beyond: Callable[[Sequence[Run]], bool]
 ) -> list[Run]:
     runs: list[Run] = []
     for seed in rates.seeds:
         run = rates.trainer.start(rate, seed)
-        rates.trainer.advance(run, steps)
-        rates.extra.append(run)
         runs.append(run)
-        if beyond(runs):
-            break
+        rates.extra.append(run)
+        for steps in looks:
+            rates.trainer.advance(run, steps)
+            if beyond(runs):
+                return runs
     return runs
