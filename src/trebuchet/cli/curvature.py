@@ -225,9 +225,8 @@ def load_data(
 
 
 def _measure(net: "nn.Module", loss: str, data: Any, **options: Any) -> "TopEigen":
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
     from trebuchet.curvature import top_eigen
+    from trebuchet.curvature.progress import progress_line
     from trebuchet.curvature.top import OperatorName
 
     if options["operator"] not in get_args(OperatorName):
@@ -238,17 +237,7 @@ def _measure(net: "nn.Module", loss: str, data: Any, **options: Any) -> "TopEige
     if blind and options["operator"] != "ntk":
         msg = f"--data: has no targets, which {loss} needs; add an array y"
         raise InputError(msg)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        task = progress.add_task("first pass", total=None)
-
-        def on_step(products: int, value: float, residual: float, missed: float) -> None:
-            progress.update(
-                task,
-                description=f"{products} products   λ = {value:.5g} ± {residual:.1e}   "
-                f"chance of a larger one {missed:.0e}",
-            )
-
+    with progress_line(console(stderr=True)) as on_step:
         try:
             if blind:
                 return top_eigen(net, None, data[0], on_step=on_step, **options)

@@ -2,7 +2,16 @@
 
 from trebuchet.curvature.losses import LOSSES, ModelLoss, half_mse
 from trebuchet.curvature.policy import held_still
+from trebuchet.curvature.progress import progress_line
 from trebuchet.curvature.result import TopEigen
 from trebuchet.curvature.top import top_eigen
 
-__all__ = ["LOSSES", "ModelLoss", "TopEigen", "half_mse", "held_still", "top_eigen"]
+__all__ = [
+    "LOSSES",
+    "ModelLoss",
+    "TopEigen",
+    "half_mse",
+    "held_still",
+    "progress_line",
+    "top_eigen",
+]

@@ -94,7 +94,8 @@ def top_eigen(
         failure: Failure probability of the certificate. The cost is logarithmic in it.
         seed: Of the random start, so that a measurement can be repeated.
         group: ``True`` or a process group: every rank holds a shard of the samples.
-        on_step: Called after every product.
+        on_step: Called after every product with (products, value, residual, probability of having
+            missed a larger one); ``progress_line()`` makes one that shows them.
 
     Returns:
         Values, bounds, ``lr_crit`` and how they were come by.

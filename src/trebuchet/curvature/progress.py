@@ -1,0 +1,37 @@
+"""One line that says how far a measurement has come."""
+
+import contextlib
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from trebuchet.curvature.lanczos import Step
+
+
+@contextlib.contextmanager
+def progress_line(console: Console | None = None) -> Iterator[Step]:
+    """Show products, value, residual and the chance of a miss while a measurement runs.
+
+    Args:
+        console: Where to; by default standard error.
+
+    Yields:
+        What to pass as ``on_step``.
+
+    Example:
+        >>> import io
+        >>> quiet = Console(file=io.StringIO())
+        >>> with progress_line(quiet) as on_step:
+        ...     on_step(3, 1.5, 0.01, 1e-3)
+    """
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    console = console or Console(stderr=True)
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("first pass", total=None)
+
+        def on_step(products: int, value: float, residual: float, missed: float) -> None:
+            text = f"{products} products   λ = {value:.5g} ± {residual:.1e}"
+            progress.update(task, description=f"{text}   chance of a larger one {missed:.0e}")
+
+        yield on_step
