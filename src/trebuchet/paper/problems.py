@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trebuchet.data.images import load_images
 from trebuchet.dynamics.problem import Problem
 from trebuchet.errors import InputError
 from trebuchet.models import MLP, Draws, biased_teacher_student, pure_teacher_student
@@ -39,6 +38,8 @@ def paper_problem(
     seed = setting.seed if seed is None else seed
     data = setting.data
     if isinstance(data, Images):
+        from trebuchet.data.images import load_images  # scikit-learn takes a second to import
+
         images = load_images(data.name, data_root=data_root)
         model = _student(setting, images.x_train.shape[1], seed, dtype)[1]
         arrays = (images.x_train, images.y_train, images.x_test, images.y_test)

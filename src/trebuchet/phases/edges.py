@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from trebuchet.dynamics.kernels import make_kernel
@@ -45,7 +46,9 @@ def edges(problem: Problem, seed: int = 0) -> dict[str, Edge]:
     model = problem.initial(seed)
     weight = next(model.parameters())
     x = problem.x.to(weight.device, weight.dtype)
-    with torch.no_grad():
+    # One BLAS thread: these matrices are small, and two threads on a busy machine wait for each
+    # other far longer than they work.
+    with torch.no_grad(), threadpool_limits(1, user_api="blas"):
         kernel = make_kernel([model], x)
         kernel.forward()
         gram = kernel.gram()[0].double().cpu().numpy()
