@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from trebuchet.cli import main
+from trebuchet.cli import digits, main
+from trebuchet.errors import InputError
 from trebuchet.results.store import load
 
 
@@ -30,8 +31,6 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 def test_scan_digits_writes_its_folder_and_keeps_it(tmp_path: Path) -> None:
     """A short scan in a process of its own: the default folder is in the current directory."""
-    from trebuchet.cli import digits
-
     here = Path.cwd()
     os.chdir(tmp_path)
     try:
@@ -53,6 +52,13 @@ def test_scan_digits_writes_its_folder_and_keeps_it(tmp_path: Path) -> None:
     assert again.returncode == 2
     assert "--overwrite" in again.stderr
     assert "Traceback" not in again.stderr
+
+
+@pytest.mark.parametrize("rates", ["-1,2", "0", "nan", "", ",", "1:2", "2:1:0.5", "1:2:0", "fast"])
+def test_bad_rates_are_refused_with_nothing_written(rates: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--rates"):
+        digits.run_digits(tmp_path / "out", rates=rates)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_data_set_is_named(capsys: pytest.CaptureFixture[str]) -> None:

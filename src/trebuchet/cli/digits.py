@@ -1,5 +1,6 @@
 """`trebuchet scan digits`: the paper's ReLU experiment on scikit-learn's embedded digits."""
 
+import math
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import xarray as xr
 from trebuchet._types import Phase
 from trebuchet.cli.output import console, prepare_folder, refuse_existing
 from trebuchet.cli.tables import rates_table
+from trebuchet.errors import InputError
 from trebuchet.phases.edges import edges
 from trebuchet.results.store import save
 from trebuchet.results.summary import table
@@ -19,21 +21,28 @@ TRAINED = 0.1
 
 
 def run_digits(
-    out: Path | None = None, *, seeds: int = 3, steps: int | None = None, overwrite: bool = False
+    out: Path | None = None,
+    *,
+    rates: str | None = None,
+    seeds: int = 3,
+    steps: int | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Sweep ηλ₀ from 0.5 to 14, print the table, write the data and the picture.
 
     Args:
         out: Folder for runs.zarr and scan.png; ``trebuchet-scan-digits`` unless given.
+        rates: Learning rates ηλ₀, as ``parse_rates`` reads them; 0.5 to 14 by 0.5 unless given.
         seeds: How many seeds.
         steps: Most steps of a run.
         overwrite: Replace results that exist.
     """
-    from trebuchet.paper.digits import STEPS, digits_problem, digits_sweep
+    from trebuchet.paper.digits import RATIOS, STEPS, digits_problem, digits_sweep
     from trebuchet.plots.scan_picture import sweep_overview
 
     out = DEFAULT_OUT if out is None else out
     data, picture = out / "runs.zarr", out / "scan.png"
+    ratios = RATIOS if rates is None else parse_rates(rates)
     refuse_existing([data, picture], overwrite=overwrite)
     prepare_folder(out)
     screen = console()
@@ -43,7 +52,9 @@ def run_digits(
         "L = (1/2D) Σ (z − y)²",
         soft_wrap=True,
     )
-    runs = digits_sweep(seeds=seeds, steps=STEPS if steps is None else steps, progress=True)
+    runs = digits_sweep(
+        lr_ratio=ratios, seeds=seeds, steps=STEPS if steps is None else steps, progress=True
+    )
     screen.print(rates_table(table(runs)))
     for line in verdict(runs):
         screen.print(line, soft_wrap=True)
@@ -55,6 +66,40 @@ def run_digits(
     sweep_overview(runs, edges(problem), title).savefig(part, dpi=160)
     os.replace(part, picture)
     screen.print(f"picture  {picture}\ndata     {data}   (xarray: trebuchet.load)", soft_wrap=True)
+
+
+def parse_rates(text: str) -> list[float]:
+    """Rates from "start:stop:step", both ends included, or from a list "0.5,1,2".
+
+    Args:
+        text: What the user typed.
+
+    Returns:
+        The rates, ascending.
+
+    Raises:
+        InputError: If the text is neither, or a rate is not positive and finite.
+
+    Example:
+        >>> parse_rates("0.5:2:0.5"), parse_rates("3,1")
+        ([0.5, 1.0, 1.5, 2.0], [1.0, 3.0])
+    """
+    try:
+        if ":" in text:
+            start, stop, step = (float(part) for part in text.split(":"))
+            count = math.floor((stop - start) / step + 1e-9) + 1
+            rates = [round(start + i * step, 10) for i in range(count)]
+        else:
+            rates = sorted({float(part) for part in text.split(",") if part.strip()})
+    except (ValueError, ZeroDivisionError, OverflowError):
+        rates = []
+    if not rates or not all(0 < rate < math.inf for rate in rates):
+        msg = (
+            "--rates: expected positive numbers, as start:stop:step (0.5:14:0.5) or a list "
+            f"(0.5,1,2), got {text!r}"
+        )
+        raise InputError(msg)
+    return rates
 
 
 def verdict(runs: xr.Dataset) -> list[str]:
