@@ -48,6 +48,11 @@ def list_pages(app, docname, source):
         source[0] = source[0].replace("%PAGES%", "\n".join(found))
 
 
+def reread_index(app, env, added, changed, removed):
+    """Read the index again in every build, since its list depends on which pages there are."""
+    return ["index"]
+
+
 _LITERAL = re.compile(r"(``.*?``)")
 
 
@@ -79,4 +84,5 @@ def setup(app):
     numpy.typing.ArrayLike = ArrayLike  # before autodoc imports trebuchet
     app.connect("builder-inited", draw_paper)
     app.connect("source-read", list_pages)
+    app.connect("env-get-outdated", reread_index)
     app.connect("autodoc-process-docstring", escape_bars, priority=900)
