@@ -192,12 +192,12 @@ def test_trap_07_dropout_as_is_is_one_fixed_mask_even_uncached() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 30), nn.Dropout(0.5), nn.Linear(30, 3)).double().train()
     x, y = torch.randn(12, 5).double(), torch.arange(12) % 3
-    import trebuchet.curvature.top as top_module
+    import trebuchet.curvature.measurement as module
 
     values = []
     for keep in (0, 2):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(top_module, "how_many_fit", lambda _, keep=keep: keep)
+            patch.setattr(module, "how_many_fit", lambda _, keep=keep: keep)
             top = top_eigen(model, nn.CrossEntropyLoss(), (x, y), mode="as_is", micro_batch=6)
             assert top.converged
             values.append(top.value)

@@ -226,8 +226,8 @@ def load_data(
 
 def _measure(net: "nn.Module", loss: str, data: Any, **options: Any) -> "TopEigen":
     from trebuchet.curvature import top_eigen
+    from trebuchet.curvature.measurement import OperatorName
     from trebuchet.curvature.progress import progress_line
-    from trebuchet.curvature.top import OperatorName
 
     if options["operator"] not in get_args(OperatorName):
         expected = ", ".join(get_args(OperatorName))

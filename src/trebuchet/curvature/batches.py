@@ -56,7 +56,8 @@ def as_batches(
         data: A tensor (inputs without targets), a pair ``(inputs, targets)`` whose inputs may be a
             tensor, a tuple (several inputs) or a dict (inputs by name), a dict batch with one of
             :data:`TARGET_KEYS`, or an iterable of any of these that can be read again (a
-            ``DataLoader``, a list). A loader is read once, in full, and its batches are kept, so
+            ``DataLoader``, a list; but a list of two tensors is the pair that collating makes of
+            inputs and targets). A loader is read once, in full, and its batches are kept, so
             that a shuffled one is one fixed data set and not a different one at every product.
         device: Where the model is. A loader's batches are moved there; tensors given directly must
             be there already, since a silent copy of a whole data set is never what was meant.

@@ -1,34 +1,20 @@
 """The front door: the top eigenvalues of NTK, Gauss–Newton or Hessian, of any model."""
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trebuchet.curvature import dense, layer_rule
 from trebuchet.curvature.batches import as_batches
 from trebuchet.curvature.distributed import Ranks
-from trebuchet.curvature.factor import loss_factor
-from trebuchet.curvature.ggn import GGN, OutputGGN, is_convex
-from trebuchet.curvature.hessian import Hessian
-from trebuchet.curvature.lanczos import Goal, Step
+from trebuchet.curvature.lanczos import Step
 from trebuchet.curvature.losses import LossFn, ModelLoss, Reduction, batch_weights, resolve
-from trebuchet.curvature.memory import how_many_fit
-from trebuchet.curvature.ntk import ntk_operator
-from trebuchet.curvature.operators import Linearisations, Operator
+from trebuchet.curvature.measurement import Measurement, Method, OperatorName
 from trebuchet.curvature.policy import Mode, held_still
 from trebuchet.curvature.preconditioner import OptimizerView, view_of
 from trebuchet.curvature.problem import Autocast, Problem, Selection, select, unwrap
-from trebuchet.curvature.result import TopEigen, WarmState
-from trebuchet.curvature.solve import Solver, Spectrum, of_matrix
+from trebuchet.curvature.result import TopEigen
 from trebuchet.errors import InputError
-
-OperatorName = Literal["ggn", "ntk", "hessian"]
-Method = Literal["auto", "lanczos", "dense"]
 
 
 def top_eigen(
@@ -130,11 +116,23 @@ def top_eigen(
         problem = Problem(model, chosen, resolved, batches, autocast)
         versions = [p._version for p in chosen.values()]
         _weigh(problem, ranks, reduction)
-        run = _Run(
-            problem, ranks, operator, k, rtol, method, vectors, max_products, basis_cap, failure,
-            seed, on_step, warm, _view(optimizer, problem, ranks),
-        )  # fmt: skip
-        result = run.result(mode)
+        measurement = Measurement(
+            problem=problem,
+            ranks=ranks,
+            view=_view(optimizer, problem, ranks),
+            operator=operator,
+            k=k,
+            rtol=rtol,
+            method=method,
+            vectors=vectors,
+            max_products=max_products,
+            basis_cap=basis_cap,
+            failure=failure,
+            seed=seed,
+            on_step=on_step,
+            warm=warm,
+        )
+        result = measurement.result(mode)
         if versions != [p._version for p in chosen.values()]:
             msg = "model: its forward pass writes to its parameters; curvature needs a fixed point"
             raise InputError(msg)
@@ -214,244 +212,3 @@ def _view(
         return ranks.sum_(out)
 
     return view_of(optimizer, problem, gradient)
-
-
-@dataclass(slots=True)
-class _Run:
-    """One measurement: choose the side and the method, solve, and report."""
-
-    problem: Problem
-    ranks: Ranks
-    operator: OperatorName
-    k: int
-    rtol: float
-    method: Method
-    vectors: bool
-    max_products: int
-    basis_cap: int | None
-    failure: float
-    seed: int
-    on_step: Step | None
-    warm: TopEigen | None
-    view: OptimizerView
-
-    def result(self, mode: Mode) -> TopEigen:
-        """Measure."""
-        problem = self.problem
-        if self.k > problem.n_parameters:
-            msg = f"k: asks for {self.k} eigenvalues of {problem.n_parameters} parameters"
-            raise InputError(msg)
-        if self.warm is not None and self.warm.n_parameters != problem.n_parameters:
-            msg = (
-                f"warm: is of a problem with {self.warm.n_parameters} parameters, "
-                f"this one has {problem.n_parameters}"
-            )
-            raise InputError(msg)
-        spectrum = self._layer_rule()
-        if spectrum is None:
-            op, lin = self._operator()
-            spectrum = self._dense(op, lin) or self._lanczos(op)
-        return self._report(spectrum, mode)
-
-    @property
-    def single(self) -> bool:
-        """Everything is in one micro-batch on one process."""
-        return len(self.problem.batches) == 1 and self.ranks.alone
-
-    def _operator(self) -> tuple[Operator, Linearisations | None]:
-        problem, scale = self.problem, self.view.scale
-        keep = how_many_fit(problem)
-        if self.operator == "hessian":
-            return Hessian(problem, ranks=self.ranks, keep=keep, scale=scale), None
-        lin = Linearisations(problem, keep)
-        small = self.single and lin[0].size < problem.n_parameters and self.k <= lin[0].size
-        if self.operator == "ntk":
-            if self.single and self.k > lin[0].size:
-                msg = f"k: asks for {self.k} eigenvalues of an NTK of {lin[0].size} outputs"
-                raise InputError(msg)
-            ntk = ntk_operator(problem, lin, ranks=self.ranks, outputs_side=small, scale=scale)
-            return ntk, lin
-        if self.operator == "ggn" and small and is_convex(problem.loss):
-            return OutputGGN(problem, lin, scale=scale), lin
-        return GGN(problem, lin, ranks=self.ranks, scale=scale), lin
-
-    def _layer_rule(self) -> Spectrum | None:
-        """The layer rule, where it is exact and cheaper; verified where samples might mix."""
-        if self.operator == "hessian" or not self.single or self.view.scale is not None:
-            return None
-        if self.method == "lanczos" or self.problem.autocast.enabled:
-            return None
-        problem, batch = self.problem, self.problem.batches[0]
-        run = layer_rule.record(problem, batch)
-        if run is None:
-            return None
-        d, z = run.samples, run.outputs
-        if self.operator == "ntk":
-            eye = torch.eye(z.numel() // d, dtype=z.dtype, device=z.device)
-            factor: Tensor | None = (eye / problem.n_samples**0.5).expand(d, -1, -1)
-        else:
-            factor = loss_factor(problem, z, batch, problem.weights[0], self.seed)
-        if factor is None or self.k > d * factor.shape[2]:
-            return None
-        if not layer_rule.is_cheaper(run, factor.shape[2]) and self.method != "dense":
-            return None
-        trusted = run.trusted or (self.warm is not None and self.warm.trusted)
-        generator = torch.Generator().manual_seed(self.seed)
-        r = torch.randn(d, factor.shape[2], generator=generator).to(z)
-        a, ours = layer_rule.gram(run, factor, None if trusted else r)
-        if not bool(torch.isfinite(a).all()):
-            msg = "model: its derivatives are NaN or infinite; curvature needs a smooth point"
-            raise InputError(msg)
-        if not trusted:
-            plain = layer_rule.plain_gradients(run, (factor @ r[..., None])[..., 0])
-            rounding = 1e3 * torch.finfo(plain.dtype).eps * float(plain.norm())
-            if not bool((ours - plain).norm() <= rounding):
-                return None
-        return of_matrix(a, self.k, "layer rule", "outputs", self._back(factor), self._eps())
-
-    def _back(self, factor: Tensor) -> Callable[[Tensor, float], Tensor] | None:
-        """From an eigenvector y of (Bᵀ J)(Bᵀ J)ᵀ to Jᵀ B y, if anybody will ask."""
-        if not self.vectors:
-            return None
-        op = OutputGGN(self.problem, Linearisations(self.problem, 1), identity=True)
-
-        def to_parameters(y: Tensor, value: float) -> Tensor:
-            u = factor @ y.to(factor.dtype).view(len(factor), -1, 1)
-            return op.to_parameters(u.reshape(-1), value)
-
-        return to_parameters
-
-    def _whole(
-        self, gram: Tensor, z: Tensor, method: str, lin: Callable[[], Linearisations]
-    ) -> Spectrum | None:
-        """Solve for the spectrum of S (J Jᵀ) S, given whole."""
-        problem, batch = self.problem, self.problem.batches[0]
-        if not bool(torch.isfinite(gram).all()):
-            msg = "model: its derivatives are NaN or infinite; curvature needs a smooth point"
-            raise InputError(msg)
-        if self.operator == "ntk":
-            root: Tensor | None = gram.new_full((len(gram),), problem.n_samples**-0.5)
-        else:
-            root = dense.root(dense.loss_hessian(problem, z, batch) * problem.weights[0])
-        if root is None:
-            return None
-        a = dense.sandwich(root, gram)
-        back = None
-        if self.vectors:
-            op = OutputGGN(problem, lin(), scale=self.view.scale, identity=True)
-
-            def to_parameters(y: Tensor, value: float) -> Tensor:
-                u = root * y if root.ndim == 1 else root @ y
-                return op.to_parameters(u.to(problem.dtype), value)
-
-            back = to_parameters
-        return of_matrix(a, self.k, method, "outputs", back, self._eps())
-
-    def _dense(self, op: Operator, lin: Linearisations | None) -> Spectrum | None:
-        """All products with the identity, for the few that are fewer than Lanczos would take."""
-        limit = dense.DENSE_LIMIT if self.method == "dense" else dense.AUTO_DENSE
-        if self.method == "lanczos" or op.dim > limit:
-            if self.method == "dense" and op.dim > limit:
-                msg = f"method: 'dense' is for up to {limit} dimensions, this problem has {op.dim}"
-                raise InputError(msg)
-            return None
-        like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
-        if op.side == "outputs" and lin is not None:
-            a = dense.matrix_of(op.product, op.dim, like)
-            if self.operator == "ntk":
-                return of_matrix(a, self.k, "dense", op.side, op.to_parameters, self._eps())
-            return self._whole(a, lin[0].outputs, "dense", lambda: lin)
-        a = dense.matrix_of(op.product, op.dim, like)
-        return of_matrix(a, self.k, "dense", op.side, op.to_parameters, self._eps())
-
-    def _lanczos(self, op: Operator) -> Spectrum:
-        like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
-        state = self.warm.warm if self.warm is not None else None
-        start = None
-        if state is not None and state.side == op.side and state.vectors.shape[1] == op.dim:
-            start = state.vectors.to(like)
-        goal = Goal(
-            k=self.k,
-            rtol=self.rtol,
-            failure=self.failure,
-            max_products=self.max_products,
-            basis_cap=self.basis_cap or self._cap(op),
-            eps=self._eps(),
-        )
-        generator = torch.Generator().manual_seed(self.seed)
-        return Solver(op, like, goal, generator, self.ranks, self.on_step).solve(start)
-
-    def _cap(self, op: Operator) -> int:
-        """64 vectors, or as many as fit into twice the parameters' memory (256 MB at least)."""
-        size = 4 if self.problem.dtype == torch.float32 else 8
-        budget = max(2 * size * self.problem.n_parameters, 1 << 28)
-        each = op.dim * size * (2 if op.metric is not None else 1)
-        return max(min(64, budget // each), self.k + 4)
-
-    def _eps(self) -> float:
-        """Rounding unit of the products: autocast's, where it is on."""
-        autocast = self.problem.autocast
-        if not autocast.enabled:
-            return float(torch.finfo(self.problem.dtype).eps)
-        # Only the inputs of matrix products are rounded so; their sums are kept in float32, and
-        # errors average: a quarter unit is what is seen.
-        return float(torch.finfo(autocast.dtype).eps) / 32
-
-    def _report(self, s: Spectrum, mode: Mode) -> TopEigen:
-        problem = self.problem
-        found = None
-        if self.vectors:
-            rows = [s.to_parameters(v, float(x)) for v, x in zip(s.vectors, s.values, strict=True)]
-            found = torch.stack(rows)
-        return TopEigen(
-            values=torch.from_numpy(np.asarray(s.values, dtype=np.float64)),
-            residuals=torch.from_numpy(np.asarray(s.residuals, dtype=np.float64)),
-            upper=s.upper,
-            gap=float(s.values[-1]) - s.next_value,
-            converged=s.converged,
-            products=s.products,
-            operator=self.operator,
-            method=s.method,
-            side=s.side,
-            mode=mode,
-            optimizer=self.view.name,
-            settings=self.view.settings,
-            loss_scale=self._loss_scale(),
-            reduction=problem.reduction,
-            n_samples=problem.n_samples,
-            n_parameters=problem.n_parameters,
-            rtol=self.rtol,
-            failure=self.failure,
-            vectors=found,
-            names={n: tuple(p.shape) for n, p in problem.params.items()},
-            warm=WarmState(s.side, s.vectors) if s.method == "lanczos" else None,
-            note=s.note,
-            trusted=s.method == "layer rule",
-        )
-
-    def _loss_scale(self) -> float:
-        """c·D if the loss's Hessian at the outputs is c·I on every micro-batch, else NaN."""
-        if self.operator != "ntk":
-            return 1.0
-        if self.problem.loss is None:
-            return 1.0  # the half-MSE, whose Gauss–Newton the NTK is
-        scales = []
-        for batch, weight in zip(self.problem.batches, self.problem.weights, strict=True):
-            with torch.no_grad():
-                z = self.problem.outputs(batch)
-            z = z.detach().requires_grad_()
-            value = self.problem.loss_at(z, batch)
-            (g,) = torch.autograd.grad(value, z, create_graph=True)
-            if not g.requires_grad:
-                return 0.0
-            probe = torch.randn(
-                z.shape, generator=torch.Generator().manual_seed(self.seed), dtype=z.dtype
-            ).to(z.device)
-            (h,) = torch.autograd.grad(g, z, probe)
-            c = float((h / probe).mean()) if z.numel() else math.nan
-            if float((h - c * probe).abs().max()) > 1e-4 * abs(c):
-                return math.nan
-            scales.append(c * weight * self.problem.n_samples)
-        if max(scales) - min(scales) > 1e-4 * abs(scales[0]):
-            return math.nan
-        return scales[0]
