@@ -73,8 +73,8 @@ def final_loss(task: Task, optimizer: str, rate: float, seed: int) -> float:
         steps.step()
     model.eval()
     with torch.no_grad():
-        value = float(task.loss(model(x), y))
-    return value if math.isfinite(value) else math.inf
+        final = float(task.loss(model(x), y))
+    return final if math.isfinite(final) else math.inf
 
 
 def with_lr_finder(task: Task, optimizer: str) -> dict[str, float]:

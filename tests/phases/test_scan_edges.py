@@ -104,7 +104,7 @@ def _trains(width: int, seed: int, rate: float, horizon: int) -> bool:
     first = half_mse(model(x), y).item()
     for _ in range(horizon):
         steps.zero_grad()
-        half_mse(model(x), y).backward()
+        torch.autograd.backward(half_mse(model(x), y))
         steps.step()
     last = half_mse(model(x), y).item()
     return math.isfinite(last) and last < first
@@ -160,7 +160,7 @@ def test_forward_rate_is_where_the_first_step_stops_helping(optimizer: str) -> N
     def after(rate: float) -> float:
         model = _net(16, 3)
         step = makers[optimizer](model.parameters(), lr=rate)
-        half_mse(model(x), y).backward()
+        torch.autograd.backward(half_mse(model(x), y))
         step.step()
         return half_mse(model(x), y).item()
 

@@ -1,26 +1,174 @@
-"""`trebuchet scan`."""
+"""`trebuchet scan`: your own model, or the paper's sweep on digits."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trebuchet.cli.digits import run_digits
+from trebuchet.cli.output import console, prepare_folder, refuse_existing
 from trebuchet.errors import InputError
+
+if TYPE_CHECKING:
+    from trebuchet.phases.scan import Scan
+
+DEFAULT_OUT = Path("trebuchet-scan")
 
 
 def scan(
-    dataset: Annotated[str, typer.Argument(help="'digits': the paper's net on embedded digits.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the picture and the data.", show_default=False)
+    dataset: Annotated[
+        str | None,
+        typer.Argument(
+            help="'digits': the paper's net on embedded digits, nothing else needed. Leave it out "
+            "and give --model, --data and --loss for a model of your own.",
+            show_default=False,
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Where your model is made: package.module:factory. The factory takes no argument "
+            "and returns an nn.Module.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .npz file with an array x (or inputs, x_train, input_ids), samples first, and "
+            "an array y (or targets, labels, y_train).",
+            show_default=False,
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="mse, cross_entropy, bce (logits), huber, smooth_l1, nll, or half_mse.",
+            show_default=False,
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str, typer.Option(help="sgd, momentum (0.9), nesterov (0.9), adam or adamw.")
+    ] = "sgd",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the picture, the table and the data.", show_default=False),
+    ] = None,
+    horizon: Annotated[int, typer.Option(help="Steps you will train for, or the first few.")] = 200,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples a batch; all unless given.", show_default=False)
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="How many seeds: 3 for digits, else 2.", show_default=False),
+    ] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(help="Gradients to spend; four horizons unless given.", show_default=False),
+    ] = None,
+    edges: Annotated[
+        bool, typer.Option("--edges", help="Also find where training ends, to 10 %; costs more.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results that exist.")
     ] = False,
 ) -> None:
-    """Find which learning rates are lazy, catapult or divergent."""
+    """Find which learning rates are lazy, catapult or divergent, and which one to use.
+
+    Try it:            trebuchet scan digits
+
+    On your own model: trebuchet scan --model mynet:make --data train.npz --loss cross_entropy
+    """
+    if dataset is not None:
+        _check_digits(dataset, [model, data, loss])
+        from trebuchet.cli.digits import run_digits
+
+        run_digits(out, seeds=3 if seeds is None else seeds, overwrite=overwrite)
+        return
+    _check_given({"--model": model, "--data": data, "--loss": loss})
+    assert model is not None
+    assert data is not None
+    assert loss is not None
+    run_model(
+        model, data, loss, optimizer, out, horizon=horizon, batch_size=batch_size,
+        seeds=2 if seeds is None else seeds, budget=budget, edges=edges, overwrite=overwrite,
+    )  # fmt: skip
+
+
+def _check_digits(dataset: str, others: list[object]) -> None:
     if dataset != "digits":
-        msg = f"dataset: expected 'digits', got {dataset!r}"
+        msg = (
+            f"dataset: expected 'digits', got {dataset!r}; for a model of your own give "
+            "--model, --data and --loss"
+        )
         raise InputError(msg)
-    run_digits(out, seeds=seeds, overwrite=overwrite)
+    if any(other is not None for other in others):
+        msg = "dataset: 'digits' brings its own model, data and loss; leave them or it out"
+        raise InputError(msg)
+
+
+def _check_given(options: dict[str, object]) -> None:
+    lacking = [name for name, value in options.items() if value is None]
+    if lacking:
+        msg = f"{lacking[0]}: is needed; or try `trebuchet scan digits`, which needs nothing"
+        raise InputError(msg)
+
+
+def run_model(
+    model: str,
+    data: Path,
+    loss: str,
+    optimizer: str,
+    out: Path | None,
+    *,
+    horizon: int,
+    batch_size: int | None,
+    seeds: int,
+    budget: int | None,
+    edges: bool,
+    overwrite: bool,
+) -> None:
+    """Scan a model from a file, print the result, write the picture, the table and the data.
+
+    Args:
+        model: ``package.module:factory``.
+        data: A .npz file.
+        loss: A name.
+        optimizer: A name.
+        out: Folder; ``trebuchet-scan`` unless given.
+        horizon: Steps of a whole run.
+        batch_size: Samples a batch; None is all.
+        seeds: Orders of the batches.
+        budget: Gradient evaluations; None is four horizons.
+        edges: Bisect the edges to 10 %.
+        overwrite: Replace results that exist.
+    """
+    from trebuchet.cli.curvature import load_data, load_model
+    from trebuchet.phases.scan import scan as scan_model
+
+    out = DEFAULT_OUT if out is None else out
+    places = [out / "scan.zarr", out / "scan.csv", out / "scan.png"]
+    refuse_existing(places, overwrite=overwrite)
+    prepare_folder(out)
+    net = load_model(model)
+    inputs, targets = load_data(data, net, loss, None)
+    found = scan_model(
+        net, loss, (inputs, targets), optimizer, horizon=horizon, batch_size=batch_size,
+        seeds=seeds, budget=budget, edge_rtol=0.1 if edges else None, progress=True,
+    )  # fmt: skip
+    console().print(found)
+    _write(found, places, overwrite=overwrite)
+    for place in places:
+        console().print(f"wrote {place}", soft_wrap=True)
+
+
+def _write(found: "Scan", places: list[Path], *, overwrite: bool) -> None:
+    from matplotlib.figure import Figure
+
+    store, csv, picture = places
+    found.save(store, overwrite=overwrite)
+    found.to_dataframe().to_csv(csv, index=False)
+    part = picture.with_name(".scan.part.png")
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    found.plot(figure.add_subplot())
+    figure.savefig(part, dpi=160)
+    part.replace(picture)

@@ -156,7 +156,7 @@ def scan(
             course = _race(setup, rates)
             edges = _edges(setup, edge_rtol, None if budget is None else limit)
             suggestion = suggest(setup.rates, edges[1])
-            warmup = _warmup(setup, suggestion)
+            warmup = _warmup(setup, suggestion, edges[1])
             whole = [r for r in setup.rates.all_runs() if r.status is Status.MAX_STEPS]
             for run in whole:
                 setup.trainer.load(run)
@@ -270,7 +270,7 @@ def _edges(setup: _Setup, rtol: float | None, limit: int | None) -> tuple[Interv
     return loss_edge(rates), training_edge(rates)
 
 
-def _warmup(setup: _Setup, suggestion: Suggestion) -> Warmup:
+def _warmup(setup: _Setup, suggestion: Suggestion, lr_max: Interval) -> Warmup:
     """Compare the critical rate at the initialisation with the one after training."""
     forward = setup.forward.value
     # Where curvature was measured it is the stricter of the two: the gradient of the first step
@@ -297,20 +297,23 @@ def _warmup(setup: _Setup, suggestion: Suggestion) -> Warmup:
             except InputError:  # the gradient vanished, or every step rises: there is no such rate
                 setup.objective.cost.gradients = gradients + max(1, cost)
     rate = suggestion.rate
-    grew = math.isfinite(later) and later > 1.5 * forward
+    if later > max(lr_max.high, 1.5 * forward):
+        reason = (
+            f"needed for rates above {lr_max.low:.3g}, which fail from the initialisation though "
+            f"after training steps up to {later:.3g} still help; not for the suggested {rate:.3g}"
+        )
+        return Warmup(True, start, later, reason)
     if rate <= start:
         reason = (
             f"not needed: the suggested {rate:.3g} is below the critical rate at the "
             f"initialisation, {start:.3g}"
         )
-        return Warmup(False, start, later, reason)
-    reason = (
-        f"helps, but is not needed: from {start:.3g}, the critical rate at the initialisation, up "
-        f"to {rate:.3g}, which the runs also survive without"
-    )
-    if grew:
-        reason += f"; along the gradient, the critical rate grew from {forward:.3g} to {later:.3g}"
-    return Warmup(True, start, later, reason)
+    else:
+        reason = (
+            f"not needed, but smoother: the suggested {rate:.3g} is above the critical rate at the "
+            f"initialisation, {start:.3g}, from which to warm up; runs survive without"
+        )
+    return Warmup(False, start, later, reason)
 
 
 def _notes(

@@ -56,7 +56,7 @@ class Warmup:
     """Whether warm-up is needed, and from where.
 
     Attributes:
-        needed: Whether the suggested rate starts above the critical rate at the initialisation.
+        needed: Whether rates that fail from the initialisation are fine later in training.
         start: The rate to warm up from: the critical rate at the initialisation.
         later: The critical rate after training at the suggestion.
         reason: A sentence.

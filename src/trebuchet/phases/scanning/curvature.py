@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from trebuchet.curvature.batches import Batch
 from trebuchet.curvature.losses import ModelLoss
+from trebuchet.curvature.measurement import OperatorName
 from trebuchet.curvature.policy import Mode
 from trebuchet.curvature.result import TopEigen
-from trebuchet.curvature.top import OperatorName, top_eigen
+from trebuchet.curvature.top import top_eigen
 from trebuchet.errors import InputError
 from trebuchet.phases.scan_result import Critical
 from trebuchet.phases.scanning.objective import Objective, out_of_memory

@@ -71,7 +71,6 @@ class Run:
         """Whether it diverged."""
         return self.status in (Status.NON_FINITE, Status.BLEW_UP)
 
-    @property
     def stopped(self) -> bool:
         """Whether it goes no further."""
         return self.status is not None
@@ -151,7 +150,7 @@ class Trainer:
         Raises:
             BudgetSpentError: If the steps do not fit into the budget; none is made then.
         """
-        if run.stopped or steps <= run.steps:
+        if run.stopped() or steps <= run.steps:
             return
         if steps - run.steps > self.left():
             raise BudgetSpentError
@@ -159,14 +158,14 @@ class Trainer:
         assert run.state is not None
         bases = [float(g["lr"]) for g in run.state.optimizer.param_groups]
         try:
-            while run.steps < steps and not run.stopped:
+            while run.steps < steps and not run.stopped():
                 self._step(run, run.state.optimizer, bases)
         finally:
             for group, base in zip(run.state.optimizer.param_groups, bases, strict=True):
                 group["lr"] = base
-        if not run.stopped and run.steps >= self.horizon:
+        if not run.stopped() and run.steps >= self.horizon:
             self._close(run)
-        if run.stopped:
+        if run.stopped():
             if run.dead:
                 run.loss_final = np.inf
             if self._loaded is run and not run.dead:
@@ -177,18 +176,14 @@ class Trainer:
     def _step(self, run: Run, optimizer: Optimizer, bases: list[float]) -> None:
         # Seeded by (seed, step): dropout masks are common to all rates, and a run that was set
         # aside needs no memory of the random state.
-        torch.manual_seed((run.seed * 1_000_003 + run.steps) % 2**63)
+        _seed((run.seed * 1_000_003 + run.steps) % 2**63)
         value = self.objective.gradient(self.stream.batches(run.seed, run.steps))
         if self.on_step is not None:
             self.on_step(self.objective.cost.gradients)
-        if self.free_looks and run.steps > 0:
+        if (self.free_looks and run.steps > 0) or not is_finite(value):
             self._look(run, value)
-        elif not is_finite(value):
-            run.at.append(run.steps)
-            run.losses.append(value)
-            run.status = Status.NON_FINITE
-        if run.status is not None:
-            return
+            if run.stopped():
+                return
         norm = self._grad_norm()
         run.grad_norms = (norm if run.steps == 0 else run.grad_norms[0], norm)
         if norm == 0.0 and self.stream.full_batch:
@@ -223,7 +218,7 @@ class Trainer:
                 # Running statistics lag behind weights that move fast; who evaluates meets both.
                 other = self.objective.value(self.closing, evaluation=True)
                 run.loss_final = max(run.loss_final, other) if is_finite(other) else other
-        if run.status is None:
+        if not run.stopped():
             run.status = Status.MAX_STEPS if is_finite(run.loss_final) else Status.NON_FINITE
         with torch.no_grad():
             norm = float(sum(p.double().square().sum() for p in self.objective.params))
@@ -267,6 +262,13 @@ class Trainer:
                 p.grad = None
             for b, saved in zip(self.objective.model.buffers(), buffers, strict=True):
                 b.copy_(saved)
+
+
+def _seed(seed: int) -> None:
+    """Seed the devices in use. ``torch.manual_seed`` formats a traceback where CUDA is unused."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
 
 
 def looks(horizon: int) -> frozenset[int]:
