@@ -59,7 +59,7 @@ def bowl(best: float, edge: int = 40) -> Callable[[int, int], float]:
 def test_finds_the_best_place_inside_the_first_rates(best: float) -> None:
     field = Curves(bowl(best))
     course = race(field)
-    place, _, _ = choose(course.steps, {i: field.score(i) for i in course.steps})
+    place, _ = choose(course.steps, {i: field.score(i) for i in course.steps})
     assert abs(place - best) <= 1
     assert course.finished
     assert course.extended == 0
@@ -69,7 +69,7 @@ def test_finds_the_best_place_inside_the_first_rates(best: float) -> None:
 def test_extends_itself_when_every_rate_was_too_small_or_too_large(best: float, way: int) -> None:
     field = Curves(bowl(best))
     course = race(field)
-    place, _, _ = choose(course.steps, {i: field.score(i) for i in course.steps})
+    place, _ = choose(course.steps, {i: field.score(i) for i in course.steps})
     assert abs(place - best) <= 1
     assert course.extended == way
 
@@ -115,7 +115,7 @@ def test_a_catapult_that_lands_late_is_protected_and_wins() -> None:
     assert field.curve(2, 10) > 50
     assert field.curve(2, 25) > 5
     # … and it is the one that is chosen.
-    place, _, _ = choose(course.steps, {i: field.score(i) for i in course.steps})
+    place, _ = choose(course.steps, {i: field.score(i) for i in course.steps})
     assert field.steps[2] == 200
     assert place == pytest.approx(2, abs=0.5)
 
@@ -156,5 +156,5 @@ def test_drop_rule_by_number_and_by_distance() -> None:
 def test_choice_stays_away_from_a_right_neighbour_that_diverged() -> None:
     # Equal losses: the one whose right neighbour is bad pays for it.
     places = {0: 200, 2: 200, 3: 200}
-    place, _, _ = choose(places, {0: 0.1001, 2: 0.1, 3: math.inf})
+    place, _ = choose(places, {0: 0.1001, 2: 0.1, 3: math.inf})
     assert place == 0

@@ -104,13 +104,21 @@ class Rates:
         run = self.run(i)
         return np.inf if run is None or run.dead else self.smoothed(run)
 
-    def smoothed(self, run: Run) -> float:
-        """Mean softened log loss over the last part of a run's steps."""
+    def score_at(self, i: int, steps: int) -> float:
+        """The score that the run at place `i` had at `steps`."""
+        run = self.run(i)
+        return np.inf if run is None or run.dead else self.smoothed(run, steps)
+
+    def smoothed(self, run: Run, steps: int | None = None) -> float:
+        """Mean softened log loss over the last part of a run's steps, or of its first `steps`."""
         at, losses = run.trace()
-        late = at > (1 - self.smoothing) * run.steps
+        if steps is not None and steps < run.steps:
+            at, losses = at[at <= steps], losses[at <= steps]
+        late = at > (1 - self.smoothing) * (run.steps if steps is None else min(steps, run.steps))
         late[-1] = True
         value = float(self.softened(losses[late]).mean())
-        if self.trainer.objective.has_batch_norm and np.isfinite(run.loss_final):
+        whole = steps is None or steps >= run.steps
+        if whole and self.trainer.objective.has_batch_norm and np.isfinite(run.loss_final):
             value = 0.5 * (value + float(self.softened(np.array([run.loss_final]))[0]))
         return value
 
@@ -118,11 +126,6 @@ class Rates:
         """log(L/L₀ + 0.02); losses that can be negative are counted from the lowest seen."""
         floor = self.floor()
         return np.log(np.maximum(losses - floor, 0) / (self.loss_first - floor) + SOFT)
-
-    def loss_of(self, softened: float) -> float:
-        """The loss that `softened` makes of which this is the value."""
-        floor = self.floor()
-        return float(max(np.exp(softened) - SOFT, 0.0) * (self.loss_first - floor) + floor)
 
     def floor(self) -> float:
         """Zero, or the lowest loss seen if losses are negative."""

@@ -1,7 +1,7 @@
 """From the race's runs to one rate, with how much to trust it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,29 +47,34 @@ class Suggestion:
         return self.rate
 
 
-def choose(places: Mapping[int, int], scores: Mapping[int, float]) -> tuple[float, float, float]:
+def choose(
+    places: Mapping[int, int],
+    scores: Mapping[int, float],
+    score_at: Callable[[int, int], float] | None = None,
+) -> tuple[float, float]:
     """Choose a place on the grid of half octaves.
 
     The best of the rates that came furthest, a rate paying for a worse neighbour on its right;
-    then the minimum of a parabola through the places within an octave, weighted by how far they
-    came, at most a half octave away from the best.
+    then the minimum of a parabola through the places within an octave, all at the step that each
+    of them reached, at most a half octave away from the best.
 
     Args:
         places: Place → steps it was trained.
         scores: Place → softened log loss, infinite if it diverged.
+        score_at: The score of a place at a step; the last one's unless given.
 
     Returns:
-        The place (not an integer), its softened loss, and the parabola's curvature (NaN: none).
+        The place (not an integer), and the parabola's curvature (NaN: none).
 
     Example:
-        >>> place, score, _ = choose({0: 200, 2: 200, 4: 200}, {0: 1.0, 2: 0.2, 4: 0.6})
-        >>> round(place, 2), round(score, 2)
-        (2.33, 0.18)
+        >>> place, curvature = choose({0: 200, 2: 200, 4: 200}, {0: 1.0, 2: 0.2, 4: 0.6})
+        >>> round(place, 2), round(curvature, 2)
+        (2.33, 0.15)
     """
     furthest = max(places.values())
     finite = [i for i in places if math.isfinite(scores[i])]
     if not finite:
-        return float(min(places)), math.inf, math.nan
+        return float(min(places)), math.nan
     far = [i for i in finite if places[i] >= 0.6 * furthest] or finite
 
     def cost(i: int) -> float:
@@ -85,14 +90,16 @@ def choose(places: Mapping[int, int], scores: Mapping[int, float]) -> tuple[floa
     best = min(far, key=cost)
     near = [i for i in finite if abs(i - best) <= 2 and places[i] >= 0.5 * furthest]
     if len(near) < 3:
-        return float(best), scores[best], math.nan
+        return float(best), math.nan
+    common = min(places[i] for i in near)
+    at = {i: scores[i] if score_at is None else score_at(i, common) for i in near}
     x = np.array(near, float) - best
-    y = np.minimum([scores[i] for i in near], scores[best] + 1.0)
-    a, b, c = np.polyfit(x, y, 2, w=[places[i] / furthest for i in near])
+    y = np.minimum([at[i] for i in near], at[best] + 1.0)
+    a, b, _ = np.polyfit(x, y, 2, w=[places[i] / furthest for i in near])
     if a < 1e-6:
-        return float(best), scores[best], math.nan
+        return float(best), math.nan
     shift = float(np.clip(-b / (2 * a), -1.0, 1.0))
-    return best + shift, float(a * shift**2 + b * shift + c), float(a)
+    return best + shift, float(a)
 
 
 def suggest(rates: Rates, lr_max: Interval) -> Suggestion:
@@ -106,10 +113,9 @@ def suggest(rates: Rates, lr_max: Interval) -> Suggestion:
         The suggestion.
     """
     runs = {i: run for (i, seed), run in rates.runs.items() if seed == rates.seed(i)}
-    places = {i: run.steps if not run.dead else rates.horizon for i, run in runs.items()}
     scores = {i: rates.score(i) for i in runs}
     steps = {i: run.steps for i, run in runs.items()}
-    place, _, curvature = choose({i: steps[i] for i in places}, scores)
+    place, curvature = choose(steps, scores, rates.score_at)
     rate = rates.rate(place)
     if lr_max.closed:
         # A fitted minimum is not moved next to a rate that is known to fail.
