@@ -92,7 +92,7 @@ def scan(
         horizon: Steps after which the loss is to be lowest: those you will train for, or the first
             few hundred of them.
         batch_size: Samples a batch; by default the loader's own, or all of them.
-        seeds: Orders of the batches, how many or which.
+        seeds: Orders of the batches, how many or which; the full batch has only one.
         budget: Gradient evaluations in all, curvature included at two a product; by default four
             horizons, and what `edge_rtol` needs.
         rates: Rates to start the race from, in place of those around the critical rate; the search
@@ -173,7 +173,7 @@ def scan(
         "accumulate": accumulate,
         "n_samples": stream.n_samples,
         "n_parameters": sum(p.numel() for p in params),
-        "seeds": list(seeds),
+        "seeds": list(setup.rates.seeds),
         "budget": limit,
         "delta": setup.rates.delta,
         "blowup": blowup,
@@ -239,6 +239,8 @@ def _prepare(
     )  # fmt: skip
     scale = forward.value if rates is None else float(np.exp(np.log(rates).mean()))
     delta = (1e-3 if trainer.free_looks else 1e-2) if delta is None else delta
+    # The full batch has no order: without randomness a second seed would be the same run again.
+    seeds = seeds[:1] if trainer.free_looks else seeds
     field = Rates(trainer, scale, seeds, delta=delta, smoothing=Plan().smoothing)
     return _Setup(objective, stream, factory, trainer, field, forward, critical)
 
