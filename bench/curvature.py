@@ -118,11 +118,11 @@ class Transformer(nn.Module):
                 )
 
     def forward(self, i: Tensor) -> Tensor:
-        """(D, T) token ids -> (D, classes), or (D, T, vocabulary)."""
+        """(D, T) token ids -> (D, classes), or (D, vocabulary, T) as the loss wants it."""
         places = torch.arange(i.shape[1], device=i.device).expand_as(i)
         h = self.norm(self.layers(self.tokens(i) + self.places(places)))
         out: Tensor = self.head(h[:, -1] if self.classes else h)
-        return out
+        return out if self.classes else out.transpose(1, 2)
 
 
 Problem = tuple[nn.Module, nn.Module, Tensor, Tensor]
@@ -163,17 +163,9 @@ def build(problem: str, folder: Path) -> Problem:
     if problem == "gpt2":
         net = Transformer(768, 12, 12, 50257, 1024, classes=None)
         i = torch.randint(0, 50257, (2, 33))
-        return net, TokenLoss(), i[:, :-1], i[:, 1:]
+        return net, nn.CrossEntropyLoss(), i[:, :-1], i[:, 1:]
     msg = f"problem: expected mlp, resnet, transformer or gpt2, got {problem!r}"
     raise SystemExit(msg)
-
-
-class TokenLoss(nn.CrossEntropyLoss):
-    """Mean cross-entropy over tokens, for outputs (D, T, vocabulary)."""
-
-    def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """A scalar."""
-        return F.cross_entropy(z.flatten(0, 1), y.flatten())
 
 
 def truth(net: nn.Module, loss: nn.Module, x: Tensor, y: Tensor) -> float:

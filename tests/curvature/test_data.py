@@ -306,3 +306,15 @@ def test_result_reads_as_a_paragraph() -> None:
     assert f"{top.lr_crit:.6g}" in text
     assert "converged" in text
     assert "eval mode" in text
+
+
+def test_a_loss_said_to_be_convex_is_worked_on_in_output_space() -> None:
+    model, x = draw("conv")
+
+    def loss(z: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(z.view(5, 2, 3).flatten(0, 1), y)
+
+    unsaid = top_eigen(model, loss, (x, Y), rtol=1e-8, method="lanczos")
+    said = top_eigen(model, loss, (x, Y), rtol=1e-8, method="lanczos", convex=True)
+    assert (unsaid.side, said.side) == ("parameters", "outputs")
+    assert close(said.value, unsaid.value, 1e-8)

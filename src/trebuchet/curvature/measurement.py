@@ -12,7 +12,7 @@ from torch import Tensor
 from trebuchet.curvature import dense, layer_rule
 from trebuchet.curvature.distributed import Ranks
 from trebuchet.curvature.factor import loss_factor
-from trebuchet.curvature.ggn import GGN, OutputGGN, is_convex
+from trebuchet.curvature.ggn import GGN, OutputGGN
 from trebuchet.curvature.hessian import Hessian
 from trebuchet.curvature.lanczos import Goal, Step
 from trebuchet.curvature.memory import how_many_fit
@@ -46,6 +46,7 @@ class Measurement:
         basis_cap: Lanczos vectors kept at once; None for what memory allows.
         failure: Failure probability of the certificate.
         seed: Of the random directions.
+        convex: The loss is convex in the outputs.
         on_step: Progress.
         warm: An earlier result.
     """
@@ -62,6 +63,7 @@ class Measurement:
     basis_cap: int | None
     failure: float
     seed: int
+    convex: bool
     on_step: Step | None
     warm: TopEigen | None
 
@@ -111,7 +113,7 @@ class Measurement:
                 raise InputError(msg)
             ntk = ntk_operator(problem, lin, ranks=self.ranks, outputs_side=small, scale=scale)
             return ntk, lin
-        if self.operator == "ggn" and small and is_convex(problem.loss):
+        if self.operator == "ggn" and small and self.convex:
             return OutputGGN(problem, lin, scale=scale), lin
         return GGN(problem, lin, ranks=self.ranks, scale=scale), lin
 
@@ -222,9 +224,9 @@ class Measurement:
         return Solver(op, like, goal, generator, self.ranks, self.on_step).solve(start)
 
     def _cap(self, op: Operator) -> int:
-        """64 vectors, or as many as fit into twice the parameters' memory (256 MB at least)."""
+        """64 vectors, or as many as fit into twice the parameters' memory, or 1 GiB."""
         size = 4 if self.problem.dtype == torch.float32 else 8
-        budget = max(2 * size * self.problem.n_parameters, 1 << 28)
+        budget = max(2 * size * self.problem.n_parameters, 1 << 30)
         each = op.dim * size * (2 if op.metric is not None else 1)
         return max(min(64, budget // each), self.k + 4)
 

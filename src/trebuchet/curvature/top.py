@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from trebuchet.curvature.batches import as_batches
 from trebuchet.curvature.distributed import Ranks
+from trebuchet.curvature.ggn import is_convex
 from trebuchet.curvature.lanczos import Step
 from trebuchet.curvature.losses import LossFn, ModelLoss, Reduction, batch_weights, resolve
 from trebuchet.curvature.measurement import Measurement, Method, OperatorName
@@ -33,6 +34,7 @@ def top_eigen(
     micro_batch: int | None = None,
     max_batches: int | None = None,
     reduction: Reduction | None = None,
+    convex: bool | None = None,
     method: Method = "auto",
     max_products: int = 1000,
     basis_cap: int | None = None,
@@ -73,10 +75,14 @@ def top_eigen(
         micro_batch: At most so many samples in one forward pass; bounds memory.
         max_batches: Read only so many batches of a loader.
         reduction: ``"mean"`` or ``"sum"``; by default read off the loss, or found out by a trial.
+        convex: Whether the loss is convex in the outputs, so that Gauss–Newton may be worked on in
+            the shorter space of outputs. Known for torch's own; for a callable of your own, say
+            True if it is (cross-entropy of reshaped logits is): for large models that saves most
+            of the memory.
         method: ``"lanczos"`` or ``"dense"`` on demand; ``"auto"`` takes what is cheaper.
         max_products: Give up after so many.
         basis_cap: Keep at most so many Lanczos vectors (of length P or D·K, whichever is shorter);
-            by default 64, or what fits into twice the parameters' memory.
+            by default 64, or what fits into twice the parameters' memory or 1 GiB.
         failure: Failure probability of the certificate. The cost is logarithmic in it.
         seed: Of the random start, so that a measurement can be repeated.
         group: ``True`` or a process group: every rank holds a shard of the samples.
@@ -129,6 +135,7 @@ def top_eigen(
             basis_cap=basis_cap,
             failure=failure,
             seed=seed,
+            convex=is_convex(resolved) if convex is None else convex,
             on_step=on_step,
             warm=warm,
         )
