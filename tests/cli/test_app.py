@@ -61,6 +61,14 @@ def test_bad_rates_are_refused_with_nothing_written(rates: str, tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
+def test_rates_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["scan", "digits", "--rates", "0.5,-2", "--out", str(tmp_path / "out")])
+    assert end.value.code == 2
+    assert "--rates" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_data_set_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["scan", "imagenet"])

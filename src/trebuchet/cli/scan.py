@@ -61,6 +61,14 @@ def scan(
         int | None,
         typer.Option(help="How many seeds: 3 for digits, else 2.", show_default=False),
     ] = None,
+    rates: Annotated[
+        str | None,
+        typer.Option(
+            help="Of digits: learning rates ηλ₀, as start:stop:step or 0.5,1,2; "
+            "0.5:14:0.5 unless given.",
+            show_default=False,
+        ),
+    ] = None,
     budget: Annotated[
         int | None,
         typer.Option(help="Gradients to spend; four horizons unless given.", show_default=False),
@@ -82,8 +90,11 @@ def scan(
         _check_digits(dataset, [model, data, loss])
         from trebuchet.cli.digits import run_digits
 
-        run_digits(out, seeds=3 if seeds is None else seeds, overwrite=overwrite)
+        run_digits(out, rates=rates, seeds=3 if seeds is None else seeds, overwrite=overwrite)
         return
+    if rates is not None:
+        msg = "--rates: goes with 'digits'; a scan of your own model finds its rates by itself"
+        raise InputError(msg)
     _check_given({"--model": model, "--data": data, "--loss": loss})
     assert model is not None
     assert data is not None
