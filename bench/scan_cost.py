@@ -21,9 +21,9 @@ from unittest import mock
 
 import numpy as np
 import torch
+
 from suggest import HORIZON, model_of, with_lr_finder
 from suggest_tasks import TASKS
-
 from trebuchet.phases import scan as front_door
 from trebuchet.phases.scanning.objective import Objective
 

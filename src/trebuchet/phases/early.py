@@ -1,0 +1,178 @@
+"""The constants of early training: c_loss, c_sharp and c_max, in units of the critical rate.
+
+Kalra & Barkeshli (arXiv 2302.12250) write η = c/λ₀ᴴ with λ₀ᴴ the sharpness at the initialisation and
+find, over random initialisations of a net trained by gradient descent on the MSE:
+
+- c_loss: the smallest c at which the loss exceeds L₀ within the first steps; 2 for a quadratic loss;
+- c_sharp: the smallest c at which the sharpness exceeds λ₀ᴴ within them;
+- c_max: the largest c that trains.
+
+Between c_loss and c_sharp the loss catapults while the sharpness only falls; this *sharpness
+reduction* opens up as depth and 1/width grow, and closes at 2 for wide nets.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from trebuchet.curvature.losses import resolve
+from trebuchet.curvature.policy import held_still
+from trebuchet.curvature.problem import Autocast, select, unwrap
+from trebuchet.curvature.top import top_eigen
+from trebuchet.errors import InputError
+from trebuchet.phases.scanning.objective import Objective, is_finite
+from trebuchet.phases.scanning.stream import make_stream
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyConstants:
+    """Edges of one initialisation, as c = ηλ₀ᴴ.
+
+    Attributes:
+        c_loss: Smallest c whose loss exceeds (1 + δ) L₀ in the first steps.
+        c_sharp: Smallest c whose sharpness exceeds (1 + δ) λ₀ᴴ in them; NaN if none below c_max.
+        c_max: Largest c whose loss is below L₀ after `train_steps`.
+        sharpness: λ₀ᴴ.
+    """
+
+    c_loss: float
+    c_sharp: float
+    c_max: float
+    sharpness: float
+
+
+def early_constants(
+    model: nn.Module,
+    loss: str | Callable[..., Any],
+    data: object,
+    *,
+    steps: int = 10,
+    train_steps: int = 100,
+    rtol: float = 0.02,
+    delta: float = 1e-2,
+) -> EarlyConstants:
+    """Measure the constants of one initialisation, with full-batch gradient descent.
+
+    Args:
+        model: Any module; nothing about it changes.
+        loss: As for ``scan``.
+        data: As for ``scan``; all of it is one batch.
+        steps: What counts as early.
+        train_steps: Steps after which a loss below L₀ has trained.
+        rtol: Relative width to which each edge is bisected.
+        delta: δ.
+
+    Returns:
+        The constants.
+
+    Raises:
+        InputError: If `steps` does not fit `train_steps`, or the sharpness is not positive.
+
+    Example:
+        On a quadratic loss the sharpness stays, and the two other edges are both at 2:
+
+        >>> net = nn.Linear(1, 1, bias=False).double()
+        >>> x = torch.ones(4, 1, dtype=torch.float64)
+        >>> found = early_constants(net, "half_mse", (x, 0 * x), delta=1e-6)
+        >>> abs(found.c_loss - 2) < 0.04, abs(found.c_max - 2) < 0.04, found.c_sharp
+        (True, True, nan)
+
+    References:
+        Kalra & Barkeshli, arXiv 2302.12250, section 3.
+    """
+    if not 1 <= steps <= train_steps:
+        msg = f"steps: expected from 1 to train_steps = {train_steps}, got {steps}"
+        raise InputError(msg)
+    model = unwrap(model)
+    resolved = resolve(loss)
+    if resolved is None:
+        msg = "loss: expected a loss, got None"
+        raise InputError(msg)
+    params = list(select(model).values())
+    device = params[0].device
+    with held_still(model, mode="as_is", loader=data, parameters_too=True):
+        stream = make_stream(
+            data, device=device, batch_size=None, accumulate=1, horizon=train_steps,
+            closure=hasattr(resolved, "fn"),
+        )  # fmt: skip
+        objective = Objective(model, resolved, params, Autocast.ambient(device), stream.n_samples)
+        run = _Descent(objective, list(stream.pool), loss, data, delta)
+        if not run.sharpness > 0:
+            msg = f"model: its sharpness is {run.sharpness:.3g}; a positive one is needed for c"
+            raise InputError(msg)
+        c_max = _edge(lambda c: not run.trains(c, train_steps), rtol)
+        c_loss = _edge(lambda c: run.rises(c, steps), rtol)
+        c_sharp = _edge(lambda c: run.sharpens(c, steps), rtol, at_most=c_max)
+    return EarlyConstants(c_loss, c_sharp, c_max, run.sharpness)
+
+
+class _Descent:
+    """Gradient descent from one initialisation, again and again."""
+
+    def __init__(
+        self, objective: Objective, batches: list[Any], loss: Any, data: object, delta: float
+    ) -> None:
+        self.objective, self.batches, self.loss, self.data = objective, batches, loss, data
+        self.delta = delta
+        self.start = [p.detach().clone() for p in objective.params]
+        self.first = objective.value(batches)
+        self.sharpness = self._sharpness()
+
+    def _sharpness(self) -> float:
+        return top_eigen(self.objective.model, self.loss, self.data, "hessian", rtol=1e-3).value
+
+    def _steps(self, c: float, steps: int, stop: Callable[[], bool] | None = None) -> list[float]:
+        rate = c / self.sharpness
+        losses = []
+        with torch.no_grad():
+            for p, w in zip(self.objective.params, self.start, strict=True):
+                p.copy_(w)
+        for _ in range(steps):
+            self.objective.gradient(self.batches)
+            with torch.no_grad():
+                for p in self.objective.params:
+                    if p.grad is not None:
+                        p.sub_(rate * p.grad)
+            losses.append(self.objective.value(self.batches))
+            if not is_finite(losses[-1]) or losses[-1] > 1e8 * self.first:
+                break
+            if stop is not None and stop():
+                break
+        return losses
+
+    def trains(self, c: float, steps: int) -> bool:
+        losses = self._steps(c, steps)
+        return len(losses) == steps and losses[-1] < self.first
+
+    def rises(self, c: float, steps: int) -> bool:
+        return not max(self._steps(c, steps)) <= (1 + self.delta) * self.first
+
+    def sharpens(self, c: float, steps: int) -> bool:
+        seen = []
+
+        def stop() -> bool:
+            seen.append(self._sharpness())
+            return seen[-1] > (1 + self.delta) * self.sharpness
+
+        self._steps(c, steps, stop)
+        return bool(seen) and seen[-1] > (1 + self.delta) * self.sharpness
+
+
+def _edge(beyond: Callable[[float], bool], rtol: float, at_most: float = 1e4) -> float:
+    """The smallest c that is beyond, by going up from 1 in steps of 1.3 and then bisecting."""
+    low, high = 0.7, 1.0
+    while not beyond(high):
+        low, high = high, 1.3 * high
+        if low > at_most:
+            return math.nan
+    while high > (1 + rtol) * low:
+        middle = math.sqrt(low * high)
+        if beyond(middle):
+            high = middle
+        else:
+            low = middle
+    return math.sqrt(low * high)
