@@ -93,6 +93,51 @@ def test_it_stands_aside_where_it_does_not_hold() -> None:
     assert close(top.value, spectrum(norm, half_mse, x, torch.zeros(6, 3).double(), "ggn")[0], 1e-9)
 
 
+class Twice(nn.Module):
+    """Uses a layer, and its weight once more by itself."""
+
+    def __init__(self, *, again: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.again = nn.Linear(4, 4), nn.Linear(4, 3), again
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        if self.again:
+            h = h @ self.first.weight
+        out: Tensor = self.second(h)
+        return out
+
+
+class Alone(nn.Module):
+    """Uses a layer's weight without calling the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4, bias=False), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(torch.tanh(x @ self.first.weight))
+        return out
+
+
+def test_weights_used_by_themselves_are_found_out() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 4).double()
+    assert not stands_aside(Twice(again=False), x)
+    assert stands_aside(Twice(again=True), x)
+    assert stands_aside(Alone(), x)
+
+
+def test_a_hook_takes_the_trust_away() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 4).double()
+    net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+    handle = net[1].register_forward_hook(lambda m, args, out: out - out.mean(0))
+    assert stands_aside(net, x)  # the hook mixes samples
+    handle.remove()
+    assert not stands_aside(net, x)
+
+
 class Halves(nn.Module):
     """A layer whose per-sample gradients are not known to the rule."""
 
@@ -130,3 +175,13 @@ def test_the_factor_of_the_loss() -> None:
     zero = factor_of(lambda u, v: (u * v).sum(), z, z)
     assert zero is not None
     assert not zero.any()
+
+
+def test_a_warm_start_from_another_model_is_not_trusted() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(6, 4).double(), torch.zeros(6, 3).double()
+    warm = top_eigen(Twice(again=False).double(), half_mse, (x, y), method="dense")
+    assert warm.method == "layer rule"
+    sly = Twice(again=True).double()
+    top = top_eigen(sly, half_mse, (x, y), warm=warm)
+    assert close(top.value, spectrum(sly, half_mse, x, y, "ggn")[0], 1e-3)

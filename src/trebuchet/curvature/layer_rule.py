@@ -61,6 +61,11 @@ class Call:
     weight: bool
     bias: bool
 
+    def parameters(self) -> list[Tensor]:
+        """The selected ones, weight before bias."""
+        chosen = (("weight", self.weight), ("bias", self.bias))
+        return [getattr(self.layer, name) for name, wanted in chosen if wanted]
+
 
 @dataclass(frozen=True, slots=True)
 class Pass:
@@ -69,11 +74,13 @@ class Pass:
     Attributes:
         outputs: z, shape (D, …), with its graph.
         calls: The layers with selected parameters.
+        others: Selected parameters that no call accounts for; their gradient has to be zero.
         trusted: Samples cannot mix, so nothing needs to be verified.
     """
 
     outputs: Tensor
     calls: list[Call]
+    others: list[Tensor]
     trusted: bool
 
     @property
@@ -127,7 +134,13 @@ def record(problem: Problem, batch: Batch) -> Pass | None:
     calls = [c for c in calls if c.out.requires_grad]
     if not z.requires_grad or not calls:
         return None
-    return Pass(z, calls, all(type(m) in _PLAIN for m in problem.model.modules()))
+    covered = [p for c in calls for p in c.parameters()]
+    others = [p for p in problem.leaves if not any(p is q for q in covered)]
+    plain = all(
+        type(m) in _PLAIN and not (m._forward_hooks or m._forward_pre_hooks)
+        for m in problem.model.modules()
+    )
+    return Pass(z, calls, others, trusted=plain and not others)
 
 
 def _known(module: nn.Module) -> bool:
@@ -227,7 +240,7 @@ def gram(run: Pass, factor: Tensor, probe: Tensor | None) -> tuple[Tensor, Tenso
     return total, torch.cat(pulled) if pulled else total.new_zeros(0)
 
 
-def plain_gradients(run: Pass, r: Tensor) -> Tensor:
+def plain_gradients(run: Pass, r: Tensor) -> Tensor | None:
     """Jᵀ r by a plain backward pass, in the order of :func:`gram`.
 
     Args:
@@ -235,19 +248,25 @@ def plain_gradients(run: Pass, r: Tensor) -> Tensor:
         r: Shape (D, K), at the outputs.
 
     Returns:
-        Flat gradients; of an embedding, the rows that occur.
+        Flat gradients; of an embedding, the rows that occur. None if a selected parameter has a
+        gradient that no recorded layer accounts for (a weight that is used by itself somewhere).
     """
     wanted, rows = [], []
     for call in run.calls:
         table = torch.unique(call.given) if isinstance(call.layer, nn.Embedding) else None
-        for name in ("weight", "bias"):
-            if getattr(call, name):
-                wanted.append(getattr(call.layer, name))
-                rows.append(table)
+        for parameter in call.parameters():
+            wanted.append(parameter)
+            rows.append(table)
     grads = torch.autograd.grad(
-        run.outputs, wanted, r.view(run.outputs.shape), retain_graph=True, materialize_grads=True
+        run.outputs,
+        [*wanted, *run.others],
+        r.view(run.outputs.shape),
+        retain_graph=True,
+        materialize_grads=True,
     )
-    parts = zip(grads, rows, strict=True)
+    if any(bool(g.any()) for g in grads[len(wanted) :]):
+        return None
+    parts = zip(grads, rows, strict=False)  # the others have no rows
     return torch.cat([(g if table is None else g[table]).reshape(-1) for g, table in parts])
 
 

@@ -137,15 +137,16 @@ class Measurement:
             return None
         if not layer_rule.is_cheaper(run, factor.shape[2]) and self.method != "dense":
             return None
-        trusted = run.trusted or (self.warm is not None and self.warm.trusted)
         generator = torch.Generator().manual_seed(self.seed)
         r = torch.randn(d, factor.shape[2], generator=generator).to(z)
-        a, ours = layer_rule.gram(run, factor, None if trusted else r)
+        a, ours = layer_rule.gram(run, factor, None if run.trusted else r)
         if not bool(torch.isfinite(a).all()):
             msg = "model: its derivatives are NaN or infinite; curvature needs a smooth point"
             raise InputError(msg)
-        if not trusted:
+        if not run.trusted:
             plain = layer_rule.plain_gradients(run, (factor @ r[..., None])[..., 0])
+            if plain is None:
+                return None
             rounding = 1e3 * torch.finfo(plain.dtype).eps * float(plain.norm())
             if not bool((ours - plain).norm() <= rounding):
                 return None
@@ -268,7 +269,6 @@ class Measurement:
             names={n: tuple(p.shape) for n, p in problem.params.items()},
             warm=WarmState(s.side, s.vectors) if s.method == "lanczos" else None,
             note=s.note,
-            trusted=s.method == "layer rule",
         )
 
     def _loss_scale(self) -> float:

@@ -52,7 +52,6 @@ class TopEigen:
         names: The parameters' names and shapes, in the order of `vectors`.
         warm: Start for the next measurement.
         note: Why it did not converge, if it did not.
-        trusted: The layer rule was verified for this model.
     """
 
     values: Tensor
@@ -77,7 +76,6 @@ class TopEigen:
     names: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     warm: WarmState | None = field(default=None, repr=False)
     note: str = ""
-    trusted: bool = field(default=False, repr=False)
 
     @property
     def value(self) -> float:
