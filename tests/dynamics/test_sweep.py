@@ -235,9 +235,7 @@ def test_every_dtype_runs_and_keeps_its_own(kind: str, dtype: torch.dtype) -> No
     reference = sweep(problem(kind), lr_ratio=[0.5], steps=5)
     rtol = {torch.bfloat16: 0.1, torch.float32: 1e-4, torch.float64: 1e-12}[dtype]
     np.testing.assert_allclose(runs.loss[0, 0, 0], reference.loss[0, 0, 0], rtol=rtol)
-    np.testing.assert_allclose(
-        runs.top_eigenvalue_init, reference.top_eigenvalue_init, rtol=rtol
-    )
+    np.testing.assert_allclose(runs.top_eigenvalue_init, reference.top_eigenvalue_init, rtol=rtol)
 
 
 def test_the_model_is_left_as_it_was() -> None:

@@ -90,8 +90,10 @@ def sweep(
         >>> from trebuchet.models import PureQuadratic
         >>> problem = Problem(lambda seed: PureQuadratic.draw(50, generator=seed), [[1.0]], [0.0])
         >>> runs = sweep(problem, lr_ratio=[1.0, 2.5, 5.0], seeds=2, steps=100)
-        >>> runs.status.values.tolist()
-        [['max_steps', 'max_steps'], ['max_steps', 'max_steps'], ['blew_up', 'blew_up']]
+        >>> (runs.loss_final < runs.loss_first).values.tolist()
+        [[True, True], [True, True], [False, False]]
+        >>> runs.status.sel(lr=5.0).values.tolist()
+        ['blew_up', 'blew_up']
     """
     swept, rates = _rates(lr_ratio, lr)
     seed_list = _seeds(seeds, problem)
