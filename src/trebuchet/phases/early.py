@@ -1,9 +1,9 @@
 """The constants of early training: c_loss, c_sharp and c_max, in units of the critical rate.
 
-Kalra & Barkeshli (arXiv 2302.12250) write η = c/λ₀ᴴ with λ₀ᴴ the sharpness at the initialisation and
-find, over random initialisations of a net trained by gradient descent on the MSE:
+Kalra & Barkeshli (arXiv 2302.12250) write η = c/λ₀ᴴ with λ₀ᴴ the sharpness at the initialisation,
+and find, over random initialisations of a net trained by gradient descent on the MSE:
 
-- c_loss: the smallest c at which the loss exceeds L₀ within the first steps; 2 for a quadratic loss;
+- c_loss: the smallest c at which the loss exceeds L₀ in the first steps; 2 for a quadratic loss;
 - c_sharp: the smallest c at which the sharpness exceeds λ₀ᴴ within them;
 - c_max: the largest c that trains.
 
