@@ -92,10 +92,7 @@ def scan(
 
         run_digits(out, rates=rates, seeds=3 if seeds is None else seeds, overwrite=overwrite)
         return
-    if rates is not None:
-        msg = "--rates: goes with 'digits'; a scan of your own model finds its rates by itself"
-        raise InputError(msg)
-    _check_given({"--model": model, "--data": data, "--loss": loss})
+    _check_given({"--model": model, "--data": data, "--loss": loss}, rates)
     assert model is not None
     assert data is not None
     assert loss is not None
@@ -117,7 +114,10 @@ def _check_digits(dataset: str, others: list[object]) -> None:
         raise InputError(msg)
 
 
-def _check_given(options: dict[str, object]) -> None:
+def _check_given(options: dict[str, object], rates: object) -> None:
+    if rates is not None:
+        msg = "--rates: goes with 'digits'; a scan of your own model finds its rates by itself"
+        raise InputError(msg)
     lacking = [name for name, value in options.items() if value is None]
     if lacking:
         msg = f"{lacking[0]}: is needed; or try `trebuchet scan digits`, which needs nothing"
