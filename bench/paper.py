@@ -55,7 +55,7 @@ def seconds_a_step(setting: Setting, problem: Problem, *, with_top: bool, repeat
     rates = setting.grid.ratios()
     rates = rates[rates < 2][-4:] if setting.long else rates[rates < 2]
     rates = np.array([1.0, 1.2, 1.4, 1.6]) if rates.size < 2 else rates
-    steps = 100 if setting.long else min(setting.steps, 100)
+    steps = 400 if setting.long else min(setting.steps, 100)
 
     def run(n: int) -> float:
         record = Recording() if with_top else Recording(every=n)

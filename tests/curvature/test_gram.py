@@ -45,6 +45,12 @@ def test_linear_rule_leaves_frozen_parameters_out() -> None:
     torch.testing.assert_close(linear_rule_gram(net, x), gram(net, x), rtol=0, atol=1e-12)
 
 
+def test_linear_rule_survives_activations_in_place() -> None:
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(inplace=True), nn.Linear(8, 2)).to(F64)
+    x = inputs(4, 5)
+    torch.testing.assert_close(linear_rule_gram(net, x), gram(net, x), rtol=0, atol=1e-12)
+
+
 def test_linear_rule_refuses_what_it_does_not_hold_for() -> None:
     with pytest.raises(InputError, match="BatchNorm1d"):
         linear_rule_gram(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), torch.ones(2, 2))

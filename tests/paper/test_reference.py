@@ -82,10 +82,15 @@ def test_runs_up_to_three(number: int) -> None:
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_rate_is_labelled_as_the_reference_implies(number: int) -> None:
+    def implied(ratio: float, peak: float | str) -> str:
+        if peak == "inf":
+            return "divergent"
+        return "lazy" if ratio <= 2 else "catapult"
+
     expected = {
-        float(ratio): "divergent" if run["loss_max"] == "inf" else "lazy" if float(ratio) <= 2 else "catapult"
+        float(ratio): implied(float(ratio), run["loss_max"])
         for ratio, run in reference(number)["runs"].items()
-    }  # fmt: skip
+    }
     phase = runs(number).phase.isel(seed=0)
     assert {float(ratio): phase.sel(lr=ratio).item() for ratio in phase.lr.values} == expected
     converging = [ratio for ratio, name in expected.items() if name != "divergent"]

@@ -27,9 +27,14 @@ def random_problem(kind: str, rng: np.random.Generator) -> Problem:
         n = 2 * int(rng.integers(5, 40))
         elementwise = ["identity", "tanh", "relu", "leaky_relu"][rng.integers(4)]
         low = float(rng.uniform(0.2, 1))
+        high = low + float(rng.uniform(0, 1))
         psi = MetaFeature.draw(
-            n, d, eigenvalues=(low, low + float(rng.uniform(0, 1))), elementwise=elementwise, generator=g  # type: ignore[arg-type]
-        )  # fmt: skip
+            n,
+            d,
+            eigenvalues=(low, high),
+            elementwise=elementwise,  # type: ignore[arg-type]
+            generator=g,
+        )
         return Problem(PureQuadratic(psi, torch.randn(n, generator=g, dtype=F64)), x, y)
     slopes = (float(rng.uniform(0.5, 1.5)), float(rng.uniform(0.1, 1.5)))
     width = int(rng.integers(10, 100))
@@ -105,7 +110,8 @@ def test_edges_are_refused_where_they_do_not_apply() -> None:
     x, y = inputs(4, 5), torch.zeros(4, dtype=F64)
     assert list(edges(Problem(mlp(), x, y))) == ["critical"]  # ReLU on several samples
     assert list(edges(Problem(mlp(hidden=2, slopes=(1, 0.5)), x, y))) == ["critical"]
-    assert list(edges(Problem(mlp(outputs=3, slopes=(1, 0.5)), x, torch.zeros(4, 3)))) == ["critical"]
+    three = Problem(mlp(outputs=3, slopes=(1, 0.5)), x, torch.zeros(4, 3))
+    assert list(edges(three)) == ["critical"]
     with pytest.raises(NotApplicableError, match="half_mse"):
         edges(Problem(mlp(), x, y, loss=torch.nn.functional.mse_loss))
 

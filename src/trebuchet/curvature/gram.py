@@ -45,7 +45,8 @@ def top_of_gram(matrices: Tensor) -> Tensor:
         matrices: Shape ``(…, m, m)``.
 
     Returns:
-        Shape ``(…)``, in float32 for half precision; NaN where a matrix holds a non-finite entry, as after a divergence.
+        Shape ``(…)``, in float32 for half precision; NaN where a matrix holds a non-finite entry,
+        as after a divergence.
     """
     if matrices.shape[-1] == 1:
         return matrices[..., 0, 0]

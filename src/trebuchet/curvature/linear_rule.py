@@ -84,6 +84,7 @@ def linear_rule_gram(model: nn.Module, x: Tensor) -> Tensor:
             if isinstance(layer, nn.Linear):
                 inputs.append(below.detach())
                 results.append(h)
+                h = h.clone()  # an in-place activation would overwrite what G_l belongs to
                 trained.append(layer.weight.requires_grad)
                 bias.append(layer.bias is not None and layer.bias.requires_grad)
         outputs = h.reshape(x.shape[0], -1)  # (D, K)

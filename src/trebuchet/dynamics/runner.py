@@ -44,7 +44,7 @@ class Plan:
     delta: float
     x: Tensor
     test: tuple[Tensor, Tensor] | None = None
-    checkpoint_seconds: float = 30.0
+    checkpoint_seconds: float = 5.0
 
 
 @dataclass(slots=True)
@@ -95,6 +95,7 @@ class Runner:
         while self.runs.size:
             self._one_state()
             if not self.runs.size:
+                self._save()
                 break
             if control.stop.is_set():
                 self._save()

@@ -46,7 +46,7 @@ def sweep(
     memory: int = chunking.MEMORY_BYTES,
     device: str | torch.device | None = None,
     checkpoint: str | Path | None = None,
-    checkpoint_seconds: float = 30.0,
+    checkpoint_seconds: float = 5.0,
     progress: bool | Progress = False,
 ) -> xr.Dataset:
     """Train a problem by full-batch descent at many learning rates, from many seeds.
