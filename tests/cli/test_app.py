@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from trebuchet.cli import digits, main
+from trebuchet.data.digits import load_digits01
 from trebuchet.errors import InputError
 from trebuchet.results.store import load
 
@@ -67,6 +69,30 @@ def test_rates_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert end.value.code == 2
     assert "--rates" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_from_a_file_is_scanned_and_a_missing_one_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "tiny_net.py").write_text(
+        "import torch\n\n\ndef make():\n    torch.manual_seed(0)\n"
+        "    return torch.nn.Linear(64, 2)\n"
+    )
+    pixels = load_digits01(dtype=np.float32)
+    np.savez(tmp_path / "d.npz", x=pixels.x_train, y=(pixels.y_train > 0).astype(np.int64))
+    data = ["--data", str(tmp_path / "d.npz"), "--loss", "cross_entropy", "--horizon", "20"]
+    with pytest.raises(SystemExit) as end:
+        main(["scan", "--model", "no_such_net:make", *data, "--out", str(tmp_path / "none")])
+    assert end.value.code == 2
+    assert "no_such_net" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as end:
+        main(["scan", "--model", "tiny_net:make", *data, "--out", str(out)])
+    assert end.value.code == 0
+    assert "use " in capsys.readouterr().out
+    assert sorted(p.name for p in out.iterdir()) == ["scan.csv", "scan.png", "scan.zarr"]
 
 
 def test_an_unknown_data_set_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -159,9 +159,9 @@ def run_model(
     out = DEFAULT_OUT if out is None else out
     places = [out / "scan.zarr", out / "scan.csv", out / "scan.png"]
     refuse_existing(places, overwrite=overwrite)
-    prepare_folder(out)
     net = load_model(model)
     inputs, targets = load_data(data, net, loss, None)
+    prepare_folder(out)
     found = scan_model(
         net, loss, (inputs, targets), optimizer, horizon=horizon, batch_size=batch_size,
         seeds=seeds, budget=budget, edge_rtol=0.1 if edges else None, progress=True,

@@ -128,8 +128,8 @@ class Scan:
 
     @property
     def has_catapult(self) -> bool:
-        """Whether any run rose above its start and came back."""
-        return bool((self.table["phase"] == Phase.CATAPULT).any())
+        """Whether any run rose above its start and came back, dropped later or not."""
+        return bool((self.table["recovery_step"] >= 0).any())
 
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of the table, one row a rate and seed."""
