@@ -250,7 +250,7 @@ def test_the_model_is_left_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_interruption_keeps_what_is_finished() -> None:
+def test_interruption_keeps_what_is_finished(request: pytest.FixtureRequest) -> None:
     """The first run is over in a step; Ctrl-C arrives while the second still has far to go."""
     p = problem("leaky")
     slow = 1e-6  # a rate at which nothing converges in the time
@@ -261,6 +261,9 @@ def test_interruption_keeps_what_is_finished() -> None:
             sent.append(done)
             signal.raise_signal(signal.SIGINT)
 
+    # Workers of pytest-xdist ignore the signal; a terminal's Python does not.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ignored))
     runs = sweep(
         p, lr_ratio=[100.0, slow], steps=300_000, chunk=1, workers=1, progress=interrupt,
         record=Recording(every=100_000),
