@@ -10,6 +10,7 @@ from sphinx.util import logging
 
 project = "trebuchet"
 author = "the trebuchet authors"
+copyright = "2026, the trebuchet authors"
 version = release = installed_version("trebuchet")
 extensions = [
     "myst_parser",

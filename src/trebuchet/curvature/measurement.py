@@ -225,9 +225,10 @@ class Measurement:
         return Solver(op, like, goal, generator, self.ranks, self.on_step).solve(start)
 
     def _cap(self, op: Operator) -> int:
-        """64 vectors, or as many as fit into twice the parameters' memory, or 1 GiB."""
+        """64 vectors, or as many as fit into 1 GiB, or half of a large model's own memory."""
         size = 4 if self.problem.dtype == torch.float32 else 8
-        budget = max(2 * size * self.problem.n_parameters, 1 << 30)
+        own = size * self.problem.n_parameters
+        budget = 1 << 30 if own < 1 << 28 else own // 2
         each = op.dim * size * (2 if op.metric is not None else 1)
         return max(min(64, budget // each), self.k + 4)
 

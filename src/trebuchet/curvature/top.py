@@ -82,7 +82,7 @@ def top_eigen(
         method: ``"lanczos"`` or ``"dense"`` on demand; ``"auto"`` takes what is cheaper.
         max_products: Give up after so many.
         basis_cap: Keep at most so many Lanczos vectors (of length P or D·K, whichever is shorter);
-            by default 64, or what fits into twice the parameters' memory or 1 GiB.
+            by default 64, or what fits into 1 GiB, or into half of a large model's own memory.
         failure: Failure probability of the certificate. The cost is logarithmic in it.
         seed: Of the random start, so that a measurement can be repeated.
         group: ``True`` or a process group: every rank holds a shard of the samples.
