@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from trebuchet.errors import InputError
 from trebuchet.phases.scan import Scan, scan
-from trebuchet.phases.scan_result import COLUMNS
 from trebuchet.phases.scanning.stream import make_stream, take
+from trebuchet.phases.scanning.tables import RUN_COLUMNS
 
 CPU = torch.device("cpu")
 
@@ -282,7 +282,7 @@ def test_progress_is_reported_and_ends() -> None:
 
 def test_table_has_a_row_a_run_and_nothing_made_up(scanned: Scan) -> None:
     table = scanned.to_dataframe()
-    assert list(table) == list(COLUMNS)
+    assert list(table) == list(RUN_COLUMNS)
     dropped = table[table["status"] == "dropped"]
     assert dropped["loss_horizon"].isna().all()
     assert (dropped["steps"] < 60).all()
@@ -298,7 +298,7 @@ def test_save_and_load(scanned: Scan, tmp_path: Path) -> None:
     assert again.suggestion == scanned.suggestion
     assert again.summary() == scanned.summary()
     assert again.lr_max == scanned.lr_max
-    for column in COLUMNS:
+    for column in RUN_COLUMNS:
         np.testing.assert_array_equal(again.table[column], scanned.table[column])
     np.testing.assert_array_equal(again.traces["loss"], scanned.traces["loss"])
     with pytest.raises(InputError, match="exists"):

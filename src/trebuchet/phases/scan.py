@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
@@ -19,7 +18,7 @@ from trebuchet.curvature.policy import held_still
 from trebuchet.curvature.problem import Autocast, select, unwrap
 from trebuchet.errors import InputError
 from trebuchet.phases.forward_rate import ForwardRate, along_first_step
-from trebuchet.phases.scan_result import COLUMNS, Critical, Scan, Warmup
+from trebuchet.phases.scan_result import Critical, Scan, Warmup
 from trebuchet.phases.scanning.brackets import Interval, loss_edge, narrow, training_edge
 from trebuchet.phases.scanning.curvature import critical_rate, final_eigenvalues, sparsity
 from trebuchet.phases.scanning.field import Rates
@@ -28,6 +27,7 @@ from trebuchet.phases.scanning.optimizers import Factory, describe, make_factory
 from trebuchet.phases.scanning.race import Course, Plan, race
 from trebuchet.phases.scanning.stream import Stream, make_stream
 from trebuchet.phases.scanning.suggest import Suggestion, suggest
+from trebuchet.phases.scanning.tables import frames
 from trebuchet.phases.scanning.training import Run, Schedule, Trainer
 
 Curvature = Literal["initial", "final", "none"]
@@ -187,10 +187,10 @@ def scan(
         "products": float(objective.cost.products),
         "seconds": time.monotonic() - started,
     }
-    table, traces = _tables(setup)
+    runs, looks = frames(setup.rates, setup.critical.top_eigenvalue)
     forward = Interval(setup.forward.low, setup.forward.high)
     return Scan(
-        suggestion, setup.critical, forward, *edges, warmup, table, traces, tuple(notes), cost,
+        suggestion, setup.critical, forward, *edges, warmup, runs, looks, tuple(notes), cost,
         settings,
     )  # fmt: skip
 
@@ -336,41 +336,6 @@ def _notes(
             "every first step lowers the loss, however long: its forward rate is unbounded"
         )
     return notes
-
-
-def _tables(setup: _Setup) -> tuple[pd.DataFrame, pd.DataFrame]:
-    rows, looks = [], []
-    for run in setup.rates.all_runs():
-        rows.append(_row(setup, run))
-        looks += [
-            {"rate": run.rate, "seed": run.seed, "step": t, "loss": value}
-            for t, value in zip(run.at, run.losses, strict=True)
-        ]
-    return pd.DataFrame(rows, columns=list(COLUMNS)), pd.DataFrame(looks)
-
-
-def _row(setup: _Setup, run: Run) -> dict[str, Any]:
-    rates, first, start = setup.rates, setup.trainer.loss_first, setup.critical.top_eigenvalue
-    finite = [v for v in run.losses if is_finite(v)]
-    whole = run.status is not None
-    return {
-        "rate": run.rate,
-        "seed": run.seed,
-        "phase": str(rates.phase(run)),
-        "steps": run.steps,
-        "status": str(run.status) if run.status is not None else "dropped",
-        "loss": run.losses[-1],
-        "loss_horizon": run.loss_final if whole else math.nan,
-        "peak_ratio": max(finite) / first if len(finite) == len(run.losses) and first else math.inf,
-        "recovery_step": rates.recovery_step(run),
-        "lr_ratio_final": run.rate * run.top_eigenvalue_final,
-        "kernel_drift": abs(run.top_eigenvalue_final - start) / start if start else math.nan,
-        "sparsity": run.sparsity,
-        "grad_norm_first": run.grad_norms[0],
-        "grad_norm": run.grad_norms[1],
-        "weight_norm_first": run.weight_norms[0],
-        "weight_norm": run.weight_norms[1],
-    }
 
 
 @contextmanager

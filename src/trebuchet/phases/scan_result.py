@@ -20,30 +20,8 @@ from trebuchet._types import Phase
 from trebuchet.errors import InputError
 from trebuchet.phases.scanning.brackets import Interval
 from trebuchet.phases.scanning.suggest import Suggestion
+from trebuchet.phases.scanning.tables import RUN_COLUMNS
 from trebuchet.results import store
-
-COLUMNS: dict[str, tuple[str, str]] = {
-    "rate": ("learning rate η", "1"),
-    "seed": ("order of the batches", "1"),
-    "phase": ("phase", "1"),
-    "steps": ("updates made", "steps"),
-    "status": ("why the run stopped; 'dropped' if the race left it behind", "1"),
-    "loss": ("loss at the last look", "loss"),
-    "loss_horizon": ("loss at the horizon, on the closing set", "loss"),
-    "peak_ratio": ("largest loss over the loss at the start", "1"),
-    "recovery_step": (
-        "last look above the start, of a run that came back; −1: never rose",
-        "steps",
-    ),
-    "lr_ratio_final": ("ηλ at the end", "1"),
-    "kernel_drift": ("|λ_T − λ₀| / λ₀", "1"),
-    "sparsity": ("fraction of ReLU pre-activations < 0 at the end", "1"),
-    "grad_norm_first": ("|∇L| of the first step", "1"),
-    "grad_norm": ("|∇L| of the last step", "1"),
-    "weight_norm_first": ("|θ|² at the start", "1"),
-    "weight_norm": ("|θ|² at the horizon", "1"),
-}
-"""Columns of the table: long name and unit."""
 
 PHASE_STYLE = {
     Phase.LAZY: "cyan", Phase.CATAPULT: "yellow", Phase.DIVERGENT: "red",
@@ -97,7 +75,7 @@ class Scan:
         lr_loss: Smallest rate whose loss rises above its start.
         lr_max: Largest rate that trains.
         warmup: Whether warm-up is needed.
-        table: One row a rate and seed, see `COLUMNS`.
+        table: One row a rate and seed, see `RUN_COLUMNS`.
         traces: One row a look: rate, seed, step, loss.
         notes: What to know before believing it.
         cost: Gradient evaluations, forward passes, curvature products, seconds.
@@ -213,7 +191,7 @@ class Scan:
             The dataset that `save` writes.
         """
         variables: dict[str, Any] = {}
-        for name, (long_name, unit) in COLUMNS.items():
+        for name, (long_name, unit) in RUN_COLUMNS.items():
             values = self.table[name].to_numpy()
             if values.dtype == object:
                 values = values.astype(str)
@@ -258,7 +236,7 @@ class Scan:
             msg = f"path: {path} holds a sweep, not a scan; read it with trebuchet.load"
             raise InputError(msg)
         parts = json.loads(ds.attrs["scan"])
-        table = pd.DataFrame({name: ds[name].values for name in COLUMNS})
+        table = pd.DataFrame({name: ds[name].values for name in RUN_COLUMNS})
         for name in ("phase", "status"):
             table[name] = table[name].astype(str).astype(object)
         traces = pd.DataFrame(
