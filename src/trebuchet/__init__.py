@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from trebuchet.dynamics.recording import Recording
     from trebuchet.dynamics.sweep import sweep
     from trebuchet.models import MLP, MetaFeature, PureQuadratic, QuadraticWithBias
+    from trebuchet.phases.early import early_constants
     from trebuchet.phases.edges import edges
+    from trebuchet.phases.forward_rate import forward_critical_rate
     from trebuchet.phases.label import label
     from trebuchet.phases.scan import Scan, scan
     from trebuchet.results.store import load, save
@@ -41,6 +43,7 @@ _HOMES = {
     "GradientDescent": "dynamics.optimizers", "sweep": "dynamics.sweep",
     "TopEigen": "curvature", "top_eigen": "curvature",
     "edges": "phases.edges", "label": "phases.label", "Scan": "phases.scan", "scan": "phases.scan",
+    "early_constants": "phases.early", "forward_critical_rate": "phases.forward_rate",
     "load": "results.store", "save": "results.store", "table": "results.summary",
     "Edge": "theory.edges", "Phase": "_types", "Status": "_types",
 }  # fmt: skip
@@ -60,7 +63,9 @@ __all__ = [
     "Status",
     "TopEigen",
     "data",
+    "early_constants",
     "edges",
+    "forward_critical_rate",
     "label",
     "load",
     "models",
