@@ -1,7 +1,7 @@
 """The race on curves that are written down: who is dropped, who is protected, what is paid."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from trebuchet.phases.scanning.field import lands
 from trebuchet.phases.scanning.race import Plan, Rung, entrants, race
 from trebuchet.phases.scanning.suggest import choose
-from trebuchet.phases.scanning.training import BudgetSpentError
+from trebuchet.phases.scanning.runs import BudgetSpentError
 
 
 class Curves:
@@ -22,12 +22,13 @@ class Curves:
         self.steps: dict[int, int] = {}
         self.spent = 0
 
-    def advance(self, i: int, steps: int) -> None:
-        more = max(0, steps - self.steps.get(i, 0))
-        if self.spent + more > self.budget:
-            raise BudgetSpentError
-        self.spent += more
-        self.steps[i] = max(steps, self.steps.get(i, 0))
+    def advance(self, places: Sequence[int], steps: int) -> None:
+        for i in places:
+            more = max(0, steps - self.steps.get(i, 0))
+            if self.spent + more > self.budget:
+                raise BudgetSpentError
+            self.spent += more
+            self.steps[i] = max(steps, self.steps.get(i, 0))
 
     def loss(self, i: int) -> float:
         return self.curve(i, self.steps[i])
@@ -123,7 +124,7 @@ def test_a_catapult_that_lands_late_is_protected_and_wins() -> None:
 def test_without_protection_the_same_catapult_is_dropped() -> None:
     field = Curves(catapult(lands=50, final=0.01))
     for i in (-4, -1, 2):
-        field.advance(i, 10)
+        field.advance([i], 10)
     rung = Rung(0.125, 2, 1.0, 2)
     assert 2 in entrants(field, [-4, -1, 2], rung, protect=True)
     assert 2 not in entrants(field, [-4, -1, 2], rung, protect=False)
@@ -138,7 +139,7 @@ def test_a_run_that_will_not_land_in_time_is_not_protected() -> None:
 def test_a_run_that_only_rises_is_not_in_flight() -> None:
     field = Curves(lambda i, t: math.exp(0.1 * t) if i == 2 else 0.9)
     for i in (-1, 2):
-        field.advance(i, 20)
+        field.advance([i], 20)
     assert entrants(field, [-1, 2], Rung(0.125, 1, 1.0, 2), protect=True) == [-1]
 
 
@@ -146,7 +147,7 @@ def test_drop_rule_by_number_and_by_distance() -> None:
     losses = {0: 0.5, 1: 0.55, 2: 0.6, 3: 0.9}
     field = Curves(lambda i, t: losses[i])
     for i in losses:
-        field.advance(i, 1)
+        field.advance([i], 1)
     assert entrants(field, list(losses), Rung(0.1, 2, 9.0, 2), protect=True) == [0, 1]
     near = math.log(0.57 / 0.52) + 1e-9
     assert entrants(field, list(losses), Rung(0.1, 4, near, 2), protect=True) == [0, 1]

@@ -4,52 +4,38 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from trebuchet._progress import Progress, progress_bar
 from trebuchet._types import Status
-from trebuchet.curvature.losses import ModelLoss, resolve
 from trebuchet.curvature.policy import held_still
-from trebuchet.curvature.problem import Autocast, select, unwrap
-from trebuchet.errors import InputError
-from trebuchet.phases.forward_rate import ForwardRate, along_first_step
-from trebuchet.phases.scan_result import Critical, Scan, Warmup
-from trebuchet.phases.scanning.brackets import Interval, loss_edge, narrow, training_edge
-from trebuchet.phases.scanning.curvature import critical_rate, final_eigenvalues, sparsity
-from trebuchet.phases.scanning.field import Rates
-from trebuchet.phases.scanning.objective import Objective, is_finite, out_of_memory
-from trebuchet.phases.scanning.optimizers import Factory, describe, make_factory
+from trebuchet.curvature.problem import unwrap
+from trebuchet.phases.scan_result import Scan
+from trebuchet.phases.scanning.arguments import Arguments, Curvature, checked_seeds
+from trebuchet.phases.scanning.brackets import (
+    Interval,
+    judge_rise,
+    judge_training,
+    loss_edge,
+    narrow,
+    quick_training_edge,
+    training_edge,
+)
+from trebuchet.phases.scanning.curvature import final_eigenvalues, sparsity
+from trebuchet.phases.scanning.optimizers import describe
 from trebuchet.phases.scanning.race import Course, Plan, race
-from trebuchet.phases.scanning.stream import Stream, make_stream
+from trebuchet.phases.scanning.runs import Schedule
+from trebuchet.phases.scanning.setup import Setup, prepare
 from trebuchet.phases.scanning.suggest import Suggestion, suggest
 from trebuchet.phases.scanning.tables import frames
-from trebuchet.phases.scanning.training import Run, Schedule, Trainer
+from trebuchet.phases.scanning.training import Trainer
+from trebuchet.phases.scanning.warmup import warmup
 
-Curvature = Literal["initial", "final", "none"]
-"""Where λ is measured: at the initialisation, also at the end of every whole run, or nowhere."""
-
-FIXED_SAMPLES = 256
-"""Samples that mini-batch runs are compared on while they train."""
-CLOSING_SAMPLES = 4096
-"""Samples that they are compared on at the horizon."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Setup:
-    """Everything a scan works with, made once the arguments are known to be good."""
-
-    objective: Objective
-    stream: Stream
-    factory: Factory
-    trainer: Trainer
-    rates: Rates
-    forward: ForwardRate
-    critical: Critical
+QUICK_RTOL = 0.1
+"""Width to which edges are bisected with what the race leaves of the budget."""
 
 
 def scan(
@@ -69,6 +55,7 @@ def scan(
     micro_batch: int | None = None,
     autocast: torch.dtype | None = None,
     schedule: Schedule | None = None,
+    stacked: bool | None = None,
     delta: float | None = None,
     blowup: float = 1e8,
     progress: bool | Progress = False,
@@ -97,14 +84,17 @@ def scan(
             horizons, and what `edge_rtol` needs.
         rates: Rates to start the race from, in place of those around the critical rate; the search
             leaves them where the best is not inside.
-        edge_rtol: Bisect `lr_loss` and `lr_max` to this relative width. By default they are left as
-            wide as the race left them.
+        edge_rtol: Bisect `lr_loss` and `lr_max` to this relative width, with every trial run to the
+            horizon. By default to 10 %, with what the race leaves of the budget, and a trial is
+            ended when it has settled below its start.
         curvature: ``"initial"``: λ₀ and the critical rate. ``"final"``: also λ at the end of every
             whole run, outside the budget. ``"none"``: neither; the forward-only rate remains.
         accumulate: Batches whose mean gradient makes one step.
         micro_batch: At most so many samples in one forward pass.
         autocast: dtype to run the model in; by default as ``torch.autocast`` is set by the caller.
         schedule: Multiplier of the rate at step t, a function of t.
+        stacked: Train several runs in one forward and backward pass, where ``torch.vmap`` takes the
+            module. By default on a GPU only: on a CPU core it gains nothing for most models.
         delta: A loss above (1 + δ) L₀ has risen; by default 1e-3 for full batches, else 1e-2.
         blowup: A loss above so many times its start has diverged.
         progress: True for a bar on the terminal, or a function of (done, in all).
@@ -124,203 +114,74 @@ def scan(
         (True, True)
     """
     started = time.monotonic()
+    asked = Arguments(
+        loss, data, optimizer, horizon, batch_size, checked_seeds(seeds), budget, rates, edge_rtol,
+        curvature, accumulate, micro_batch, autocast, schedule, stacked, delta, blowup,
+    )  # fmt: skip
     model = unwrap(model)
-    seeds = _checked_seeds(seeds)
-    _check(horizon, budget, rates, edge_rtol, curvature, delta, blowup)
-    resolved = resolve(loss)
-    if resolved is None:
-        msg = "loss: expected a loss, got None; a scan needs the loss that is trained on"
-        raise InputError(msg)
-    params = list(select(model).values())
-    closure = isinstance(resolved, ModelLoss)
-    device = params[0].device
-    cast = Autocast.ambient(device) if autocast is None else Autocast(device.type, True, autocast)
-    limit = 4 * horizon if budget is None else budget
     held = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
     with held_still(model, mode="as_is", loader=data, optimizer=held, parameters_too=True):
         if not model.training:
             model.train()
-        factory = make_factory(optimizer, params)
-        stream = make_stream(
-            data, device=device, batch_size=batch_size, accumulate=accumulate, horizon=horizon,
-            closure=closure,
-        )  # fmt: skip
-        objective = Objective(model, resolved, params, cast, stream.samples_per_step, micro_batch)
-        if stream.n_samples == 1:
-            objective.notes.append("there is only one sample: this is the rate that memorises it")
-        setup = _prepare(
-            objective, stream, factory, horizon, seeds, limit, delta, blowup, schedule, rates,
-            curvature, optimizer, data, loss,
-        )  # fmt: skip
+        setup = prepare(model, asked)
         with _shown(progress, setup.trainer):
-            course = _race(setup, rates)
-            edges = _edges(setup, edge_rtol, None if budget is None else limit)
-            suggestion = suggest(setup.rates, edges[1])
-            warmup = _warmup(setup, suggestion, edges[1])
-            whole = [r for r in setup.rates.all_runs() if r.status is Status.MAX_STEPS]
-            for run in whole:
-                setup.trainer.load(run)
-                run.sparsity = sparsity(objective, setup.trainer.fixed)
-            if curvature == "final":
-                final_eigenvalues(setup.trainer, whole, setup.critical, loss, optimizer, horizon)
-    notes = _notes(setup, course, suggestion, rates)
-    first = setup.trainer.loss_first
-    settings: dict[str, Any] = {
-        "optimizer": describe(optimizer),
-        "loss": loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__),
-        "horizon": horizon,
-        "batch_size": stream.samples_per_step,
-        "accumulate": accumulate,
-        "n_samples": stream.n_samples,
-        "n_parameters": sum(p.numel() for p in params),
-        "seeds": list(setup.rates.seeds),
-        "budget": limit,
-        "delta": setup.rates.delta,
-        "blowup": blowup,
-        "loss_first": first,
-        "dtype": str(params[0].dtype).removeprefix("torch."),
-        "device": str(device),
-    }
-    cost = {
-        "gradients": float(objective.cost.gradients),
-        "forwards": float(objective.cost.forwards),
-        "products": float(objective.cost.products),
-        "seconds": time.monotonic() - started,
-    }
+            course = _race(setup)
+            lr_loss, lr_max = _edges(setup)
+            suggestion = suggest(setup.rates, lr_max)
+            advice = warmup(setup, suggestion, lr_max)
+            _measure_ends(setup)
     runs, looks = frames(setup.rates, setup.critical.top_eigenvalue)
     forward = Interval(setup.forward.low, setup.forward.high)
+    notes = tuple(_notes(setup, course, suggestion))
+    cost = _cost(setup, time.monotonic() - started)
     return Scan(
-        suggestion, setup.critical, forward, *edges, warmup, runs, looks, tuple(notes), cost,
-        settings,
+        suggestion, setup.critical, forward, lr_loss, lr_max, advice, runs, looks, notes, cost,
+        _settings(setup),
     )  # fmt: skip
 
 
-def _prepare(
-    objective: Objective,
-    stream: Stream,
-    factory: Factory,
-    horizon: int,
-    seeds: Sequence[int],
-    limit: int,
-    delta: float | None,
-    blowup: float,
-    schedule: Schedule | None,
-    rates: Sequence[float] | None,
-    curvature: Curvature,
-    optimizer: object,
-    data: object,
-    loss: object,
-) -> _Setup:
-    fixed = stream.fixed(stream.n_samples if stream.full_batch else FIXED_SAMPLES)
-    closing = fixed if stream.full_batch else stream.fixed(CLOSING_SAMPLES)
-    try:
-        first = objective.value(fixed)
-    except InputError:
-        raise
-    except (RuntimeError, ValueError, TypeError) as error:
-        if out_of_memory(error):
-            raise
-        msg = f"model: cannot be evaluated with this loss on this data ({_first_line(error)})"
-        raise InputError(msg) from error
-    if not is_finite(first):
-        msg = (
-            f"model: its loss is {first} at the initialisation, before any step; no learning rate "
-            "can mend that: check the data for NaN, and the model's outputs"
-        )
-        raise InputError(msg)
-    forward = along_first_step(objective, factory, fixed)
-    critical = Critical(math.nan, math.nan, "", "not measured")
-    if curvature != "none":
-        # A sixteenth of the budget: the race matters more.
-        critical = critical_rate(objective, stream, optimizer, loss, at_most=limit // 16)
-    trainer = Trainer(
-        objective, stream, factory, horizon=horizon, fixed=fixed, closing=closing,
-        schedule=schedule, blowup=blowup, budget=limit,
-    )  # fmt: skip
-    scale = forward.value if rates is None else float(np.exp(np.log(rates).mean()))
-    delta = (1e-3 if trainer.free_looks else 1e-2) if delta is None else delta
-    # The full batch has no order: without randomness a second seed would be the same run again.
-    seeds = seeds[:1] if trainer.free_looks else seeds
-    field = Rates(trainer, scale, seeds, delta=delta, smoothing=Plan().smoothing)
-    return _Setup(objective, stream, factory, trainer, field, forward, critical)
-
-
-def _race(setup: _Setup, rates: Sequence[float] | None) -> Course:
-    plan = Plan()
-    if rates is not None:
-        places = {round(2 * math.log2(r / setup.rates.scale)) for r in rates}
+def _race(setup: Setup) -> Course:
+    plan, given = Plan(), setup.asked.rates
+    if given is not None:
+        places = {round(2 * math.log2(r / setup.rates.scale)) for r in given}
         plan = Plan(first=tuple(sorted(places)))
     return race(setup.rates, plan)
 
 
-def _edges(setup: _Setup, rtol: float | None, limit: int | None) -> tuple[Interval, Interval]:
-    rates, trainer = setup.rates, setup.trainer
+def _edges(setup: Setup) -> tuple[Interval, Interval]:
+    """Bisect the edges: to the horizon if a width is asked for, else quickly, with what is left."""
+    rates, trainer, rtol = setup.rates, setup.trainer, setup.asked.edge_rtol
+    horizon, limit = trainer.horizon, setup.asked.limit_with_edges
+    # What the advice on warm-up needs stays in reserve.
+    trainer.budget = None if math.isinf(limit) else int(limit) - setup.fixed_cost
     if rtol is not None:
-        trainer.budget = limit
-        horizon = trainer.horizon
-
-        def fails(runs: Sequence[Run]) -> bool:
-            return not all(rates.trained(run) for run in runs)
-
-        def rises(runs: Sequence[Run]) -> bool:
-            return any(rates.rose(run) for run in runs)
-
-        narrow(rates, training_edge(rates), fails, rtol=rtol, looks=[horizon])
-        # A rise ends the trial, and most come early.
-        early = [horizon // 20, horizon // 5, horizon]
-        narrow(rates, loss_edge(rates), rises, rtol=rtol, looks=early)
-    return loss_edge(rates), training_edge(rates)
-
-
-def _warmup(setup: _Setup, suggestion: Suggestion, lr_max: Interval) -> Warmup:
-    """Compare the critical rate at the initialisation with the one after training."""
-    forward = setup.forward.value
-    # Where curvature was measured it is the stricter of the two: the gradient of the first step
-    # need not point along the top eigenvector.
-    start = forward if math.isnan(setup.critical.lr) else min(setup.critical.lr, forward)
-    if setup.critical.convention.endswith("catapults begin at 2/λ₀"):
-        start = min(start, 2 / setup.critical.top_eigenvalue)
-    runs = [r for r in setup.rates.all_runs() if r.state is not None and not r.dead and r.steps]
-    later = math.nan
-    if runs:
-        furthest = max(r.steps for r in runs)
-        run = min(
-            (r for r in runs if r.steps == furthest),
-            key=lambda r: abs(math.log(r.rate / suggestion.rate)),
-        )
-        gradients = setup.objective.cost.gradients
-        cost = round(sum(b.size for b in setup.trainer.fixed) / setup.stream.samples_per_step)
-        if setup.trainer.left() >= max(1, cost):
-            setup.trainer.load(run)
-            assert run.state is not None
-            try:
-                bracket = along_first_step(setup.objective, setup.factory, setup.trainer.fixed)
-                later = bracket.value
-            except InputError:  # the gradient vanished, or every step rises: there is no such rate
-                setup.objective.cost.gradients = gradients + max(1, cost)
-    rate = suggestion.rate
-    if later > max(lr_max.high, 1.5 * forward):
-        reason = (
-            f"needed for rates above {lr_max.low:.3g}, which fail from the initialisation though "
-            f"after training steps up to {later:.3g} still help; not for the suggested {rate:.3g}"
-        )
-        return Warmup(True, start, later, reason)
-    if rate <= start:
-        reason = (
-            f"not needed: the suggested {rate:.3g} is below the critical rate at the "
-            f"initialisation, {start:.3g}"
-        )
+        edge, judge, ends = training_edge(rates), judge_training(rates), [horizon]
+        rising = [horizon // 20, horizon // 5, horizon]
     else:
-        reason = (
-            f"not needed, but smoother: the suggested {rate:.3g} is above the critical rate at the "
-            f"initialisation, {start:.3g}, from which to warm up; runs survive without"
-        )
-    return Warmup(False, start, later, reason)
+        rtol, patience = QUICK_RTOL, max(10, horizon // 5)
+        edge, judge = quick_training_edge(rates, patience), judge_training(rates, patience=patience)
+        ends, rising = [patience // 2, patience], [horizon // 20, horizon // 10]
+    lr_max = narrow(rates, edge, judge, rtol=rtol, looks=ends)
+    # A rise ends the trial, and most come early.
+    rise = judge_rise(rates, patience=rising[-1])
+    return narrow(rates, loss_edge(rates), rise, rtol=rtol, looks=rising), lr_max
 
 
-def _notes(
-    setup: _Setup, course: Course, suggestion: Suggestion, rates: Sequence[float] | None
-) -> list[str]:
+def _measure_ends(setup: Setup) -> None:
+    """Sparsity, and λ if it is asked for, of the runs that reached the horizon."""
+    whole = [r for r in setup.rates.all_runs() if r.status is Status.MAX_STEPS]
+    for run in whole:
+        setup.trainer.load(run)
+        run.sparsity = sparsity(setup.objective, setup.trainer.fixed)
+    if setup.asked.curvature == "final":
+        final_eigenvalues(
+            setup.trainer, whole, setup.critical, setup.asked.loss, setup.asked.optimizer,
+            setup.asked.horizon,
+        )  # fmt: skip
+
+
+def _notes(setup: Setup, course: Course, suggestion: Suggestion) -> list[str]:
+    rates = setup.asked.rates
     notes = list(dict.fromkeys(setup.objective.notes))
     if not course.finished:
         notes.append("the budget ended the race early; a larger one could find a better rate")
@@ -338,6 +199,37 @@ def _notes(
     return notes
 
 
+def _cost(setup: Setup, seconds: float) -> dict[str, float]:
+    spent = setup.objective.cost
+    return {
+        "gradients": float(spent.gradients),
+        "forwards": float(spent.forwards),
+        "products": float(spent.products),
+        "seconds": seconds,
+    }
+
+
+def _settings(setup: Setup) -> dict[str, Any]:
+    asked, params = setup.asked, setup.objective.params
+    return {
+        "optimizer": describe(asked.optimizer),
+        "loss": asked.loss_name,
+        "horizon": asked.horizon,
+        "batch_size": setup.stream.samples_per_step,
+        "accumulate": asked.accumulate,
+        "n_samples": setup.stream.n_samples,
+        "n_parameters": sum(p.numel() for p in params),
+        "seeds": list(setup.rates.seeds),
+        "budget": asked.limit,
+        "stacked": setup.trainer.at_once > 1,
+        "delta": setup.rates.delta,
+        "blowup": asked.blowup,
+        "loss_first": setup.trainer.loss_first,
+        "dtype": str(params[0].dtype).removeprefix("torch."),
+        "device": str(params[0].device),
+    }
+
+
 @contextmanager
 def _shown(progress: bool | Progress, trainer: Trainer) -> Iterator[None]:
     if progress is False:
@@ -353,54 +245,4 @@ def _shown(progress: bool | Progress, trainer: Trainer) -> Iterator[None]:
         update(total, total)
 
 
-def _checked_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    found = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
-    if not found or len(set(found)) < len(found):
-        msg = f"seeds: expected a positive number, or different numbers, got {seeds!r}"
-        raise InputError(msg)
-    return found
-
-
-def _check(
-    horizon: int,
-    budget: int | None,
-    rates: Sequence[float] | None,
-    edge_rtol: float | None,
-    curvature: str,
-    delta: float | None,
-    blowup: float,
-) -> None:
-    if not isinstance(horizon, int) or horizon < 10:
-        msg = f"horizon: expected at least 10 steps, got {horizon!r}"
-        raise InputError(msg)
-    if budget is not None and budget < 2 * horizon:
-        msg = (
-            f"budget: expected at least two horizons, {2 * horizon} gradient evaluations, got "
-            f"{budget}; shorten the horizon, or give more"
-        )
-        raise InputError(msg)
-    if rates is not None and (
-        len(rates) == 0 or not all(math.isfinite(r) and r > 0 for r in rates)
-    ):
-        msg = f"rates: expected positive finite numbers, got {rates!r}"
-        raise InputError(msg)
-    if edge_rtol is not None and not 1e-4 <= edge_rtol < 1:
-        msg = f"edge_rtol: expected a number from 1e-4 to 1, got {edge_rtol!r}"
-        raise InputError(msg)
-    if curvature not in ("initial", "final", "none"):
-        msg = f"curvature: expected 'initial', 'final' or 'none', got {curvature!r}"
-        raise InputError(msg)
-    if delta is not None and not (math.isfinite(delta) and delta >= 0):
-        msg = f"delta: expected a finite number >= 0, got {delta}"
-        raise InputError(msg)
-    if not blowup > 1:
-        msg = f"blowup: expected a factor above 1, got {blowup}"
-        raise InputError(msg)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-__all__ = ["Scan", "scan"]
+__all__ = ["Curvature", "Scan", "scan"]

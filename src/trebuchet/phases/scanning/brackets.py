@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trebuchet.phases.scanning.field import Rates
-from trebuchet.phases.scanning.training import BudgetSpentError, Run
+from trebuchet.phases.scanning.runs import BudgetSpentError, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +79,67 @@ def training_edge(rates: Rates) -> Interval:
     return Interval(low, min((f for f in failed if f > low), default=math.inf))
 
 
+OUTWARD = 12
+"""Octaves that an open end is moved out, at most: there may be no edge."""
+
+Judge = Callable[[Run], bool | None]
+"""Whether a run is beyond an edge; None while that is open."""
+
+
+def judge_training(rates: Rates, *, patience: int | None = None) -> Judge:
+    """Judge whether runs fail to train.
+
+    Args:
+        rates: The runs.
+        patience: Steps after which a run that has *settled* (over the later half of its steps it
+            never was above its start) counts as trained; None: nothing counts but the horizon.
+
+    Returns:
+        The judge.
+    """
+
+    def judge(run: Run) -> bool | None:
+        if run.stopped():
+            return not rates.trained(run)
+        if patience is None:
+            return None
+        if run.steps >= patience // 2 and settled(rates, run):
+            return False
+        if run.steps < patience:
+            return None
+        return not (run.losses[-1] < rates.loss_first or rates.lands(run))
+
+    return judge
+
+
+def settled(rates: Rates, run: Run) -> bool:
+    """Whether a run was below its start throughout the later half of its steps."""
+    at, losses = run.trace()
+    late = losses[at >= run.steps / 2]
+    return bool(not run.dead and late.size > 1 and (late < rates.loss_first).all())
+
+
+def judge_rise(rates: Rates, *, patience: int) -> Judge:
+    """Judge whether the loss rises above its start within the first `patience` steps."""
+
+    def judge(run: Run) -> bool | None:
+        if rates.rose(run):
+            return True
+        return False if run.steps >= patience or run.stopped() else None
+
+    return judge
+
+
+def quick_training_edge(rates: Rates, patience: int) -> Interval:
+    """The bracket of lr_max, with runs that were dropped on the way but had settled."""
+    edge = training_edge(rates)
+    inside = [r.rate for r in rates.all_runs() if edge.low < r.rate < edge.high
+              and r.steps >= patience // 2 and settled(rates, r)]  # fmt: skip
+    return Interval(max([edge.low, *inside]), edge.high)
+
+
 def narrow(
-    rates: Rates,
-    edge: Interval,
-    beyond: Callable[[Sequence[Run]], bool],
-    *,
-    rtol: float,
-    looks: Sequence[int],
+    rates: Rates, edge: Interval, judge: Judge, *, rtol: float, looks: Sequence[int]
 ) -> Interval:
     """Bisect an edge, in log rate, until its ends are within a factor 1 + rtol.
 
@@ -95,27 +149,23 @@ def narrow(
     Args:
         rates: The runs; trials are added to its `extra`.
         edge: Where to start; open ends are moved out by factors of two first.
-        beyond: Whether the runs of one rate are beyond the edge.
+        judge: Whether a run is beyond the edge.
         rtol: The relative width to reach.
-        looks: Steps at which a trial is looked at; it ends at the first that is beyond the edge.
+        looks: Steps at which a trial is judged, ascending; at the last one None is beyond the edge.
 
     Returns:
         The narrower interval; wider than asked for if the budget ended.
     """
     low, high = edge.low, edge.high
+    outward = 0
     try:
-        for _ in range(60):
-            if low > 0 and math.isfinite(high) and high <= low * (1 + rtol):
-                break
-            if low <= 0:
-                trial = high / 2
-            elif math.isinf(high):
-                trial = low * 2
-            else:
+        while not high <= low * (1 + rtol) and outward < OUTWARD:
+            if low > 0 and math.isfinite(high):
                 trial = math.sqrt(low * high)
-            if not 1e-30 < trial < 1e30:
-                break
-            if beyond(_try(rates, trial, looks, beyond)):
+            else:
+                trial = high / 2 if low <= 0 else low * 2
+                outward += 1
+            if _beyond(rates, trial, judge, looks):
                 high = trial
             else:
                 low = trial
@@ -124,16 +174,19 @@ def narrow(
     return Interval(low, high)
 
 
-def _try(
-    rates: Rates, rate: float, looks: Sequence[int], beyond: Callable[[Sequence[Run]], bool]
-) -> list[Run]:
-    runs: list[Run] = []
+def _beyond(rates: Rates, rate: float, judge: Judge, looks: Sequence[int]) -> bool:
     for seed in rates.seeds:
         run = rates.trainer.start(rate, seed)
-        runs.append(run)
-        rates.extra.append(run)
+        verdict = None
         for steps in looks:
-            rates.trainer.advance(run, steps)
-            if beyond(runs):
-                return runs
-    return runs
+            try:
+                rates.trainer.advance([run], steps)
+            finally:
+                if run not in rates.extra and (run.steps or run.stopped()):
+                    rates.extra.append(run)
+            verdict = judge(run)
+            if verdict is not None:
+                break
+        if verdict is not False:
+            return True
+    return False

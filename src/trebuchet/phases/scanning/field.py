@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from trebuchet._types import Phase, Status
 from trebuchet.phases.scanning.race import SOFT
-from trebuchet.phases.scanning.training import Run, Trainer
+from trebuchet.phases.scanning.runs import Run
+from trebuchet.phases.scanning.training import Trainer
 
 
 def lands(at: NDArray[np.int64], losses: NDArray[np.float64], start: float, horizon: int) -> bool:
@@ -80,20 +81,23 @@ class Rates:
         """The race's run at place `i`, if it was started."""
         return self.runs.get((i, self.seed(i)))
 
-    def advance(self, i: int, steps: int) -> None:
-        """Train the run at place `i` up to `steps`; starts it if need be.
+    def advance(self, places: Sequence[int], steps: int) -> None:
+        """Train the runs at some places up to `steps`; starts them if need be.
 
         Args:
-            i: The place.
+            places: The places.
             steps: Updates since the initialisation.
         """
-        key = (i, self.seed(i))
-        run = self.runs.get(key) or self.trainer.start(self.rate(i), key[1])
+        keys = [(i, self.seed(i)) for i in places]
+        runs = [
+            self.runs.get((i, seed)) or self.trainer.start(self.rate(i), seed) for i, seed in keys
+        ]
         try:
-            self.trainer.advance(run, min(steps, self.horizon))
+            self.trainer.advance(runs, min(steps, self.horizon))
         finally:
-            if run.steps or run.status is not None:
-                self.runs[key] = run
+            self.runs |= {
+                key: run for key, run in zip(keys, runs, strict=True) if run.steps or run.stopped()
+            }
 
     def left(self) -> float:
         """Gradient evaluations that may still be spent."""
@@ -135,9 +139,11 @@ class Rates:
     def in_flight(self, i: int) -> bool:
         """Whether the run at `i` is above its start, and falling fast enough to land in time."""
         run = self.run(i)
-        if run is None or run.dead or not self.rose(run):
-            return False
-        return lands(*run.trace(), self.loss_first, self.horizon)
+        return run is not None and self.rose(run) and self.lands(run)
+
+    def lands(self, run: Run) -> bool:
+        """Whether a run, falling on as it does, comes back below its start before the horizon."""
+        return not run.dead and lands(*run.trace(), self.loss_first, self.horizon)
 
     @property
     def loss_first(self) -> float:

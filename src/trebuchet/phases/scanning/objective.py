@@ -59,6 +59,7 @@ class Objective:
     cost: Cost = field(default_factory=Cost)
     notes: list[str] = field(default_factory=list)
     _reduction: Reduction | None = None
+    _seen_random: bool = False
 
     @property
     def has_batch_norm(self) -> bool:
@@ -70,12 +71,48 @@ class Objective:
     @property
     def randomised(self) -> bool:
         """Whether the loss in training is random, or differs from the one in evaluation."""
-        return self.has_batch_norm or any(
-            (isinstance(m, _DROPOUT) and m.p > 0)
-            or float(getattr(m, "dropout", 0.0) or 0.0) > 0  # recurrent layers, attention
-            for m in self.model.modules()
-            if isinstance(m, (_DROPOUT, nn.RNNBase, nn.MultiheadAttention))
+        return (
+            self._seen_random
+            or self.has_batch_norm
+            or any(
+                (isinstance(m, _DROPOUT) and m.p > 0)
+                or float(getattr(m, "dropout", 0.0) or 0.0) > 0  # recurrent layers, attention
+                for m in self.model.modules()
+                if isinstance(m, (_DROPOUT, nn.RNNBase, nn.MultiheadAttention))
+            )
         )
+
+    def watch_for_randomness(self, batch: Batch) -> None:
+        """Find out whether the loss in training is random where no layer says so.
+
+        Functional dropout and noise in a forward pass are no modules. Two passes from different
+        random states tell; a third, in evaluation mode, tells a model that differs between modes.
+
+        Args:
+            batch: On which samples.
+        """
+        if self.randomised:
+            return
+        buffers = [b.detach().clone() for b in self.model.buffers()]
+
+        def passes() -> list[float]:
+            parts = pieces(batch, self.chunk)
+            values = []
+            with torch.no_grad():
+                for seed in (0, 1):
+                    torch.manual_seed(seed)
+                    values.append(sum(float(self.value_of(part)) for part in parts))
+                with self.flags(evaluation=True):
+                    values.append(sum(float(self.value_of(part)) for part in parts))
+            return values
+
+        values = self._shrinking(passes, batch.size)
+        with torch.no_grad():
+            for b, saved in zip(self.model.buffers(), buffers, strict=True):
+                b.copy_(saved)
+        self.cost.forwards += 3 * batch.size / self.samples_per_step
+        # Sums on a GPU may differ in their last digits; noise that small is none.
+        self._seen_random = max(values) - min(values) > 1e-5 * max(map(abs, values))
 
     def value_of(self, batch: Batch) -> Tensor:
         """Return the loss on one micro-batch, as it comes: it may be infinite or NaN."""
@@ -147,7 +184,7 @@ class Objective:
             evaluation = not self.has_batch_norm
 
         def attempt() -> float:
-            with self._flags(evaluation=evaluation), torch.no_grad():
+            with self.flags(evaluation=evaluation), torch.no_grad():
                 weighted = [
                     (float(self.value_of(piece)), weight, batch.size)
                     for batch in batches
@@ -166,7 +203,7 @@ class Objective:
 
         def outputs_of(b: Batch) -> Tensor:
             # Only to find out whether an unknown loss is a mean or a sum: it must leave no trace.
-            with self._flags(evaluation=True), torch.no_grad(), self.autocast():
+            with self.flags(evaluation=True), torch.no_grad(), self.autocast():
                 z: Tensor = b.outputs_of(self.model)
             return z
 
@@ -200,7 +237,15 @@ class Objective:
             self.notes.append(f"out of memory: went on with {self.chunk} samples at a time")
 
     @contextlib.contextmanager
-    def _flags(self, *, evaluation: bool) -> Iterator[None]:
+    def flags(self, *, evaluation: bool) -> Iterator[None]:
+        """Hold the modes in which fixed sets are evaluated; see `value`.
+
+        Args:
+            evaluation: Whether in evaluation mode.
+
+        Yields:
+            Nothing; modes and buffers are put back.
+        """
         flags = [(m, m.training) for m in self.model.modules()]
         buffers: list[tuple[Tensor, Tensor]] = []
         try:

@@ -103,7 +103,7 @@ def _from_instance(optimizer: Optimizer) -> Factory:
     return factory
 
 
-def describe(optimizer: str | Optimizer | Callable[..., Any]) -> str:
+def describe(optimizer: object) -> str:
     """Return a name for tables and files."""
     if isinstance(optimizer, str):
         return optimizer

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from trebuchet.phases.scanning.training import BudgetSpentError
+from trebuchet.phases.scanning.runs import BudgetSpentError
 
 SOFT = 0.02
 """Losses below this fraction of the start count as equal."""
@@ -80,8 +80,8 @@ class Field(Protocol):
 
     horizon: int
 
-    def advance(self, i: int, steps: int) -> None:
-        """Train rate `i` up to `steps`; raises BudgetSpentError if that is not affordable."""
+    def advance(self, places: Sequence[int], steps: int) -> None:
+        """Train rates up to `steps`; BudgetSpentError at the first that is not affordable."""
 
     def score(self, i: int) -> float:
         """Softened log loss of rate `i`, infinite if it diverged."""
@@ -134,8 +134,7 @@ def _stages(runners: Field, plan: Plan, course: Course) -> None:
     steps = max(1, round(plan.opening * runners.horizon))
     active = list(plan.first)
     # From the top: what diverges costs little, and shows where the edge is.
-    for i in sorted(active, reverse=True):
-        _go(runners, course, i, steps)
+    _go(runners, course, sorted(active, reverse=True), steps)
     for rung in plan.rungs:
         active = _alive(runners, course, active, steps)
         before = list(active)
@@ -144,9 +143,7 @@ def _stages(runners: Field, plan: Plan, course: Course) -> None:
             if i not in active:
                 course.log.append(f"{i:+d}: dropped at step {steps}")
         steps = max(steps, round(rung.fraction * runners.horizon))
-        for i in active:
-            if i == active[0] or _affordable(runners, course, active[0], i, steps):
-                _go(runners, course, i, steps)
+        _go(runners, course, _affordable(runners, course, active, steps), steps)
         if rung.reach:
             _surround(runners, course, active, rung, steps, plan.at_most)
     best = min(course.steps, key=runners.score)
@@ -185,7 +182,7 @@ def _alive(runners: Field, course: Course, active: list[int], steps: int) -> lis
             break
         lowest -= 4
         course.log.append(f"every rate diverged: started {lowest:+d}")
-        _go(runners, course, lowest, steps)
+        _go(runners, course, [lowest], steps)
         alive = [lowest] if runners.score(lowest) < float("inf") else []
     return alive
 
@@ -199,24 +196,29 @@ def _surround(
             return
         best = min(active, key=runners.score)
         missing = [j for j in (best + rung.reach, best - rung.reach) if j not in active]
-        if not missing:
+        going = _affordable(runners, course, [best, *missing], steps)[1:]
+        if not going:
             return
-        for j in missing:
-            if not _affordable(runners, course, best, j, steps):
-                return
-            active.append(j)
-            _go(runners, course, j, steps)
+        active += going
+        _go(runners, course, going, steps)
 
 
-def _affordable(runners: Field, course: Course, best: int, i: int, steps: int) -> bool:
-    """Whether taking `i` to `steps` leaves enough to take the best to the horizon."""
-    reserve = runners.horizon - course.steps.get(best, 0)
-    if steps - course.steps.get(i, 0) + reserve <= runners.left():
-        return True
-    course.log.append(f"{i:+d}: not taken to step {steps}, to leave enough for {best:+d}")
-    return False
+def _affordable(runners: Field, course: Course, active: list[int], steps: int) -> list[int]:
+    """The first of `active`, and those whose steps leave enough to take it to the horizon."""
+    best, *others = active or [0]
+    left = runners.left() - (runners.horizon - course.steps.get(best, 0))
+    going = active[:1]
+    for i in others:
+        cost = max(0, steps - course.steps.get(i, 0))
+        if cost > left:
+            course.log.append(f"{i:+d}: not taken to step {steps}, to leave enough for {best:+d}")
+            continue
+        left -= cost
+        going.append(i)
+    return going
 
 
-def _go(runners: Field, course: Course, i: int, steps: int) -> None:
-    runners.advance(i, steps)
-    course.steps[i] = max(steps, course.steps.get(i, 0))
+def _go(runners: Field, course: Course, places: Sequence[int], steps: int) -> None:
+    runners.advance(places, steps)
+    for i in places:
+        course.steps[i] = max(steps, course.steps.get(i, 0))

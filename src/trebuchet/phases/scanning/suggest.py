@@ -9,7 +9,7 @@ import numpy as np
 from trebuchet._types import Phase
 from trebuchet.phases.scanning.brackets import Interval
 from trebuchet.phases.scanning.field import Rates
-from trebuchet.phases.scanning.training import Run
+from trebuchet.phases.scanning.runs import Run
 
 RISK = 0.1
 """Share of a worse right neighbour's excess loss that a rate is charged: fresh seeds vary."""

@@ -1,90 +1,30 @@
-"""Runs: trainings from one initialisation, each at a constant rate, that can be set aside."""
+"""What advances runs: one after the other on the user's own model, or several stacked."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim import Optimizer
 
 from trebuchet._types import Status
 from trebuchet.curvature.batches import Batch
-from trebuchet.phases.scanning.objective import Objective, is_finite
+from trebuchet.phases.scanning.objective import Objective, is_finite, out_of_memory
 from trebuchet.phases.scanning.optimizers import Factory
+from trebuchet.phases.scanning.runs import BudgetSpentError, Run, Schedule, State, looks
+from trebuchet.phases.scanning.stack import Stack
 from trebuchet.phases.scanning.stream import Stream
 
-Schedule = Callable[[int], float]
-"""A multiplier of the rate at step t."""
 
-EARLY = (1, 2, 3, 5, 7, 10, 15, 20, 25, 30)
-"""Steps at which a mini-batch run is looked at: a catapult's peak is in the first few."""
-
-
-class BudgetSpentError(Exception):
-    """The next step would pass the budget. Caught inside a scan, never shown."""
-
-
-@dataclass(slots=True)
-class State:
-    """Where a run is: copies of everything a step changes."""
-
-    weights: list[Tensor]
-    buffers: list[Tensor]
-    optimizer: Optimizer
-
-
-@dataclass(slots=True, eq=False)
-class Run:
-    """One training at one rate.
-
-    Attributes:
-        rate: η, before the schedule.
-        seed: The order of the batches.
-        steps: Updates made.
-        status: Why it stopped; None while it can go on.
-        at: Steps at which the loss was looked at.
-        losses: The loss there, on the fixed set that all runs are compared on.
-        grad_norms: |∇L| of the first and the last step.
-        weight_norms: |θ|² at the first and the last look.
-        loss_final: Loss on the closing set at the horizon; NaN before.
-        sparsity: Fraction of ReLU pre-activations < 0 at the end; NaN unknown.
-        top_eigenvalue_final: λ at the end; NaN unless asked for.
-    """
-
-    rate: float
-    seed: int
-    steps: int = 0
-    status: Status | None = None
-    at: list[int] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    grad_norms: tuple[float, float] = (np.nan, np.nan)
-    weight_norms: tuple[float, float] = (np.nan, np.nan)
-    loss_final: float = np.nan
-    sparsity: float = np.nan
-    top_eigenvalue_final: float = np.nan
-    state: State | None = field(default=None, repr=False)
-
-    @property
-    def dead(self) -> bool:
-        """Whether it diverged."""
-        return self.status in (Status.NON_FINITE, Status.BLEW_UP)
-
-    def stopped(self) -> bool:
-        """Whether it goes no further."""
-        return self.status is not None
-
-    def trace(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The steps looked at and the losses there."""
-        return np.array(self.at, np.int64), np.array(self.losses, float)
+class _NoRoomError(Exception):
+    """So many runs at once do not fit into memory."""
 
 
 class Trainer:
-    """Advances runs one after the other on the user's own model.
+    """Advances runs.
 
-    The model holds the weights of one run at a time; others are kept as copies. The caller holds
-    the model still, so that its own weights come back whatever happens here.
+    The model holds the weights of one run at a time, the *loaded* one; others are kept as copies.
+    The caller holds the model still, so that its own weights come back whatever happens here.
 
     Args:
         objective: The model and the loss.
@@ -96,6 +36,9 @@ class Trainer:
         schedule: Multiplier of the rate.
         blowup: A loss above so many times its start has diverged.
         budget: Gradient evaluations that may be spent; None is no limit.
+        at_once: At most so many runs are stacked; 1 is one after the other. Halved when memory
+            runs out.
+        on_step: Called with the gradients spent.
     """
 
     def __init__(
@@ -110,11 +53,13 @@ class Trainer:
         schedule: Schedule | None = None,
         blowup: float = 1e8,
         budget: int | None = None,
+        at_once: int = 1,
         on_step: Callable[[int], None] | None = None,
     ) -> None:
         self.objective, self.stream, self.factory = objective, stream, factory
         self.horizon, self.schedule, self.blowup, self.budget = horizon, schedule, blowup, budget
         self.fixed, self.closing, self.on_step = list(fixed), list(closing), on_step
+        self.at_once = at_once
         # With the full batch and no randomness the training loss is the loss: no look costs extra.
         self.free_looks = stream.full_batch and not objective.randomised
         self._weights = [p.detach().clone() for p in objective.params]
@@ -129,10 +74,12 @@ class Trainer:
     def start(self, rate: float, seed: int) -> Run:
         """Return a new run at the initialisation."""
         run = Run(rate, seed, at=[0], losses=[self.loss_first])
+        optimizer = self.factory(self.objective.params, rate)
         run.state = State(
             [w.clone() for w in self._weights],
             [b.clone() for b in self._buffers],
-            self.factory(self.objective.params, rate),
+            optimizer,
+            [float(group["lr"]) for group in optimizer.param_groups],
         )
         return run
 
@@ -140,64 +87,164 @@ class Trainer:
         """Gradient evaluations that may still be spent."""
         return np.inf if self.budget is None else self.budget - self.objective.cost.gradients
 
-    def advance(self, run: Run, steps: int) -> None:
-        """Train a run up to `steps` updates, or until it diverges.
+    def advance(self, runs: Sequence[Run], steps: int) -> None:
+        """Train runs up to `steps` updates, or until they diverge.
 
         Args:
-            run: The run; nothing happens if it has stopped or is there already.
+            runs: The runs; nothing happens to one that has stopped or is there already.
             steps: Updates since the initialisation.
 
         Raises:
-            BudgetSpentError: If the steps do not fit into the budget; none is made then.
+            BudgetSpentError: If the steps of one do not fit into the budget; it and those after it
+                make none then.
         """
-        if run.stopped() or steps <= run.steps:
-            return
-        if steps - run.steps > self.left():
+        affordable, left = [], self.left()
+        for run in runs:
+            if run.stopped() or run.steps >= steps:
+                continue
+            left -= steps - run.steps
+            if left < 0:
+                break
+            affordable.append(run)
+        for group in self._groups(affordable):
+            self._advance_group(group, steps)
+        if left < 0:
             raise BudgetSpentError
+
+    def _groups(self, runs: Sequence[Run]) -> list[list[Run]]:
+        """Runs that can be stacked: as old as each other; of one seed if random numbers matter."""
+        groups: dict[tuple[int, int], list[Run]] = {}
+        for run in runs:
+            seed = run.seed if self.objective.randomised else 0
+            groups.setdefault((run.steps, seed), []).append(run)
+        return list(groups.values())
+
+    def _advance_group(self, group: list[Run], steps: int) -> None:
+        while group:
+            # Micro-batches of different sizes have their own weights: one run at a time, then.
+            if min(self.at_once, len(group)) < 2 or self.objective.chunk is not None:
+                for run in group:
+                    self._alone(run, steps)
+                return
+            part = group[: self.at_once]
+            try:
+                self._together(part, steps)
+            except _NoRoomError:
+                self.at_once = len(part) // 2
+                fewer = (
+                    f"{self.at_once} runs at a time" if self.at_once > 1 else "one run at a time"
+                )
+                self.objective.notes.append(f"out of memory: went on with {fewer}")
+            group = [run for run in group if not run.stopped() and run.steps < steps]
+
+    def _alone(self, run: Run, steps: int) -> None:
         self.load(run)
         assert run.state is not None
-        bases = [float(g["lr"]) for g in run.state.optimizer.param_groups]
-        try:
-            while run.steps < steps and not run.stopped():
-                self._step(run, run.state.optimizer, bases)
-        finally:
-            for group, base in zip(run.state.optimizer.param_groups, bases, strict=True):
-                group["lr"] = base
-        if not run.stopped() and run.steps >= self.horizon:
-            self._close(run)
-        if run.stopped():
-            if run.dead:
-                run.loss_final = np.inf
-            if self._loaded is run and not run.dead:
-                run.state = self._saved(run)
-            if run.dead:
-                run.state, self._loaded = None, None
+        while run.steps < steps and not run.stopped():
+            self._seed(run)
+            value = self.objective.gradient(self.stream.batches(run.seed, run.steps))
+            self._tell()
+            grads = [p.grad for p in self.objective.params if p.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+            if self._account(run, value, norm):
+                self._update(run)
+                if self._looked_at(run):
+                    self._look(run, self.objective.value(self.fixed))
+        self._finish(run)
 
-    def _step(self, run: Run, optimizer: Optimizer, bases: list[float]) -> None:
+    def _together(self, runs: Sequence[Run], steps: int) -> None:
+        self.set_aside()
+        states = [run.state for run in runs if run.state is not None]
+        stack = Stack(self.objective, [s.weights for s in states], [s.buffers for s in states])
+        active = list(runs)
+        try:
+            while active and active[0].steps < steps:
+                self._step_together(stack, active)
+                going = [k for k, run in enumerate(active) if not run.stopped()]
+                if len(going) < len(active):
+                    _unstack(stack, active)
+                    stack.keep(going)
+                    active = [active[k] for k in going]
+        finally:
+            _unstack(stack, active)
+        for run in runs:
+            if run.stopped() or run.steps >= self.horizon:
+                self._finish(run)
+
+    def _step_together(self, stack: Stack, runs: Sequence[Run]) -> None:
+        self._seed(runs[0])
+        step = runs[0].steps
+        drawn = {run.seed: self.stream.batches(run.seed, step) for run in runs}
+        try:
+            values, grads = stack.gradients([drawn[run.seed] for run in runs])
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise _NoRoomError from None
+        self.objective.cost.gradients += len(runs)
+        self._tell()
+        squares = [g.flatten(1).double().square().sum(1) for g in grads]  # each (R,)
+        norms = torch.stack(squares).sum(0).sqrt().tolist()
+        with self._homes_kept():
+            for k, run in enumerate(runs):
+                if self._account(run, values[k], norms[k]):
+                    self._point_at([w[k] for w in stack.weights], [g[k] for g in grads])
+                    self._update(run)
+        looked = [k for k, run in enumerate(runs) if self._looked_at(run)]
+        if looked:
+            seen = self._values(stack, runs)
+            for k in looked:
+                self._look(runs[k], seen[k])
+
+    def _values(self, stack: Stack, runs: Sequence[Run]) -> list[float]:
+        """The losses of stacked runs on the fixed set."""
+        size = sum(b.size for b in self.fixed) / self.stream.samples_per_step
+        try:
+            seen = stack.values(self.fixed, evaluation=not self.objective.has_batch_norm)
+            self.objective.cost.forwards += len(runs) * size
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            seen = []
+        if not seen:  # one after the other, in as small pieces as it takes
+            for k in range(len(runs)):
+                self._put(*stack.state(k))
+                seen.append(self.objective.value(self.fixed))
+        return seen
+
+    def _seed(self, run: Run) -> None:
         # Seeded by (seed, step): dropout masks are common to all rates, and a run that was set
         # aside needs no memory of the random state.
         _seed((run.seed * 1_000_003 + run.steps) % 2**63)
-        value = self.objective.gradient(self.stream.batches(run.seed, run.steps))
+
+    def _tell(self) -> None:
         if self.on_step is not None:
             self.on_step(self.objective.cost.gradients)
+
+    def _account(self, run: Run, value: float, norm: float) -> bool:
+        """Take note of a gradient; whether the run goes on to make its step."""
         if (self.free_looks and run.steps > 0) or not is_finite(value):
             self._look(run, value)
             if run.stopped():
-                return
-        norm = self._grad_norm()
+                return False
         run.grad_norms = (norm if run.steps == 0 else run.grad_norms[0], norm)
         if norm == 0.0 and self.stream.full_batch:
             run.status = Status.GRADIENT_ZERO
-            run.loss_final = self.objective.value(self.closing)
-            return
+            return False
+        return True
+
+    def _update(self, run: Run) -> None:
+        assert run.state is not None
+        optimizer = run.state.optimizer
         if self.schedule is not None:
             factor = float(self.schedule(run.steps))
-            for group, base in zip(optimizer.param_groups, bases, strict=True):
-                group["lr"] = base * factor
+            for group, rate in zip(optimizer.param_groups, run.state.rates, strict=True):
+                group["lr"] = rate * factor
         optimizer.step()
         run.steps += 1
-        if not self.free_looks and run.steps in self._looks:
-            self._look(run, self.objective.value(self.fixed))
+
+    def _looked_at(self, run: Run) -> bool:
+        return not self.free_looks and not run.stopped() and run.steps in self._looks
 
     def _look(self, run: Run, value: float) -> None:
         run.at.append(run.steps)
@@ -206,6 +253,21 @@ class Trainer:
             run.status = Status.NON_FINITE
         elif value > self.blowup * max(abs(self.loss_first), 1e-30):
             run.status = Status.BLEW_UP
+
+    def _finish(self, run: Run) -> None:
+        """After its last step: the final loss of a run that got there."""
+        if not run.dead and (run.stopped() or run.steps >= self.horizon):
+            self.load(run)
+            if run.status is Status.GRADIENT_ZERO:
+                run.loss_final = self.objective.value(self.closing)
+            else:
+                self._close(run)
+            self.set_aside()
+        if run.dead:
+            run.loss_final = np.inf
+            if self._loaded is run:
+                self._loaded = None
+            run.state = None
 
     def _close(self, run: Run) -> None:
         """The horizon: the loss on the closing set, the worse of both modes with BatchNorm."""
@@ -225,37 +287,27 @@ class Trainer:
         start = float(sum(w.double().square().sum() for w in self._weights))
         run.weight_norms = (start, norm)
 
-    def _grad_norm(self) -> float:
-        grads = [p.grad for p in self.objective.params if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
-
     def load(self, run: Run) -> None:
         """Put a run's weights and buffers into the model; the run that was there is kept."""
         if self._loaded is run:
             return
-        if self._loaded is not None and self._loaded.state is not None:
-            self._loaded.state = self._saved(self._loaded)
+        self.set_aside()
         assert run.state is not None
         self._put(run.state.weights, run.state.buffers)
         self._loaded = run
 
-    def _saved(self, run: Run) -> State:
-        assert run.state is not None
-        with torch.no_grad():
-            for saved, p in zip(run.state.weights, self.objective.params, strict=True):
-                saved.copy_(p)
-            for saved, b in zip(run.state.buffers, self.objective.model.buffers(), strict=True):
-                saved.copy_(b)
-        return run.state
-
-    def rewind(self) -> None:
-        """Put the initialisation into the model."""
+    def set_aside(self) -> None:
+        """Keep the loaded run's weights and buffers; the model's may then be written over."""
         if self._loaded is not None and self._loaded.state is not None:
-            self._loaded.state = self._saved(self._loaded)
+            state = self._loaded.state
+            with torch.no_grad():
+                for saved, p in zip(state.weights, self.objective.params, strict=True):
+                    saved.copy_(p)
+                for saved, b in zip(state.buffers, self.objective.model.buffers(), strict=True):
+                    saved.copy_(b)
         self._loaded = None
-        self._put(self._weights, self._buffers)
 
-    def _put(self, weights: list[Tensor], buffers: list[Tensor]) -> None:
+    def _put(self, weights: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
         with torch.no_grad():
             for p, w in zip(self.objective.params, weights, strict=True):
                 p.copy_(w)
@@ -263,27 +315,36 @@ class Trainer:
             for b, saved in zip(self.objective.model.buffers(), buffers, strict=True):
                 b.copy_(saved)
 
+    def _point_at(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        """Let the parameters *be* one run's part of a stack: its optimizer then steps in place."""
+        for p, w, g in zip(self.objective.params, weights, grads, strict=True):
+            p.data, p.grad = w, g
+
+    @contextmanager
+    def _homes_kept(self) -> Iterator[None]:
+        homes = [p.data for p in self.objective.params]
+        try:
+            yield
+        finally:
+            for p, home in zip(self.objective.params, homes, strict=True):
+                p.data, p.grad = home, None
+
+
+def _unstack(stack: Stack, runs: Sequence[Run]) -> None:
+    """Copy each run's weights and buffers out of the stack into its own state."""
+    with torch.no_grad():
+        for k, run in enumerate(runs):
+            if run.state is None:
+                continue
+            weights, buffers = stack.state(k)
+            for saved, w in zip(run.state.weights, weights, strict=True):
+                saved.copy_(w)
+            for saved, b in zip(run.state.buffers, buffers, strict=True):
+                saved.copy_(b)
+
 
 def _seed(seed: int) -> None:
     """Seed the devices in use. ``torch.manual_seed`` formats a traceback where CUDA is unused."""
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)
-
-
-def looks(horizon: int) -> frozenset[int]:
-    """Steps at which a mini-batch run is looked at: the early ones, then forty more, and the end.
-
-    Args:
-        horizon: Steps of a whole run.
-
-    Returns:
-        The steps.
-
-    Example:
-        >>> sorted(looks(50))[:8], len(looks(200))
-        ([1, 2, 3, 5, 7, 10, 15, 20], 44)
-    """
-    every = max(1, horizon // 40)
-    regular = set(range(max(EARLY) + every, horizon, every))
-    return frozenset({s for s in EARLY if s <= horizon} | regular | {horizon})

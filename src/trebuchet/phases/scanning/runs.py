@@ -1,0 +1,101 @@
+"""Runs: trainings from one initialisation, each at a constant rate, that can be set aside."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim import Optimizer
+
+from trebuchet._types import Status
+
+Schedule = Callable[[int], float]
+"""A multiplier of the rate at step t."""
+
+EARLY = (1, 2, 3, 5, 7, 10, 15, 20, 25, 30)
+"""Steps at which a mini-batch run is looked at: a catapult's peak is in the first few."""
+
+
+class BudgetSpentError(Exception):
+    """The next step would pass the budget. Caught inside a scan, never shown."""
+
+
+@dataclass(slots=True)
+class State:
+    """Where a run is: copies of everything a step changes.
+
+    Attributes:
+        weights: In the order of the trainable parameters.
+        buffers: In the model's order.
+        optimizer: On the model's own parameters, whoever's weights they hold.
+        rates: Of the optimizer's groups, before the schedule.
+    """
+
+    weights: list[Tensor]
+    buffers: list[Tensor]
+    optimizer: Optimizer
+    rates: list[float]
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One training at one rate.
+
+    Attributes:
+        rate: η, before the schedule.
+        seed: The order of the batches.
+        steps: Updates made.
+        status: Why it stopped; None while it can go on.
+        at: Steps at which the loss was looked at.
+        losses: The loss there, on the fixed set that all runs are compared on.
+        grad_norms: |∇L| of the first and the last step.
+        weight_norms: |θ|² at the start and at the horizon.
+        loss_final: Loss on the closing set at the horizon; NaN before.
+        sparsity: Fraction of ReLU pre-activations < 0 at the end; NaN unknown.
+        top_eigenvalue_final: λ at the end; NaN unless asked for.
+    """
+
+    rate: float
+    seed: int
+    steps: int = 0
+    status: Status | None = None
+    at: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    grad_norms: tuple[float, float] = (np.nan, np.nan)
+    weight_norms: tuple[float, float] = (np.nan, np.nan)
+    loss_final: float = np.nan
+    sparsity: float = np.nan
+    top_eigenvalue_final: float = np.nan
+    state: State | None = field(default=None, repr=False)
+
+    @property
+    def dead(self) -> bool:
+        """Whether it diverged."""
+        return self.status in (Status.NON_FINITE, Status.BLEW_UP)
+
+    def stopped(self) -> bool:
+        """Whether it goes no further."""
+        return self.status is not None
+
+    def trace(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The steps looked at and the losses there."""
+        return np.array(self.at, np.int64), np.array(self.losses, float)
+
+
+def looks(horizon: int) -> frozenset[int]:
+    """Steps at which a mini-batch run is looked at: the early ones, then forty more, and the end.
+
+    Args:
+        horizon: Steps of a whole run.
+
+    Returns:
+        The steps.
+
+    Example:
+        >>> sorted(looks(50))[:8], len(looks(200))
+        ([1, 2, 3, 5, 7, 10, 15, 20], 44)
+    """
+    every = max(1, horizon // 40)
+    regular = set(range(max(EARLY) + every, horizon, every))
+    return frozenset({s for s in EARLY if s <= horizon} | regular | {horizon})

@@ -1,0 +1,151 @@
+"""Everything a scan works with, made once the arguments are known to be good."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from trebuchet.curvature.batches import Batch
+from trebuchet.curvature.losses import ModelLoss, resolve
+from trebuchet.curvature.problem import Autocast, select
+from trebuchet.errors import InputError
+from trebuchet.phases.forward_rate import ForwardRate, along_first_step
+from trebuchet.phases.scan_result import Critical
+from trebuchet.phases.scanning.arguments import Arguments
+from trebuchet.phases.scanning.curvature import critical_rate
+from trebuchet.phases.scanning.field import Rates
+from trebuchet.phases.scanning.objective import Objective, is_finite, out_of_memory
+from trebuchet.phases.scanning.optimizers import Factory, make_factory
+from trebuchet.phases.scanning.race import Plan
+from trebuchet.phases.scanning.stack import can_stack
+from trebuchet.phases.scanning.stream import Stream, make_stream
+from trebuchet.phases.scanning.training import Trainer
+
+FIXED_SAMPLES = 256
+"""Samples that mini-batch runs are compared on while they train."""
+CLOSING_SAMPLES = 4096
+"""Samples that they are compared on at the horizon."""
+FOR_CURVATURE = 1 / 16
+"""Share of the budget that λ₀ may cost: the race matters more."""
+FOR_EDGES = 0.15
+"""Share of a full-batch scan's budget that the race leaves for the edges: it never misses it."""
+AT_ONCE = 16
+"""Runs that are stacked, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What the parts of a scan share.
+
+    Attributes:
+        asked: The arguments.
+        objective: The model and the loss.
+        stream: The batches.
+        factory: Makes optimizers.
+        trainer: Trains the runs.
+        rates: The runs.
+        forward: The critical rate without curvature.
+        critical: λ₀ and the critical rate.
+    """
+
+    asked: Arguments
+    objective: Objective
+    stream: Stream
+    factory: Factory
+    trainer: Trainer
+    rates: Rates
+    forward: ForwardRate
+    critical: Critical
+
+    @property
+    def fixed_cost(self) -> int:
+        """Gradients that one on the fixed set counts as."""
+        size = sum(b.size for b in self.trainer.fixed)
+        return max(1, round(size / self.stream.samples_per_step))
+
+
+def prepare(model: nn.Module, asked: Arguments) -> Setup:
+    """Look at the model, the loss and the data, and measure what the race starts from.
+
+    Args:
+        model: The module, held still and in the mode it is to be trained in.
+        asked: The arguments.
+
+    Returns:
+        The setup.
+
+    Raises:
+        InputError: If the model, the loss or the data is not what was expected.
+    """
+    loss = resolve(asked.loss)
+    if loss is None:
+        msg = "loss: expected a loss, got None; a scan needs the loss that is trained on"
+        raise InputError(msg)
+    params = list(select(model).values())
+    device = params[0].device
+    autocast = Autocast.ambient(device)
+    if asked.autocast is not None:
+        autocast = Autocast(device.type, True, asked.autocast)
+    factory = make_factory(asked.optimizer, params)
+    stream = make_stream(
+        asked.data, device=device, batch_size=asked.batch_size, accumulate=asked.accumulate,
+        horizon=asked.horizon, closure=isinstance(loss, ModelLoss),
+    )  # fmt: skip
+    objective = Objective(
+        model, loss, params, autocast, stream.samples_per_step, asked.micro_batch
+    )  # fmt: skip
+    if stream.n_samples == 1:
+        objective.notes.append("there is only one sample: this is the rate that memorises it")
+    fixed = stream.fixed(stream.n_samples if stream.full_batch else FIXED_SAMPLES)
+    closing = fixed if stream.full_batch else stream.fixed(CLOSING_SAMPLES)
+    _check_start(objective, fixed)
+    objective.watch_for_randomness(fixed[0])
+    forward = along_first_step(objective, factory, fixed)
+    critical = Critical(math.nan, math.nan, "", "not measured")
+    if asked.curvature != "none":
+        critical = critical_rate(
+            objective, stream, asked.optimizer, asked.loss, at_most=int(FOR_CURVATURE * asked.limit)
+        )
+    trainer = Trainer(
+        objective, stream, factory, horizon=asked.horizon, fixed=fixed, closing=closing,
+        schedule=asked.schedule, blowup=asked.blowup, budget=asked.limit,
+        at_once=_at_once(objective, stream, asked),
+    )  # fmt: skip
+    if trainer.free_looks and asked.edge_rtol is None:
+        trainer.budget = round((1 - FOR_EDGES) * asked.limit)
+    given = asked.rates
+    scale = forward.value if given is None else float(np.exp(np.log(given).mean()))
+    delta = (1e-3 if trainer.free_looks else 1e-2) if asked.delta is None else asked.delta
+    # The full batch has no order: without randomness a second seed would be the same run again.
+    seeds = asked.seeds[:1] if trainer.free_looks else asked.seeds
+    rates = Rates(trainer, scale, seeds, delta=delta, smoothing=Plan().smoothing)
+    return Setup(asked, objective, stream, factory, trainer, rates, forward, critical)
+
+
+def _check_start(objective: Objective, fixed: Sequence[Batch]) -> None:
+    try:
+        first = objective.value(fixed)
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:
+        if out_of_memory(error):
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        msg = f"model: cannot be evaluated with this loss on this data ({lines[0]})"
+        raise InputError(msg) from error
+    if not is_finite(first):
+        msg = (
+            f"model: its loss is {first} at the initialisation, before any step; no learning rate "
+            "can mend that: check the data for NaN, and the model's outputs"
+        )
+        raise InputError(msg)
+
+
+def _at_once(objective: Objective, stream: Stream, asked: Arguments) -> int:
+    """How many runs to stack."""
+    stacked = objective.params[0].is_cuda if asked.stacked is None else asked.stacked
+    if not stacked or objective.chunk is not None:
+        return 1
+    return AT_ONCE if can_stack(objective, stream.batches(asked.seeds[0], 0)) else 1

@@ -1,0 +1,63 @@
+"""Whether warm-up is needed, and from where."""
+
+import math
+
+from trebuchet.errors import InputError
+from trebuchet.phases.forward_rate import along_first_step
+from trebuchet.phases.scan_result import Warmup
+from trebuchet.phases.scanning.brackets import Interval
+from trebuchet.phases.scanning.setup import Setup
+from trebuchet.phases.scanning.suggest import Suggestion
+
+
+def warmup(setup: Setup, suggestion: Suggestion, lr_max: Interval) -> Warmup:
+    """Compare the critical rate at the initialisation with the one after training.
+
+    Args:
+        setup: The scan, its race run.
+        suggestion: The rate to use.
+        lr_max: Where training ends.
+
+    Returns:
+        The advice.
+    """
+    forward = setup.forward.value
+    # Where curvature was measured it is the stricter of the two: the gradient of the first step
+    # need not point along the top eigenvector.
+    start = forward if math.isnan(setup.critical.lr) else min(setup.critical.lr, forward)
+    if setup.critical.convention.endswith("catapults begin at 2/λ₀"):
+        start = min(start, 2 / setup.critical.top_eigenvalue)
+    runs = [r for r in setup.rates.all_runs() if r.state is not None and not r.dead and r.steps]
+    later = math.nan
+    if runs:
+        furthest = max(r.steps for r in runs)
+        run = min(
+            (r for r in runs if r.steps == furthest),
+            key=lambda r: abs(math.log(r.rate / suggestion.rate)),
+        )
+        gradients = setup.objective.cost.gradients
+        if setup.asked.limit_with_edges - gradients >= setup.fixed_cost:
+            setup.trainer.load(run)
+            try:
+                bracket = along_first_step(setup.objective, setup.factory, setup.trainer.fixed)
+                later = bracket.value
+            except InputError:  # the gradient vanished, or every step rises: there is no such rate
+                setup.objective.cost.gradients = gradients + setup.fixed_cost
+    rate = suggestion.rate
+    if later > max(lr_max.high, 1.5 * forward):
+        reason = (
+            f"needed for rates above {lr_max.low:.3g}, which fail from the initialisation though "
+            f"after training steps up to {later:.3g} still help; not for the suggested {rate:.3g}"
+        )
+        return Warmup(True, start, later, reason)
+    if rate <= start:
+        reason = (
+            f"not needed: the suggested {rate:.3g} is below the critical rate at the "
+            f"initialisation, {start:.3g}"
+        )
+    else:
+        reason = (
+            f"not needed, but smoother: the suggested {rate:.3g} is above the critical rate at the "
+            f"initialisation, {start:.3g}, from which to warm up; runs survive without"
+        )
+    return Warmup(False, start, later, reason)
