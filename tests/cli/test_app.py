@@ -92,7 +92,11 @@ def test_a_model_from_a_file_is_scanned_and_a_missing_one_leaves_nothing(
         main(["scan", "--model", "tiny_net:make", *data, "--out", str(out)])
     assert end.value.code == 0
     assert "use " in capsys.readouterr().out
-    assert sorted(p.name for p in out.iterdir()) == ["scan.csv", "scan.png", "scan.zarr"]
+    assert {p.name for p in out.iterdir()} == {"runs.csv", "scan.csv", "scan.png", "scan.zarr"}
+    rates, runs = ((out / name).read_text().splitlines() for name in ("scan.csv", "runs.csv"))
+    assert rates[0].startswith("rate,phase,phase_seed0,")
+    assert runs[0].startswith("rate,seed,phase,")
+    assert 1 < len(rates) <= len(runs)
 
 
 def test_an_unknown_data_set_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,20 +1,13 @@
 """The front door: every batch form, optimizer and option, and what comes back."""
 
-import warnings
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from trebuchet.errors import InputError
 from trebuchet.phases.scan import Scan, scan
 from trebuchet.phases.scanning.stream import make_stream, take
 from trebuchet.phases.scanning.tables import RUN_COLUMNS
@@ -75,14 +68,14 @@ def test_budget_counts_every_gradient_and_is_kept(scanned: Scan) -> None:
     result = scan(_net(), loss, _classes(), horizon=40, budget=120, curvature="none")
     assert result.cost["gradients"] == calls
     assert calls <= 120
-    assert (result.table["steps"] == 40).any()
+    assert (result.runs["steps"] == 40).any()
 
 
 def test_same_call_same_result(scanned: Scan) -> None:
     torch.manual_seed(99)  # the caller's random state does not matter
     again = scan(_net(), "cross_entropy", _classes(), "momentum", batch_size=20, horizon=60)
     assert again.suggestion == scanned.suggestion
-    np.testing.assert_array_equal(again.table["loss"], scanned.table["loss"])
+    np.testing.assert_array_equal(again.runs["loss"], scanned.runs["loss"])
 
 
 def _closure(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -114,7 +107,7 @@ def test_every_batch_form_gives_the_full_batch_result(form: str) -> None:
     model, loss, data = forms[form]
     plain = scan(_net(), "cross_entropy", (x, y), horizon=20, curvature="none")
     result = scan(model, loss, data, horizon=20, curvature="none")
-    np.testing.assert_allclose(result.table["loss"], plain.table["loss"], rtol=1e-12)
+    np.testing.assert_allclose(result.runs["loss"], plain.runs["loss"], rtol=1e-12)
     assert result.suggestion.rate == pytest.approx(plain.suggestion.rate, rel=1e-9)
 
 
@@ -156,7 +149,7 @@ def test_micro_batches_do_not_change_the_gradient() -> None:
     settings: dict[str, Any] = {"horizon": 20, "curvature": "none"}
     whole = scan(_net(), "cross_entropy", _classes(), **settings)
     parts = scan(_net(), "cross_entropy", _classes(), micro_batch=7, **settings)
-    np.testing.assert_allclose(parts.table["loss"], whole.table["loss"], rtol=1e-8)
+    np.testing.assert_allclose(parts.runs["loss"], whole.runs["loss"], rtol=1e-8)
 
 
 def test_rate_scales_every_group_and_keeps_their_ratio() -> None:
@@ -216,11 +209,11 @@ def test_autocast_runs_the_model_in_half_precision() -> None:
 def test_final_curvature_gives_drift_and_lr_ratio() -> None:
     x, _ = _classes()
     result = scan(_net(outputs=1), "half_mse", (x, x[:, :1]), horizon=40, curvature="final")
-    whole = result.table[result.table["status"] == "max_steps"]
+    whole = result.runs[result.runs["status"] == "max_steps"]
     assert (whole["lr_ratio_final"] > 0).all()
     assert (whole["kernel_drift"] >= 0).all()
     assert whole["sparsity"].between(0.01, 0.99).all()
-    dropped = result.table[result.table["status"] == "dropped"]
+    dropped = result.runs[result.runs["status"] == "dropped"]
     assert dropped["lr_ratio_final"].isna().all()
 
 
@@ -280,50 +273,15 @@ def test_progress_is_reported_and_ends() -> None:
     assert all(done < total for done, total in seen[:-1])
 
 
-def test_table_has_a_row_a_run_and_nothing_made_up(scanned: Scan) -> None:
-    table = scanned.to_dataframe()
-    assert list(table) == list(RUN_COLUMNS)
-    dropped = table[table["status"] == "dropped"]
+def test_runs_have_a_row_each_and_nothing_made_up(scanned: Scan) -> None:
+    runs = scanned.runs
+    assert list(runs) == list(RUN_COLUMNS)
+    dropped = runs[runs["status"] == "dropped"]
     assert dropped["loss_horizon"].isna().all()
     assert (dropped["steps"] < 60).all()
-    whole = table[table["status"] == "max_steps"]
+    assert (runs["steps"] > 0).all()
+    whole = runs[runs["status"] == "max_steps"]
     assert whole["loss_horizon"].notna().all()
-    table.loc[:, "rate"] = 0.0
-    assert (scanned.table["rate"] > 0).all()
-
-
-def test_save_and_load(scanned: Scan, tmp_path: Path) -> None:
-    place = scanned.save(tmp_path / "scan.zarr")
-    again = Scan.load(place)
-    assert again.suggestion == scanned.suggestion
-    assert again.summary() == scanned.summary()
-    assert again.lr_max == scanned.lr_max
-    for column in RUN_COLUMNS:
-        np.testing.assert_array_equal(again.table[column], scanned.table[column])
-    np.testing.assert_array_equal(again.traces["loss"], scanned.traces["loss"])
-    with pytest.raises(InputError, match="exists"):
-        scanned.save(place)
-    scanned.save(place, overwrite=True)
-
-
-def test_renderings(scanned: Scan) -> None:
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    with console.file:
-        console.print(scanned)
-        text = console.export_text()
-    assert f"{scanned.suggestion.rate:.3g}" in text
-    assert "dropped early" in text
-    assert "<table" in scanned._repr_html_()
-    assert str(scanned).startswith("use ")
-
-
-def test_plot_takes_axes_and_returns_them(scanned: Scan) -> None:
-    ax = Figure().add_subplot()
-    assert scanned.plot(ax) is ax
-    assert ax.get_xscale() == "log"
-    assert ax.get_xlabel() == "learning rate"
-    with mpl.rc_context({"backend": "agg"}), warnings.catch_warnings():
-        assert isinstance(scanned.plot(), Axes)
 
 
 def test_stream_visits_every_sample_once_a_pass() -> None:

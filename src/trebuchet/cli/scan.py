@@ -51,7 +51,7 @@ def scan(
     ] = "sgd",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the picture, the table and the data.", show_default=False),
+        typer.Option(help="Folder for the picture, the tables and the data.", show_default=False),
     ] = None,
     horizon: Annotated[int, typer.Option(help="Steps you will train for, or the first few.")] = 200,
     batch_size: Annotated[
@@ -138,7 +138,7 @@ def run_model(
     edges: bool,
     overwrite: bool,
 ) -> None:
-    """Scan a model from a file, print the result, write the picture, the table and the data.
+    """Scan a model from a file, print the result, write the picture, the tables and the data.
 
     Args:
         model: ``package.module:factory``.
@@ -157,7 +157,7 @@ def run_model(
     from trebuchet.phases.scan import scan as scan_model
 
     out = DEFAULT_OUT if out is None else out
-    places = [out / "scan.zarr", out / "scan.csv", out / "scan.png"]
+    places = [out / name for name in ("scan.zarr", "scan.csv", "runs.csv", "scan.png")]
     refuse_existing(places, overwrite=overwrite)
     net = load_model(model)
     inputs, targets = load_data(data, net, loss, None)
@@ -175,11 +175,12 @@ def run_model(
 def _write(found: "Scan", places: list[Path], *, overwrite: bool) -> None:
     from matplotlib.figure import Figure
 
-    store, csv, picture = places
+    store, rates, runs, picture = places
     found.save(store, overwrite=overwrite)
-    found.to_dataframe().to_csv(csv, index=False)
+    found.to_dataframe().to_csv(rates, index=False)
+    found.runs.to_csv(runs, index=False)
     part = picture.with_name(".scan.part.png")
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     found.plot(figure.add_subplot())
     figure.savefig(part, dpi=160)
     part.replace(picture)

@@ -1,11 +1,13 @@
 """What a scan returns: numbers with intervals, a table, and a rate to use."""
 
 import dataclasses
+import html
 import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,15 @@ import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from trebuchet._types import Phase
 from trebuchet.errors import InputError
+from trebuchet.phases.scanning import rendering
 from trebuchet.phases.scanning.brackets import Interval
 from trebuchet.phases.scanning.suggest import Suggestion
-from trebuchet.phases.scanning.tables import RUN_COLUMNS
+from trebuchet.phases.scanning.tables import RUN_COLUMNS, by_rate
 from trebuchet.results import store
-
-PHASE_STYLE = {
-    Phase.LAZY: "cyan", Phase.CATAPULT: "yellow", Phase.DIVERGENT: "red",
-    Phase.COLLAPSED: "magenta", Phase.UNSETTLED: "dim",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +72,8 @@ class Scan:
         lr_loss: Smallest rate whose loss rises above its start.
         lr_max: Largest rate that trains.
         warmup: Whether warm-up is needed.
-        table: One row a rate and seed, see `RUN_COLUMNS`.
+        runs: One row a run, which is a rate and a seed; columns with long names and units are in
+            ``phases.scanning.tables.RUN_COLUMNS``.
         traces: One row a look: rate, seed, step, loss.
         notes: What to know before believing it.
         cost: Gradient evaluations, forward passes, curvature products, seconds.
@@ -88,11 +86,20 @@ class Scan:
     lr_loss: Interval
     lr_max: Interval
     warmup: Warmup
-    table: pd.DataFrame = field(repr=False)
+    runs: pd.DataFrame = field(repr=False)
     traces: pd.DataFrame = field(repr=False)
     notes: tuple[str, ...] = ()
     cost: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row a rate: phase over all seeds and of each seed, losses, peak, norms.
+
+        Columns with long names and units are in ``phases.scanning.tables.rate_columns``; where
+        seeds disagree, ``by_rate`` there says how they are combined. The single runs are `runs`.
+        """
+        return by_rate(self.runs)
 
     @property
     def lr_crit(self) -> float:
@@ -107,10 +114,10 @@ class Scan:
     @property
     def has_catapult(self) -> bool:
         """Whether any run rose above its start and came back, dropped later or not."""
-        return bool((self.table["recovery_step"] >= 0).any())
+        return bool((self.runs["recovery_step"] >= 0).any())
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A copy of the table, one row a rate and seed."""
+        """A copy of `table`, one row a rate; `runs` has one row a run."""
         return self.table.copy()
 
     def summary(self) -> list[str]:
@@ -142,34 +149,22 @@ class Scan:
 
     def __rich__(self) -> RenderableType:
         """For ``rich.print`` and notebooks that use rich."""
-        table = Table(title="learning rates", title_justify="left")
-        for name in ("rate", "seed", "phase", "steps", "loss", "peak / start", "lands at"):
-            table.add_column(name, justify="left" if name == "phase" else "right")
-        for row in self.table.to_dict("records"):
-            dropped = row["status"] == "dropped"
-            phase = "dropped early" if dropped else str(row["phase"])
-            style = "dim" if dropped else PHASE_STYLE[Phase(row["phase"])]
-            table.add_row(
-                f"{row['rate']:.3g}", str(row["seed"]), Text(phase, style=style),
-                str(row["steps"]), f"{row['loss']:.4g}", f"{row['peak_ratio']:.3g}",
-                "" if row["recovery_step"] < 0 else str(row["recovery_step"]),
-            )  # fmt: skip
-        head = Text(f"suggested learning rate  {self.suggestion.rate:.3g}", style="bold green")
-        return Group(head, table, *(Text(line) for line in self.summary()))
+        s = self.suggestion
+        head = Text(f"suggested learning rate  {s.rate:.3g}", style="bold green")
+        if not s.reliable:
+            head = Text(f"least bad rate, not reliable  {s.rate:.3g}", style="bold yellow")
+        return Group(head, rendering.in_terminal(self), *(Text(line) for line in self.summary()))
 
     def __str__(self) -> str:
         return "\n".join(self.summary())
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        lines = "".join(f"<li>{_escape(line)}</li>" for line in self.summary())
-        shown = self.table[
-            ["rate", "seed", "phase", "steps", "loss", "peak_ratio", "recovery_step"]
-        ]
-        return (
-            f"<b>suggested learning rate {self.suggestion.rate:.3g}</b><ul>{lines}</ul>"
-            + shown.to_html(index=False, float_format=lambda v: f"{v:.4g}")
-        )
+        lines = "".join(f"<li>{html.escape(line)}</li>" for line in self.summary())
+        s = self.suggestion
+        told = "suggested learning rate" if s.reliable else "least bad rate, not reliable:"
+        head = f"<b>{told} {s.rate:.3g}</b>"
+        return f"<div>{head}{rendering.in_notebook(self)}<ul>{lines}</ul></div>"
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the loss at the last look against the rate, with phases, edges and the suggestion.
@@ -192,7 +187,7 @@ class Scan:
         """
         variables: dict[str, Any] = {}
         for name, (long_name, unit) in RUN_COLUMNS.items():
-            values = self.table[name].to_numpy()
+            values = self.runs[name].to_numpy()
             if values.dtype == object:
                 values = values.astype(str)
             variables[name] = ("run", values, {"long_name": long_name, "units": unit})
@@ -236,9 +231,8 @@ class Scan:
             msg = f"path: {path} holds a sweep, not a scan; read it with trebuchet.load"
             raise InputError(msg)
         parts = json.loads(ds.attrs["scan"])
-        table = pd.DataFrame({name: ds[name].values for name in RUN_COLUMNS})
-        for name in ("phase", "status"):
-            table[name] = table[name].astype(str).astype(object)
+        # As lists, so that text has the type that pandas gives it in a new scan.
+        runs = pd.DataFrame({name: ds[name].values.tolist() for name in RUN_COLUMNS})
         traces = pd.DataFrame(
             {str(n).removeprefix("trace_"): ds[n].values for n in ds if str(n).startswith("trace_")}
         )
@@ -250,13 +244,9 @@ class Scan:
             Interval(**parts["lr_loss"]),
             Interval(**parts["lr_max"]),
             Warmup(**parts["warmup"]),
-            table,
+            runs,
             traces,
             tuple(parts["notes"]),
             parts["cost"],
             parts["settings"],
         )
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

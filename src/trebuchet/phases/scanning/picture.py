@@ -1,23 +1,32 @@
-"""The picture of a scan: final loss against the rate, phases in colour, edges as lines."""
+"""The picture of a scan: loss against the rate, phases in colour, edges as bands."""
 
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import to_rgba
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from trebuchet._types import Phase
+from trebuchet.phases.scanning.brackets import Interval
+from trebuchet.phases.scanning.tables import DROPPED
 from trebuchet.plots.style import GREEN, GREY, INK, PHASE_COLOURS, style
 
 if TYPE_CHECKING:
     from trebuchet.phases.scan_result import Scan
 
+CEILING = 0.95
+"""Where crosses of runs that diverged are, as a fraction of the height: their loss has no place."""
+
 
 def draw(scan: "Scan", ax: Axes | None = None) -> Axes:
-    """Draw a scan.
+    """Draw a scan: one mark a run.
 
     Filled marks reached the horizon, open ones were dropped on the way, crosses at the top
-    diverged.
+    diverged. The legend stands to the right of the axes; a figure with ``layout="constrained"``
+    makes room for it.
 
     Args:
         scan: The scan.
@@ -28,47 +37,101 @@ def draw(scan: "Scan", ax: Axes | None = None) -> Axes:
     """
     with style():
         if ax is None:
-            _, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-        table = scan.table
-        start = float(scan.settings["loss_first"])
+            _, ax = plt.subplots(figsize=(7.2, 3.8), layout="constrained")
+        # Set by hand: crosses are placed by height, and would not count for an automatic limit.
+        rates = [*scan.runs["rate"], scan.suggestion.low, scan.suggestion.high]
+        rates += [scan.lr_crit] if np.isfinite(scan.lr_crit) else []
+        margin = 1.1 * (max(rates) / min(rates)) ** 0.04
         ax.set_xscale("log")
-        positive = start > 0 and bool((table["loss"][np.isfinite(table["loss"])] > 0).all())
-        if positive:
-            ax.set_yscale("log")
-        finite = table[(table["phase"] != Phase.DIVERGENT) & np.isfinite(table["loss"])]
-        low = min([start, *finite["loss"]])
-        top = (
-            start * (start / low) ** 0.15 if positive and low > 0 else start + 0.15 * (start - low)
-        )
-        for phase in Phase:
-            rows = table[table["phase"] == phase]
-            if rows.empty:
-                continue
-            colour = PHASE_COLOURS[phase]
-            if phase is Phase.DIVERGENT:
-                ax.scatter(rows["rate"], [top] * len(rows), marker="x", color=colour, label=phase)
-                continue
-            dropped = (rows["status"] == "dropped").to_numpy()
-            for open_, part in ((False, rows[~dropped]), (True, rows[dropped])):
-                if part.empty:
-                    continue
-                name = "dropped early" if open_ else str(phase)
-                ax.scatter(
-                    part["rate"], np.minimum(part["loss"], top), s=28, label=name,
-                    facecolors="none" if open_ else colour, edgecolors=colour, linewidths=1.2,
-                )  # fmt: skip
-        ax.axhline(start, color=GREY, linewidth=0.8, linestyle=":")
+        ax.set_xlim(min(rates) / margin, max(rates) * margin)
+        _plain_numbers(ax.xaxis, *ax.get_xlim())
         s = scan.suggestion
         ax.axvspan(s.low, s.high, color=GREEN, alpha=0.15, linewidth=0)
-        ax.axvline(s.rate, color=GREEN, linewidth=1.4, label=f"use {s.rate:.2g}")
+        advice = "use" if s.reliable else "least bad:"
+        ax.axvline(s.rate, color=GREEN, linewidth=1.8, zorder=2.5, label=f"{advice} {s.rate:.3g}")
+        _runs(scan, ax)
+        # Before a bisection the two overlap: one is hatched, the other shaded.
+        _edge(ax, scan.lr_loss, PHASE_COLOURS[Phase.CATAPULT], "loss first rises", hatched=True)
+        _edge(ax, scan.lr_max, PHASE_COLOURS[Phase.DIVERGENT], "training ends", hatched=False)
         if np.isfinite(scan.lr_crit):
-            ax.axvline(scan.lr_crit, color=INK, linewidth=1.0, linestyle="--", label="critical")
-        if scan.lr_max.closed:
-            ax.axvspan(
-                scan.lr_max.low, scan.lr_max.high, color=PHASE_COLOURS[Phase.DIVERGENT], alpha=0.12,
-                linewidth=0,
+            ax.axvline(
+                scan.lr_crit, color=INK, linewidth=1.0, linestyle="--",
+                label=f"critical rate {scan.lr_crit:.3g}",
             )  # fmt: skip
-        ax.set_xlabel("learning rate")
-        ax.set_ylabel("loss at the last look")
-        ax.legend(loc="best")
+        settings = scan.settings
+        samples = settings["batch_size"]
+        batch = "full batch" if samples >= settings["n_samples"] else f"{samples} samples a batch"
+        ax.axhline(
+            settings["loss_first"], color=GREY, linewidth=0.8, linestyle=":",
+            label="loss at the start",
+        )  # fmt: skip
+        ax.set_xlabel(f"learning rate ({settings['optimizer']}, {batch})")
+        ax.set_ylabel(f"loss after {settings['horizon']} steps, or when dropped")
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
     return ax
+
+
+def _runs(scan: "Scan", ax: Axes) -> None:
+    """The marks, and the limits of the axis that leave room for the crosses."""
+    runs = scan.runs
+    loss = runs["loss"].to_numpy(float)
+    diverged = (runs["phase"] == Phase.DIVERGENT).to_numpy() | ~np.isfinite(loss)
+    dropped = (runs["status"] == DROPPED).to_numpy()
+    start = float(scan.settings["loss_first"])
+    seen = np.append(loss[~diverged], start)
+    logarithmic = bool((seen > 0).all())
+    to, back = (np.log, np.exp) if logarithmic else (np.asarray, np.asarray)
+    if logarithmic:
+        ax.set_yscale("log")
+    low, middle = float(to(seen.min())), float(to(start))
+    # Losses far above the start are cut off: what matters is below it.
+    span = max(middle - low, 0.05 * abs(middle), 1e-3)
+    high = min(float(to(seen.max())), middle + 0.5 * span)
+    room = max(high - low, span)
+    top = high + (0.18 if diverged.any() else 0.06) * room
+    ax.set_ylim(float(back(low - 0.06 * room)), float(back(top)))
+    if logarithmic:
+        _plain_numbers(ax.yaxis, *ax.get_ylim())
+    for phase in Phase:
+        here = (runs["phase"] == phase).to_numpy() & ~diverged & ~dropped
+        _marks(ax, runs["rate"][here], loss[here], float(back(high)), phase, str(phase))
+    open_ = dropped & ~diverged
+    _marks(ax, runs["rate"][open_], loss[open_], float(back(high)), Phase.UNSETTLED, "")
+    if diverged.any():
+        rate = runs["rate"][diverged]
+        ax.scatter(
+            rate, [CEILING] * len(rate), marker="x", s=28, linewidths=1.4,
+            color=PHASE_COLOURS[Phase.DIVERGENT], label="divergent",
+            transform=ax.get_xaxis_transform(), zorder=3,
+        )  # fmt: skip
+
+
+def _marks(
+    ax: Axes, rate: "np.typing.ArrayLike", loss: np.ndarray, high: float, phase: Phase, name: str
+) -> None:
+    """Filled marks, or open ones where there is no name, since those were dropped early."""
+    if not len(loss):
+        return
+    colour = PHASE_COLOURS[phase]
+    ax.scatter(
+        rate, np.minimum(loss, high), s=28, label=name or "dropped early", edgecolors=colour,
+        facecolors=colour if name else "white", linewidths=1.2, zorder=3,
+    )  # fmt: skip
+
+
+def _edge(ax: Axes, edge: Interval, colour: str, name: str, *, hatched: bool) -> None:
+    """A measured edge is somewhere between two rates."""
+    if edge.closed:
+        ax.axvspan(
+            edge.low, edge.high, facecolor=to_rgba(colour, 0.0 if hatched else 0.2),
+            edgecolor=to_rgba(colour, 0.6), hatch="////" if hatched else None, linewidth=0.8,
+            label=f"{name}:\n{edge}",
+        )  # fmt: skip
+
+
+def _plain_numbers(axis: Axis, low: float, high: float) -> None:
+    """Label 0.1, 0.2, 0.5 rather than powers of ten, as everywhere else in a scan."""
+    several = high > 50 * low
+    axis.set_major_locator(LogLocator(subs=(1.0,) if several else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
