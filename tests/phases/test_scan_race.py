@@ -8,8 +8,8 @@ import pytest
 
 from trebuchet.phases.scanning.field import lands
 from trebuchet.phases.scanning.race import Plan, Rung, entrants, race
-from trebuchet.phases.scanning.suggest import choose
 from trebuchet.phases.scanning.runs import BudgetSpentError
+from trebuchet.phases.scanning.suggest import choose
 
 
 class Curves:

@@ -80,13 +80,15 @@ def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(outputs, targets)
 
 
+@pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("optimizer", ["own", "adam", "momentum"])
-def test_nothing_changes_after_success(optimizer: str) -> None:
+def test_nothing_changes_after_success(optimizer: str, stacked: bool) -> None:
     owner = Owner()
     before = owner.fingerprint()
     given: Any = owner.optimizer if optimizer == "own" else optimizer
-    result = scan(owner.model, _loss, owner.loader, given, horizon=20)
+    result = scan(owner.model, _loss, owner.loader, given, horizon=20, stacked=stacked)
     assert owner.fingerprint() == before
+    assert result.settings["stacked"] is stacked
     assert result.cost["gradients"] <= 80
 
 
@@ -103,14 +105,18 @@ class Failing:
         return nn.functional.cross_entropy(outputs, targets)
 
 
-@pytest.mark.parametrize("k", [2, 30, 90])
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("k", [2, 30, 60])
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
-def test_nothing_changes_after_an_exception(k: int, error: type[BaseException]) -> None:
+def test_nothing_changes_after_an_exception(
+    k: int, error: type[BaseException], stacked: bool
+) -> None:
     owner = Owner()
     before = owner.fingerprint()
     loss = Failing(k, error)
     with pytest.raises(error):
-        scan(owner.model, loss, owner.loader, owner.optimizer, horizon=20, curvature="none")
+        scan(owner.model, loss, owner.loader, owner.optimizer, horizon=20, curvature="none",
+             stacked=stacked)  # fmt: skip
     assert loss.left == 0
     assert owner.fingerprint() == before
 
