@@ -2,27 +2,42 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trebuchet.curvature import layer_rule
 from trebuchet.curvature.batches import Batch
+from trebuchet.curvature.factor import loss_factor
+from trebuchet.curvature.ggn import is_convex
 from trebuchet.curvature.losses import ModelLoss
-from trebuchet.curvature.measurement import OperatorName
-from trebuchet.curvature.policy import Mode
+from trebuchet.curvature.measurement import Method, OperatorName
+from trebuchet.curvature.policy import Mode, held_still
+from trebuchet.curvature.problem import Autocast, Problem, select
 from trebuchet.curvature.result import TopEigen
 from trebuchet.curvature.top import top_eigen
 from trebuchet.errors import InputError
 from trebuchet.phases.scan_result import Critical
 from trebuchet.phases.scanning.objective import Objective, out_of_memory
+from trebuchet.phases.scanning.optimizer_edge import OptimizerEdge, edge_of
+from trebuchet.phases.scanning.runs import Run
 from trebuchet.phases.scanning.stream import Stream
-from trebuchet.phases.scanning.training import Run, Trainer
+from trebuchet.phases.scanning.training import Trainer
 
 GRADIENTS_A_PRODUCT = 2
 """What a product with Gauss–Newton or Hessian costs, in gradients on the same samples."""
 FEW_PRODUCTS = 8
 """With fewer, Lanczos does not get near the top; the sample is made smaller instead."""
+ENOUGH = 1e-3
+"""Relative error with which λ₀ is as good as exact: no learning rate can feel it."""
+FINAL_GRADIENTS = 50
+"""What the exact form may cost at the end of a run: a sixteenth of the usual budget, as before."""
+
+# Small nets cost what their calls cost, not their multiplications: a step takes as long as so many
+# multiplications and some, and the layer rule, with its probe, as so many. Measured on one core.
+STEP_CALLS, RULE_CALLS, COLUMN_CALLS = 4.6e6, 66e6, 6e6
 
 
 def critical_rate(
@@ -31,7 +46,8 @@ def critical_rate(
     """Measure λ₀ and the critical rate.
 
     On all samples for full-batch training; on two batches' worth otherwise, since a product with
-    the whole data's curvature costs as much as an epoch.
+    the whole data's curvature costs as much as an epoch. By the matrix as a whole where that fits
+    into `at_most`, exact to rounding; by Lanczos otherwise.
 
     Args:
         objective: The model, at the initialisation.
@@ -41,16 +57,18 @@ def critical_rate(
         at_most: Gradient evaluations that may be spent.
 
     Returns:
-        λ₀ and the critical rate; NaN, and why, where double backward is impossible.
+        λ₀ and the critical rate; NaN, and why, where double backward is impossible. For an
+        optimizer without a closed form λ₀ is the parameters' own, and the rate NaN.
     """
-    samples = stream.n_samples if stream.full_batch else 2 * stream.samples_per_step
-    batches = stream.fixed(samples)
+    edge = edge_of(optimizer, objective.params)
+    batches = _samples(stream)
     size = sum(b.size for b in batches)
     each = GRADIENTS_A_PRODUCT * max(1.0, size / stream.samples_per_step)
-    products = max(FEW_PRODUCTS, int(at_most / each))
     try:
+        products = max(FEW_PRODUCTS, int(at_most / each))
+        way = _cheapest(objective, batches, edge, max(at_most, FEW_PRODUCTS * each))
         top = _measure(
-            objective, batches, loss, optimizer, rtol=1e-3 if stream.full_batch else 1e-2,
+            objective, batches, loss, edge, way.method, rtol=_rtol(objective, stream),
             products=products,
         )  # fmt: skip
     except InputError as error:
@@ -59,15 +77,18 @@ def critical_rate(
         if out_of_memory(error):
             return _unmeasured(objective, "memory does not suffice for curvature products")
         return _unmeasured(objective, f"no second derivative: {str(error).splitlines()[0]}")
-    objective.cost.products += top.products
-    objective.cost.gradients += math.ceil(top.products * each)
-    if not top.converged:
+    products = way.products if top.method == "dense" else top.products
+    objective.cost.products += products
+    spent = way.gradients if top.method == "layer rule" else products * each
+    objective.cost.gradients += math.ceil(spent)
+    if not _settled(top, ENOUGH if stream.full_batch else 1e-2):
         objective.notes.append(
             f"λ₀ had not converged after {top.products} products; it is at least {top.value:.4g}"
         )
-    return Critical(
-        _lr(top, optimizer), top.value, top.operator, _convention(top, size, stream.n_samples, loss)
-    )
+    if edge.missing:
+        objective.notes.append(f"λ₀ implies no critical rate here: {edge.missing}")
+    convention = _convention(top, edge, size, stream.n_samples, loss)
+    return Critical(edge.rate(top), top.value, top.operator, convention)
 
 
 def final_eigenvalues(
@@ -78,7 +99,9 @@ def final_eigenvalues(
     optimizer: object,
     horizon: int,
 ) -> None:
-    """Set λ at the end of the runs that reached the horizon.
+    """Set λ at the end of the runs that reached the horizon, measured as λ₀ was.
+
+    For Adam's family each run's own second moments are the coordinates, as its next step's are.
 
     Args:
         trainer: Holds the runs.
@@ -91,15 +114,116 @@ def final_eigenvalues(
     if math.isnan(critical.top_eigenvalue):
         return
     stream, objective = trainer.stream, trainer.objective
-    samples = stream.n_samples if stream.full_batch else 2 * stream.samples_per_step
-    batches = stream.fixed(samples)
+    at_start = edge_of(optimizer, objective.params)
+    batches = _samples(stream)
     for run in runs:
         if run.steps < horizon or run.dead:
             continue
         trainer.load(run)
-        top = _measure(objective, batches, loss, optimizer, rtol=1e-2, products=200)
-        objective.cost.products += top.products
+        edge = at_start
+        if at_start.adaptive and run.state is not None:
+            edge = edge_of(run.state.optimizer, objective.params)
+        try:
+            way = _cheapest(objective, batches, edge, FINAL_GRADIENTS)
+            top = _measure(
+                objective, batches, loss, edge, way.method, rtol=_rtol(objective, stream),
+                products=200,
+            )  # fmt: skip
+        except (InputError, RuntimeError) as error:
+            first = str(error).splitlines()[0]
+            objective.notes.append(f"no λ at the end of the run at {run.rate:.3g} ({first})")
+            continue
+        objective.cost.products += way.products if top.method == "dense" else top.products
         run.top_eigenvalue_final = top.value
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How to measure: ``top_eigen``'s method, and what it costs if it is an exact one.
+
+    Attributes:
+        method: For ``top_eigen``. After ``"auto"`` it is the result that tells what was taken.
+        gradients: Cost of the layer rule, in gradients of a step's batch.
+        products: Products that the dense matrix takes.
+    """
+
+    method: Method
+    gradients: float = 0.0
+    products: int = 0
+
+
+def _cheapest(
+    objective: Objective, batches: Sequence[Batch], edge: OptimizerEdge, at_most: float
+) -> _Way:
+    """Choose the exact form where it costs at most `at_most` gradients, Lanczos elsewhere."""
+    model, params = objective.model, objective.params if edge.held is None else edge.held
+    count = sum(p.numel() for p in params)
+    whole = len(batches) == 1 and (objective.chunk is None or objective.chunk >= batches[0].size)
+    if isinstance(objective.loss, ModelLoss) or not whole:
+        return _Way("auto", products=count)  # whole only for a handful of parameters
+    batch = batches[0]
+    share = batch.size / objective.samples_per_step
+    objective.cost.forwards += share
+    mode: Mode = "train" if objective.has_batch_norm else "eval"
+    with held_still(model, mode=mode), objective.autocast():
+        autocast = Autocast.ambient(params[0].device)
+        chosen = select(model, edge.held)
+        problem = Problem(model, chosen, objective.loss, [batch], autocast, [1.0], batch.size)
+        barred = edge.adaptive or autocast.enabled
+        run = None if barred else layer_rule.record(problem, batch)
+        if run is None:
+            with torch.no_grad():
+                n = problem.outputs(batch).numel()
+            few = n if n < count and is_convex(objective.loss) else count
+            return _Way("auto", products=few)
+        factor = loss_factor(problem, run.outputs, batch, 1.0, 0)
+    if factor is None:
+        return _Way("auto", products=count)
+    rank = factor.shape[2]
+    gradients = _rule_cost(run, rank, share)
+    if gradients > at_most:
+        return _Way("lanczos")
+    # By the name "dense" the rule is not given up for its multiplications, which are few in small
+    # nets. Only where samples might mix could it be given up still, for n products in its place.
+    forced = run.trusted and not layer_rule.is_cheaper(run, rank)
+    return _Way("dense" if forced else "auto", gradients, products=run.outputs.numel())
+
+
+def _rule_cost(run: layer_rule.Pass, rank: int, steps: float) -> float:
+    """Gradients of a step's batch that the layer rule is worth, `steps` batches at once."""
+    twice = 1
+    while not layer_rule.is_cheaper(run, rank, twice):
+        twice *= 2
+    low, high = twice // 2, twice
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if layer_rule.is_cheaper(run, rank, middle) else (middle, high)
+    forward = float(sum(c.out.numel() * _fan_in(c.layer) for c in run.calls))
+    rule = 4 * high * forward + RULE_CALLS + COLUMN_CALLS * rank
+    return rule / (3 * forward / steps + STEP_CALLS)
+
+
+def _fan_in(layer: nn.Module) -> int:
+    """Multiplications for one entry of a layer's output."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return 1 if isinstance(layer, nn.Embedding) or weight.ndim == 1 else weight[0].numel()
+
+
+def _samples(stream: Stream) -> list[Batch]:
+    return stream.fixed(stream.n_samples if stream.full_batch else 2 * stream.samples_per_step)
+
+
+def _rtol(objective: Objective, stream: Stream) -> float:
+    """Tolerance of Lanczos: the value's error is its square, so this is all but exact."""
+    if not stream.full_batch:
+        return 1e-2  # two batches are not all samples: the sampling error is larger
+    return 1e-6 if objective.params[0].dtype == torch.float64 else 1e-5
+
+
+def _settled(top: TopEigen, rtol: float) -> bool:
+    size = abs(top.value)
+    return top.converged or (top.residual <= rtol * size and top.upper <= top.value + rtol * size)
 
 
 def sparsity(objective: Objective, batches: Sequence[Batch]) -> float:
@@ -136,7 +260,8 @@ def _measure(
     objective: Objective,
     batches: Sequence[Batch],
     loss: object,
-    optimizer: object,
+    edge: OptimizerEdge,
+    method: Method,
     *,
     rtol: float,
     products: int,
@@ -145,46 +270,23 @@ def _measure(
     operator: OperatorName = "hessian" if closure else "ggn"
     mode: Mode = "train" if objective.has_batch_norm else "eval"
     data: Any = batches[0].raw if len(batches) == 1 else [b.raw for b in batches]
-    settings: dict[str, Any] = {
-        "operator": operator, "rtol": rtol, "mode": mode, "method": "lanczos",
-        "max_products": products, "micro_batch": None if closure else objective.chunk,
-    }  # fmt: skip
     given: Any = loss
     with objective.autocast():
-        seen = _seen_by_curvature(optimizer)
-        return top_eigen(objective.model, given, data, optimizer=seen, **settings)
+        return top_eigen(
+            objective.model, given, data, operator, rtol=rtol, params=edge.held, mode=mode,
+            optimizer=edge.seen, method=method, max_products=products,
+            micro_batch=None if closure else objective.chunk,
+        )  # fmt: skip
 
 
-def _seen_by_curvature(optimizer: object) -> Any:
-    """The optimizer in a form that ``top_eigen`` knows, or None: then the edge is not its own."""
-    if optimizer in ("sgd", "momentum", "nesterov", "adam", "adamw"):
-        return "adam" if optimizer == "adamw" else optimizer
-    if isinstance(optimizer, torch.optim.Optimizer):
-        known = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
-        return optimizer if isinstance(optimizer, known) else None
-    return None
-
-
-def _lr(top: TopEigen, optimizer: object) -> float:
-    seen = optimizer if isinstance(optimizer, (str, torch.optim.Optimizer)) else None
-    if seen is None or (isinstance(seen, torch.optim.Optimizer) and top.optimizer == "sgd"
-                        and not isinstance(seen, torch.optim.SGD)):  # fmt: skip
-        return math.nan
-    return top.lr_crit
-
-
-def _convention(top: TopEigen, size: int, total: int, loss: object) -> str:
+def _convention(top: TopEigen, edge: OptimizerEdge, size: int, total: int, loss: object) -> str:
     name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
     operator = {"ggn": "Gauss–Newton", "hessian": "Hessian", "ntk": "NTK"}[top.operator]
-    if top.optimizer in ("adam", "adamw"):
-        operator += " in Adam's coordinates after its first step"
-    edge = {
-        "sgd": "2/λ₀",
-        "momentum": "2(1+β)/λ₀, β = 0.9; catapults begin at 2/λ₀",
-        "nesterov": "2(1+β)/((1+2β)λ₀)",
-    }.get(top.optimizer, "2(1+β₁)/((1−β₁)λ₀)")
+    operator += edge.coordinates()
     part = "all samples" if size == total else f"{size} of {total} samples"
-    return f"{operator} of {name} as given, a {top.reduction} over {part}; {edge}"
+    if edge.held is not None:
+        part += ", in the parameters that the optimizer holds"
+    return f"{operator} of {name} as given, a {top.reduction} over {part}; {edge.formula(top)}"
 
 
 def _unmeasured(objective: Objective, why: str) -> Critical:
