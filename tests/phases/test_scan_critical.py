@@ -14,9 +14,10 @@ from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RMSprop
 from torch.utils.data import DataLoader, TensorDataset
 
 import trebuchet as tb
-from trebuchet.curvature import half_mse, top_eigen
+from trebuchet.curvature import TopEigen, half_mse, top_eigen
 from trebuchet.curvature.losses import resolve
 from trebuchet.curvature.problem import Autocast
+from trebuchet.errors import InputError
 from trebuchet.phases.scan import Scan, scan
 from trebuchet.phases.scanning.curvature import critical_rate
 from trebuchet.phases.scanning.objective import Objective
@@ -381,6 +382,39 @@ def test_final_eigenvalues_are_measured_as_the_first_one(optimizer: str) -> None
     truth = top_eigen(model, "mse", data, optimizer=steps, method="dense").value
     assert row["lr_ratio_final"] == pytest.approx(row["rate"] * truth, rel=1e-6)
     assert result.cost["gradients"] <= 120
+
+
+def test_an_end_without_curvature_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def failing(*args: Any, **settings: Any) -> TopEigen:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise InputError("model: its derivatives are NaN or infinite")
+        return top_eigen(*args, **settings)
+
+    monkeypatch.setattr("trebuchet.phases.scanning.curvature.top_eigen", failing)
+    model, data = _net((4, 12, 1)), _data(20, 4, 1)
+    result = scan(
+        model, "mse", data, horizon=30, seeds=1, curvature="final", rates=[0.01, 0.05],
+        edge_rtol=0.05,
+    )  # fmt: skip
+    whole = result.table[result.table["status"] == "max_steps"]
+    assert whole["lr_ratio_final"].isna().sum() == 1
+    assert len(whole) > 1
+    assert sum("no λ at the end" in note for note in result.notes) == 1
+
+
+@pytest.mark.parametrize("outputs", [1, 10])
+def test_two_hundred_steps_stay_within_eight_hundred_gradients(outputs: int) -> None:
+    model, data = _net((8, 32, outputs)), _data(80, 8, outputs)
+    loss = "cross_entropy" if outputs > 1 else "mse"
+    result = scan(model, loss, data, horizon=200, seeds=1)
+    assert result.cost["gradients"] <= 800
+    assert result.lr_crit == pytest.approx(
+        2 / top_eigen(model, loss, data, method="dense").value, rel=1e-9
+    )
 
 
 def test_the_root_offers_the_early_constants_and_the_forward_rate() -> None:
