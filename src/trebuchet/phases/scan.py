@@ -158,9 +158,9 @@ def _edges(setup: Setup) -> tuple[Interval, Interval]:
         edge, judge, ends = training_edge(rates), judge_training(rates), [horizon]
         rising = [horizon // 20, horizon // 5, horizon]
     else:
-        rtol, patience = QUICK_RTOL, max(10, horizon // 5)
-        edge, judge = quick_training_edge(rates, patience), judge_training(rates, patience=patience)
-        ends, rising = [patience // 2, patience], [horizon // 20, horizon // 10]
+        rtol, ends = QUICK_RTOL, [max(5, horizon // 10), horizon // 5, horizon // 2]
+        edge, judge = quick_training_edge(rates, ends[0]), judge_training(rates, patience=ends[-1])
+        rising = [horizon // 20, horizon // 10]
     lr_max = narrow(rates, edge, judge, rtol=rtol, looks=ends)
     # A rise ends the trial, and most come early.
     rise = judge_rise(rates, patience=rising[-1])

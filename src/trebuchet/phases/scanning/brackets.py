@@ -91,8 +91,9 @@ def judge_training(rates: Rates, *, patience: int | None = None) -> Judge:
 
     Args:
         rates: The runs.
-        patience: Steps after which a run that has *settled* (over the later half of its steps it
-            never was above its start) counts as trained; None: nothing counts but the horizon.
+        patience: Steps after which a run that is below its start counts as trained; one that has
+            *settled* (over the later half of its steps it was never above its start) does so
+            earlier. None: nothing counts but the horizon.
 
     Returns:
         The judge.
@@ -103,11 +104,9 @@ def judge_training(rates: Rates, *, patience: int | None = None) -> Judge:
             return not rates.trained(run)
         if patience is None:
             return None
-        if run.steps >= patience // 2 and settled(rates, run):
+        if settled(rates, run):
             return False
-        if run.steps < patience:
-            return None
-        return not (run.losses[-1] < rates.loss_first or rates.lands(run))
+        return None if run.steps < patience else not run.losses[-1] < rates.loss_first
 
     return judge
 
@@ -130,11 +129,11 @@ def judge_rise(rates: Rates, *, patience: int) -> Judge:
     return judge
 
 
-def quick_training_edge(rates: Rates, patience: int) -> Interval:
-    """The bracket of lr_max, with runs that were dropped on the way but had settled."""
+def quick_training_edge(rates: Rates, at_least: int) -> Interval:
+    """The bracket of lr_max, with runs dropped after `at_least` steps that had settled."""
     edge = training_edge(rates)
     inside = [r.rate for r in rates.all_runs() if edge.low < r.rate < edge.high
-              and r.steps >= patience // 2 and settled(rates, r)]  # fmt: skip
+              and r.steps >= at_least and settled(rates, r)]  # fmt: skip
     return Interval(max([edge.low, *inside]), edge.high)
 
 
@@ -176,14 +175,10 @@ def narrow(
 
 def _beyond(rates: Rates, rate: float, judge: Judge, looks: Sequence[int]) -> bool:
     for seed in rates.seeds:
-        run = rates.trainer.start(rate, seed)
+        run = rates.trial(rate, seed)
         verdict = None
         for steps in looks:
-            try:
-                rates.trainer.advance([run], steps)
-            finally:
-                if run not in rates.extra and (run.steps or run.stopped()):
-                    rates.extra.append(run)
+            rates.trainer.advance([run], steps)
             verdict = judge(run)
             if verdict is not None:
                 break

@@ -1,5 +1,6 @@
 """The rates of a scan: a grid of half octaves around a scale, with a run behind each."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -99,6 +100,23 @@ class Rates:
                 key: run for key, run in zip(keys, runs, strict=True) if run.steps or run.stopped()
             }
 
+    def trial(self, rate: float, seed: int) -> Run:
+        """Return a run at any rate: the one that there is, or a new one.
+
+        Args:
+            rate: η.
+            seed: The order of its batches.
+
+        Returns:
+            The run; it is among `all_runs` once it has made a step.
+        """
+        for run in self.all_runs():
+            if run.seed == seed and math.isclose(run.rate, rate, rel_tol=1e-9):
+                return run
+        run = self.trainer.start(rate, seed)
+        self.extra.append(run)
+        return run
+
     def left(self) -> float:
         """Gradient evaluations that may still be spent."""
         return self.trainer.left()
@@ -177,5 +195,6 @@ class Rates:
         return int(above[-1]) if above.size and losses[-1] < self.loss_first else -1
 
     def all_runs(self) -> list[Run]:
-        """Every run, by rate and seed."""
-        return sorted([*self.runs.values(), *self.extra], key=lambda r: (r.rate, r.seed))
+        """Every run that made a step, by rate and seed."""
+        trials = [run for run in self.extra if run.steps or run.stopped()]
+        return sorted([*self.runs.values(), *trials], key=lambda r: (r.rate, r.seed))
