@@ -169,7 +169,8 @@ def _edges(setup: Setup) -> tuple[Interval, Interval]:
 
 def _measure_ends(setup: Setup) -> None:
     """Sparsity, and λ if it is asked for, of the runs that reached the horizon."""
-    whole = [r for r in setup.rates.all_runs() if r.status is Status.MAX_STEPS]
+    ended = (Status.MAX_STEPS, Status.GRADIENT_ZERO)
+    whole = [r for r in setup.rates.all_runs() if r.status in ended]
     for run in whole:
         setup.trainer.load(run)
         run.sparsity = sparsity(setup.objective, setup.trainer.fixed)

@@ -182,9 +182,10 @@ class Rates:
         if run.dead:
             return Phase.DIVERGENT
         best = min(min(r.losses) for r in self.all_runs() if not r.dead)
-        if run.status is Status.GRADIENT_ZERO and run.losses[-1] > best:
+        if run.collapsed and run.losses[-1] > best:
             return Phase.COLLAPSED
-        if run.steps < self.horizon or not run.losses[-1] < self.loss_first:
+        whole = run.steps >= self.horizon or run.status is Status.GRADIENT_ZERO
+        if not whole or not run.losses[-1] < self.loss_first:
             return Phase.UNSETTLED
         return Phase.CATAPULT if self.rose(run) else Phase.LAZY
 

@@ -1,6 +1,7 @@
 """The loss of a model on some batches: its value, or its value and gradient."""
 
 import contextlib
+import dataclasses
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from trebuchet.curvature.batches import Batch
 from trebuchet.curvature.losses import LossFn, ModelLoss, Reduction, batch_weights
 from trebuchet.curvature.problem import Autocast
 from trebuchet.errors import InputError
-from trebuchet.phases.scanning.stream import pieces
+from trebuchet.phases.scanning.stream import mapped, pieces
 
 T = TypeVar("T")
 _DROPOUT = nn.modules.dropout._DropoutNd
@@ -113,6 +114,36 @@ class Objective:
         self.cost.forwards += 3 * batch.size / self.samples_per_step
         # Sums on a GPU may differ in their last digits; noise that small is none.
         self._seen_random = max(values) - min(values) > 1e-5 * max(map(abs, values))
+
+    def ignores_input(self, batch: Batch) -> bool:
+        """Whether the outputs are the same for every sample, and for samples scaled by two.
+
+        Args:
+            batch: On which samples.
+
+        Returns:
+            False also where it cannot be known: for a closure, or outputs that are no tensor.
+        """
+        if isinstance(self.loss, ModelLoss):
+            return False
+
+        def scaled(x: Tensor) -> Tensor:
+            return 2 * x if x.is_floating_point() else x
+
+        def passes() -> bool:
+            outputs = []
+            with self.flags(evaluation=not self.has_batch_norm), torch.no_grad(), self.autocast():
+                for part in pieces(batch, self.chunk):
+                    other = dataclasses.replace(
+                        part, args=mapped(scaled, part.args), kwargs=mapped(scaled, part.kwargs)
+                    )
+                    outputs += [part.outputs_of(self.model), other.outputs_of(self.model)]
+            if not all(isinstance(z, Tensor) and z.ndim for z in outputs):
+                return False
+            z = torch.cat(outputs)
+            return bool((z == z[:1]).all())
+
+        return self._shrinking(passes, batch.size)
 
     def value_of(self, batch: Batch) -> Tensor:
         """Return the loss on one micro-batch, as it comes: it may be infinite or NaN."""

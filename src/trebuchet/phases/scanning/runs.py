@@ -51,6 +51,7 @@ class Run:
         losses: The loss there, on the fixed set that all runs are compared on.
         grad_norms: |∇L| of the first and the last step.
         weight_norms: |θ|² at the start and at the horizon.
+        collapsed: Whether the gradient is exactly zero and the output does not depend on the input.
         loss_final: Loss on the closing set at the horizon; NaN before.
         sparsity: Fraction of ReLU pre-activations < 0 at the end; NaN unknown.
         top_eigenvalue_final: λ at the end; NaN unless asked for.
@@ -64,6 +65,7 @@ class Run:
     losses: list[float] = field(default_factory=list)
     grad_norms: tuple[float, float] = (np.nan, np.nan)
     weight_norms: tuple[float, float] = (np.nan, np.nan)
+    collapsed: bool = False
     loss_final: float = np.nan
     sparsity: float = np.nan
     top_eigenvalue_final: float = np.nan

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trebuchet._types import Phase
+from trebuchet._types import Phase, Status
 from trebuchet.phases.scanning.brackets import Interval
 from trebuchet.phases.scanning.field import Rates
 from trebuchet.phases.scanning.runs import Run
@@ -114,7 +114,11 @@ def suggest(rates: Rates, lr_max: Interval) -> Suggestion:
     """
     runs = {i: run for (i, seed), run in rates.runs.items() if seed == rates.seed(i)}
     scores = {i: rates.score(i) for i in runs}
-    steps = {i: run.steps for i, run in runs.items()}
+    # A run at an exact minimum stopped because every later step would be the same.
+    steps = {
+        i: rates.horizon if run.status is Status.GRADIENT_ZERO else run.steps
+        for i, run in runs.items()
+    }
     place, curvature = choose(steps, scores, rates.score_at)
     rate = rates.rate(place)
     if lr_max.closed:
@@ -136,7 +140,7 @@ def suggest(rates: Rates, lr_max: Interval) -> Suggestion:
     margin = lr_max.high / rate
     return Suggestion(
         rate, min(low, rate), high, expected, ratio, margin, phase,
-        _reason(rates, rate, expected, lr_max, len(runs), len(reached), phase, runs[nearest].steps),
+        _reason(rates, rate, expected, lr_max, len(runs), len(reached), phase, steps[nearest]),
         reliable,
     )  # fmt: skip
 

@@ -260,6 +260,7 @@ class Trainer:
             self.load(run)
             if run.status is Status.GRADIENT_ZERO:
                 run.loss_final = self.objective.value(self.closing)
+                run.collapsed = self.objective.ignores_input(self.closing[0])
             else:
                 self._close(run)
             self.set_aside()
