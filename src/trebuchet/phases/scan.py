@@ -132,7 +132,7 @@ def scan(
             _measure_ends(setup)
     runs, looks = frames(setup.rates, setup.critical.top_eigenvalue)
     forward = Interval(setup.forward.low, setup.forward.high)
-    notes = tuple(_notes(setup, course, suggestion))
+    notes = tuple(_notes(setup, course, suggestion, lr_max))
     cost = _cost(setup, time.monotonic() - started)
     return Scan(
         suggestion, setup.critical, forward, lr_loss, lr_max, advice, runs, looks, notes, cost,
@@ -181,7 +181,7 @@ def _measure_ends(setup: Setup) -> None:
         )  # fmt: skip
 
 
-def _notes(setup: Setup, course: Course, suggestion: Suggestion) -> list[str]:
+def _notes(setup: Setup, course: Course, suggestion: Suggestion, lr_max: Interval) -> list[str]:
     rates = setup.asked.rates
     notes = list(dict.fromkeys(setup.objective.notes))
     if not course.finished:
@@ -191,6 +191,9 @@ def _notes(setup: Setup, course: Course, suggestion: Suggestion) -> list[str]:
         notes.append(f"every rate tried at first was too small; the search went above {where}")
     if course.extended < 0:
         notes.append("every rate tried at first was too large; the search went below them")
+    low = _lowest_failure(setup)
+    if low < lr_max.low:
+        notes.append(f"training is no simple edge here: it already fails at {low:.3g}")
     if not suggestion.reliable:
         notes.append("do not rely on the suggestion: no run ended the horizon below its start")
     if math.isinf(setup.forward.high):
@@ -198,6 +201,12 @@ def _notes(setup: Setup, course: Course, suggestion: Suggestion) -> list[str]:
             "every first step lowers the loss, however long: its forward rate is unbounded"
         )
     return notes
+
+
+def _lowest_failure(setup: Setup) -> float:
+    rates = setup.rates
+    whole = [r for r in rates.all_runs() if r.stopped()]
+    return min((r.rate for r in whole if not rates.trained(r)), default=math.inf)
 
 
 def _cost(setup: Setup, seconds: float) -> dict[str, float]:

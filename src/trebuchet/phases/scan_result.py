@@ -53,12 +53,15 @@ class Critical:
         operator: Whose eigenvalue: ``"ggn"``, ``"hessian"`` (of a closure), preconditioned for
             Adam's family; empty if not measured.
         convention: Loss, reduction, samples and formula, in words.
+        lr_catapult: Where catapults from the initialisation begin: 2/λ₀ for heavy-ball momentum,
+            whose first steps are those of gradient descent, else `lr`.
     """
 
     lr: float
     top_eigenvalue: float
     operator: str
     convention: str
+    lr_catapult: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,11 @@ class Scan:
             lines.append(
                 f"critical rate {self.lr_crit:.3g}, λ₀ = {self.top_eigenvalue:.4g} "
                 f"({self.critical.convention}); without curvature: {self.lr_forward}."
+            )
+        elif not math.isnan(self.top_eigenvalue):
+            lines.append(
+                f"λ₀ = {self.top_eigenvalue:.4g} ({self.critical.convention}); critical rate "
+                f"without curvature: {self.lr_forward}."
             )
         else:
             lines.append(f"critical rate without curvature: {self.lr_forward}.")

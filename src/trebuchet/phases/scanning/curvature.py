@@ -88,7 +88,9 @@ def critical_rate(
     if edge.missing:
         objective.notes.append(f"λ₀ implies no critical rate here: {edge.missing}")
     convention = _convention(top, edge, size, stream.n_samples, loss)
-    return Critical(edge.rate(top), top.value, top.operator, convention)
+    lr = edge.rate(top)
+    begins = 2 / top.value if top.optimizer == "momentum" and top.value > 0 else lr
+    return Critical(lr, top.value, top.operator, convention, min(begins, lr))
 
 
 def final_eigenvalues(

@@ -66,7 +66,7 @@ class OptimizerEdge:
             top: λ, measured with `seen`.
 
         Returns:
-            A phrase; for heavy-ball momentum its last words say where catapults begin.
+            A phrase; for heavy-ball momentum also where catapults begin.
         """
         if self.seen is None:
             return f"no critical rate: {self.missing}"

@@ -228,19 +228,22 @@ class Trainer:
             if run.stopped():
                 return False
         run.grad_norms = (norm if run.steps == 0 else run.grad_norms[0], norm)
-        if norm == 0.0 and self.stream.full_batch:
-            run.status = Status.GRADIENT_ZERO
-            return False
         return True
 
     def _update(self, run: Run) -> None:
         assert run.state is not None
         optimizer = run.state.optimizer
+        still = self.stream.full_batch and run.grad_norms[1] == 0.0
+        before = [p.detach().clone() for p in self.objective.params] if still else []
         if self.schedule is not None:
             factor = float(self.schedule(run.steps))
             for group, rate in zip(optimizer.param_groups, run.state.rates, strict=True):
                 group["lr"] = rate * factor
         optimizer.step()
+        # Momentum and weight decay move weights without a gradient; when they do not, no step will.
+        if still and all(map(torch.equal, before, self.objective.params)):
+            run.status = Status.GRADIENT_ZERO
+            return
         run.steps += 1
 
     def _looked_at(self, run: Run) -> bool:

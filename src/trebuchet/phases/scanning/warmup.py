@@ -24,9 +24,8 @@ def warmup(setup: Setup, suggestion: Suggestion, lr_max: Interval) -> Warmup:
     forward = setup.forward.value
     # Where curvature was measured it is the stricter of the two: the gradient of the first step
     # need not point along the top eigenvector.
-    start = forward if math.isnan(setup.critical.lr) else min(setup.critical.lr, forward)
-    if setup.critical.convention.endswith("catapults begin at 2/λ₀"):
-        start = min(start, 2 / setup.critical.top_eigenvalue)
+    measured = setup.critical.lr_catapult
+    start = forward if math.isnan(measured) else min(measured, forward)
     runs = [r for r in setup.rates.all_runs() if r.state is not None and not r.dead and r.steps]
     later = math.nan
     if runs:
