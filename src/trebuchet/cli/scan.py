@@ -74,7 +74,12 @@ def scan(
         typer.Option(help="Gradients to spend; four horizons unless given.", show_default=False),
     ] = None,
     edges: Annotated[
-        bool, typer.Option("--edges", help="Also find where training ends, to 10 %; costs more.")
+        bool,
+        typer.Option(
+            "--edges",
+            help="Bisect to 10 % where the loss first rises and where training ends, with trials to "
+            "the horizon, beyond the budget; without it, quickly, with what the budget leaves.",
+        ),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results that exist.")
@@ -150,7 +155,7 @@ def run_model(
         batch_size: Samples a batch; None is all.
         seeds: Orders of the batches.
         budget: Gradient evaluations; None is four horizons.
-        edges: Bisect the edges to 10 %.
+        edges: Bisect the edges to 10 %, with trials to the horizon, beyond the budget.
         overwrite: Replace results that exist.
     """
     from trebuchet.cli.curvature import load_data, load_model
