@@ -62,8 +62,9 @@ def scan(
 ) -> Scan:
     """Find the learning rate to use, and the phases of the rates around it.
 
-    Fresh runs at constant rates, from the model's present weights, started around the critical
-    rate and raced: many short ones, few whole ones (``phases.scanning.race`` has the rule). Nothing
+    Fresh runs at constant rates, from the model's present weights, started around the forward-only
+    critical rate and raced: many short ones, few whole ones (``phases.scanning.race`` has the
+    rule). What is left of the budget bisects the edges `lr_loss` and `lr_max`. Nothing
     about the model, its buffers, modes and gradients, the optimizer, the loader or any random state
     changes, also if an exception or Ctrl-C ends the scan.
 
@@ -82,8 +83,9 @@ def scan(
         seeds: Orders of the batches, how many or which; the full batch has only one.
         budget: Gradient evaluations in all, curvature included at two a product; by default four
             horizons, and what `edge_rtol` needs.
-        rates: Rates to start the race from, in place of those around the critical rate; the search
-            leaves them where the best is not inside.
+        rates: Rates to start the race from, in place of seven around the forward-only critical
+            rate. Each is moved to the race's grid of half octaves, by up to 19 %, and two that
+            meet there are one; the search leaves them where the best is not inside.
         edge_rtol: Bisect `lr_loss` and `lr_max` to this relative width, with every trial run to the
             horizon. By default to 10 %, with what the race leaves of the budget, and a trial is
             ended when it has settled below its start.
@@ -100,7 +102,8 @@ def scan(
         progress: True for a bar on the terminal, or a function of (done, in all).
 
     Returns:
-        The scan.
+        The scan: `Scan.suggestion` is the rate to use, `Scan.table` has one row a rate,
+        `Scan.runs` one row a run, `Scan.notes` what to know first.
 
     Raises:
         InputError: If an argument, the model or the data is not what was expected.

@@ -72,8 +72,10 @@ class Scan:
         suggestion: One rate to use, with its interval and its reason.
         critical: λ₀ and the critical rate with their conventions; `lr_crit` for short.
         lr_forward: The forward-only critical rate, a second opinion without curvature.
-        lr_loss: Smallest rate whose loss rises above its start.
-        lr_max: Largest rate that trains.
+        lr_loss: Smallest rate whose loss rises above its start, as the interval between two rates
+            that were tried.
+        lr_max: Largest rate that trains, which is to end the horizon below its start, as such an
+            interval; its `high` is infinite if no rate that was tried fails.
         warmup: Whether warm-up is needed.
         runs: One row a run, which is a rate and a seed; columns with long names and units are in
             ``phases.scanning.tables.RUN_COLUMNS``.
@@ -106,7 +108,11 @@ class Scan:
 
     @property
     def lr_crit(self) -> float:
-        """The critical rate: 2/λ₀ for gradient descent, the optimizer's own edge otherwise."""
+        """The critical rate: 2/λ₀ for gradient descent, the optimizer's own edge otherwise.
+
+        NaN where λ₀ was not measured, or where no closed form is known for the optimizer; a note
+        then says so.
+        """
         return self.critical.lr
 
     @property
