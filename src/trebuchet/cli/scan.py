@@ -77,8 +77,9 @@ def scan(
         bool,
         typer.Option(
             "--edges",
-            help="Bisect to 10 % where the loss first rises and where training ends, with trials to "
-            "the horizon, beyond the budget; without it, quickly, with what the budget leaves.",
+            help="Bisect to 10 % where the loss first rises and where training ends, with trials "
+            "to the horizon, past four horizons unless --budget is given; without it, quickly, "
+            "with what the budget leaves.",
         ),
     ] = False,
     overwrite: Annotated[
@@ -155,7 +156,7 @@ def run_model(
         batch_size: Samples a batch; None is all.
         seeds: Orders of the batches.
         budget: Gradient evaluations; None is four horizons.
-        edges: Bisect the edges to 10 %, with trials to the horizon, beyond the budget.
+        edges: Bisect the edges to 10 %, with trials to the horizon.
         overwrite: Replace results that exist.
     """
     from trebuchet.cli.curvature import load_data, load_model
