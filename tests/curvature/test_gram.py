@@ -1,8 +1,9 @@
 """Closed forms, the Linear-layer rule and dense autograd are three roads to one matrix."""
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.zoo import F64, MODELS, inputs, sequential, width_of_inputs
 from trebuchet.curvature.gram import gram, top_of_gram
@@ -71,3 +72,47 @@ def test_top_of_gram_is_nan_where_a_matrix_is_not_finite_and_right_beside_it() -
     top = top_of_gram(stack)
     assert top[0] == 3
     assert bool(top[1:].isnan().all())
+    single = top_of_gram(torch.tensor([3.0, torch.inf, torch.nan])[:, None, None])
+    assert single[0] == 3
+    assert bool(single[1:].isnan().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_top_of_gram_where_most_units_are_dead(dtype: torch.dtype) -> None:
+    """Low rank and many zero rows: float32 LAPACK fails on a quarter of these."""
+    for seed in range(50):
+        generator = torch.Generator().manual_seed(seed)
+        alive = torch.randperm(128, generator=generator)[:15]
+        a = torch.randn(15, 3, generator=generator, dtype=dtype)
+        matrix = torch.zeros(128, 128, dtype=dtype)
+        matrix[alive[:, None], alive] = a @ a.T
+        small = (a.double().T @ a.double()).numpy()  # 3 × 3, with the same non-zero eigenvalues
+        truth = torch.tensor(np.linalg.eigvalsh(small)[-1:], dtype=dtype)
+        top = top_of_gram(matrix[None])
+        assert top.dtype == dtype
+        torch.testing.assert_close(top, truth, rtol=4 * torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("m", [1, 3])
+def test_top_of_gram_of_half_precision_is_float32(m: int) -> None:
+    top = top_of_gram(torch.eye(m, dtype=torch.bfloat16)[None])
+    assert top.dtype == torch.float32
+    assert top.tolist() == [1.0]
+
+
+def test_one_matrix_that_lapack_gives_up_on_is_nan_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    solve = torch.linalg.eigvalsh
+
+    def gives_up(matrices: Tensor) -> Tensor:
+        if bool((matrices == 7).any()):
+            raise torch.linalg.LinAlgError  # type: ignore[attr-defined]
+        found: Tensor = solve(matrices)
+        return found
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", gives_up)
+    stack = torch.diag_embed(torch.tensor([[[1.0, 3.0], [7.0, 1.0]], [[2.0, 1.0], [5.0, 4.0]]]))
+    top = top_of_gram(stack)
+    assert top.dtype == torch.float32
+    assert torch.equal(top.nan_to_num(-1), torch.tensor([[3.0, -1.0], [2.0, 5.0]]))

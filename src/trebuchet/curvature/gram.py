@@ -41,19 +41,36 @@ def gram(model: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
 def top_of_gram(matrices: Tensor) -> Tensor:
     """Largest eigenvalue of each symmetric matrix in a stack.
 
+    Computed in float64 whatever the dtype: a dead ReLU network has a Gram matrix of low rank with
+    many zero rows, and on these LAPACK's float32 solver squares rounding errors until they
+    underflow. It then fails, or returns a wrong number and says nothing.
+
     Args:
         matrices: Shape ``(…, m, m)``.
 
     Returns:
-        Shape ``(…)``, in float32 for half precision; NaN where a matrix holds a non-finite entry,
-        as after a divergence.
+        Shape ``(…)``, in the dtype of `matrices`, float32 for half precision; NaN where a matrix
+        holds a non-finite entry, as after a divergence, or where LAPACK finds no eigenvalues.
     """
+    dtype = matrices.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        dtype = torch.float32
     if matrices.shape[-1] == 1:
-        return matrices[..., 0, 0]
-    if matrices.dtype in (torch.float16, torch.bfloat16):
-        matrices = matrices.float()  # LAPACK knows no half precision
+        only = matrices[..., 0, 0].to(dtype)
+        return torch.where(only.isfinite(), only, torch.nan)
     finite = torch.isfinite(matrices).all(-1).all(-1)
     whole = bool(finite.all())
     safe = matrices if whole else torch.where(finite[..., None, None], matrices, 0)
-    top: Tensor = torch.linalg.eigvalsh(safe)[..., -1]
+    top = _largest(safe.double()).to(dtype)
     return top if whole else torch.where(finite, top, torch.nan)
+
+
+def _largest(matrices: Tensor) -> Tensor:
+    """Largest eigenvalues; a matrix that fails does not take the rest of the stack with it."""
+    try:
+        top: Tensor = torch.linalg.eigvalsh(matrices)[..., -1]
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        if matrices.ndim == 2:
+            return matrices.new_full((), torch.nan)
+        top = torch.stack([_largest(matrix) for matrix in matrices])
+    return top
