@@ -8,23 +8,26 @@ function and (b) leave no trace. :func:`held_still` promises both. Inside it:
   off, because a mask that changes from product to product is no operator at all;
 - attention runs through the plain ("math") kernel and cuDNN's and oneDNN's recurrent kernels are
   off: the fused ones have no second derivative;
-- gradients are enabled, whatever the caller had set.
+- gradients are enabled, whatever the caller had set, inference mode included.
 
 Afterwards, also after an exception or Ctrl-C, parameters, buffers, ``.grad``, train/eval flags,
 random states (torch on the CPU and on every CUDA device in use, NumPy, Python), the optimizer and
-the loader's own state are as they were, bit for bit.
+the loader's own state are as they were, bit for bit. What a forward pass registered is gone again.
+Plain attributes that it sets on a module (a counter, a cache, a tensor never registered) stay:
+what they mean, and how to copy them, only the module knows.
 """
 
 import contextlib
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy
 
 from trebuchet.errors import InputError
 
@@ -42,22 +45,30 @@ def held_still(
     loader: object = None,
     optimizer: torch.optim.Optimizer | None = None,
     parameters_too: bool = False,
+    also: nn.Module | None = None,
 ) -> Iterator[None]:
     """Evaluate `model` under one fixed policy, and restore every bit of state afterwards.
+
+    Parameters, buffers and submodules registered inside the block are taken off again. Plain
+    attributes that a forward pass sets on a module are not known here and stay as it left them.
 
     Args:
         model: The module that will be evaluated (or, with `parameters_too`, trained).
         mode: ``"eval"``, ``"train"`` (batch statistics, no dropout) or ``"as_is"``.
         loader: A data loader about to be read; its generators and ``state_dict`` are restored.
-        optimizer: An optimizer about to be stepped; its state is copied and restored.
+        optimizer: An optimizer about to be stepped; its state is copied and restored, and its
+            parameters that `model` lacks are held like the model's own.
         parameters_too: Copy the parameters as well. A curvature measurement never writes them and
             skips the copy; a learning-rate scan trains, and needs it.
+        also: Another module whose state to restore, such as a loss with parameters or buffers; it
+            stays in the mode it is in.
 
     Yields:
         Nothing; the policy holds inside the block.
 
     Raises:
-        InputError: If `mode` is unknown.
+        InputError: If `mode` is unknown, or if a parameter or buffer has no shape yet or was made
+            in inference mode.
 
     Example:
         >>> net = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5))
@@ -69,13 +80,21 @@ def held_still(
     if mode not in ("eval", "train", "as_is"):
         msg = f"mode: expected 'eval', 'train' or 'as_is', got {mode!r}"
         raise InputError(msg)
+    held = nn.ModuleList([model] if also is None else [model, also])
+    parameters = {id(p): p for p in [*held.parameters(), *_parameters_of(optimizer)]}
+    _check("model", [*model.named_parameters(), *model.named_buffers()])
+    if also is not None:
+        _check("loss", [*also.named_parameters(), *also.named_buffers()])
+    _check("optimizer", [(f"#{i}", p) for i, p in enumerate(_parameters_of(optimizer))])
     with (
-        _random_states(model),
+        torch.inference_mode(mode=False),  # and so the copies below are ordinary tensors
+        _random_states(parameters.values()),
         _loader_state(loader),
         _optimizer_state(optimizer),
-        _tensors(model, parameters_too=parameters_too),
-        _flags(model),
-        _kernels(model),
+        _values(held, parameters.values(), parameters_too=parameters_too),
+        _registered(held),
+        _flags(held),
+        _kernels(held),
         torch.enable_grad(),
     ):
         if mode == "eval":
@@ -84,6 +103,29 @@ def held_still(
             model.train()
             _silence_dropout(model)
         yield
+
+
+def _parameters_of(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
+    if optimizer is None:
+        return []
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _check(owner: str, tensors: list[tuple[str, Tensor]]) -> None:
+    lazy = [name for name, t in tensors if is_lazy(t)]
+    if lazy:
+        msg = (
+            f"{owner}: has parameters without a shape yet ({', '.join(lazy)}); run one batch "
+            "through it first"
+        )
+        raise InputError(msg)
+    frozen = [name for name, t in tensors if t.is_inference()]
+    if frozen:
+        msg = (
+            f"{owner}: has parameters or buffers made under torch.inference_mode "
+            f"({', '.join(frozen)}), which have no gradients; make or load it outside"
+        )
+        raise InputError(msg)
 
 
 def _silence_dropout(model: nn.Module) -> None:
@@ -96,8 +138,8 @@ def _silence_dropout(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def _random_states(model: nn.Module) -> Iterator[None]:
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+def _random_states(parameters: Iterable[Tensor]) -> Iterator[None]:
+    devices = sorted({p.device.index for p in parameters if p.device.type == "cuda"})
     python, numpy_ = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global one is the user's
     with torch.random.fork_rng(devices=devices):
         try:
@@ -137,16 +179,19 @@ def _optimizer_state(optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
         yield
         return
     state = {p: _clone(s) for p, s in optimizer.state.items()}
-    groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-    groups = copy.deepcopy(groups)
+    groups = list(optimizer.param_groups)
+    settings = [
+        {k: list(v) if k == "params" else copy.deepcopy(v) for k, v in group.items()}
+        for group in groups
+    ]
     try:
         yield
     finally:
         optimizer.state.clear()
         optimizer.state.update(state)
-        for group, saved in zip(optimizer.param_groups, groups, strict=True):
-            for key in set(group) - set(saved) - {"params"}:
-                del group[key]
+        optimizer.param_groups[:] = groups
+        for group, saved in zip(groups, settings, strict=True):
+            group.clear()
             group.update(saved)
 
 
@@ -159,32 +204,57 @@ def _clone(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _tensors(model: nn.Module, *, parameters_too: bool) -> Iterator[None]:
-    """Copy buffers back, and keep `.grad` out of reach: what is not there cannot be added to."""
-    held = {name: b for name, b in model.named_buffers(remove_duplicate=False)}
-    copies = {name: b.detach().clone() for name, b in held.items()}
-    parameters = list(model.parameters())
-    weights = [p.detach().clone() for p in parameters] if parameters_too else None
-    wants = [p.requires_grad for p in parameters]
-    grads = [p.grad for p in parameters]
+def _registered(held: nn.Module) -> Iterator[None]:
+    """Put the same objects back under the same names, and take away what was not there.
+
+    A forward pass may register a buffer, or replace one rather than write to it; and one that ends
+    in the middle of ``torch.func.functional_call`` leaves what it was called with in the place of
+    parameters.
+    """
+    saved: list[tuple[Any, Any]] = []  # a registry, and what it held
+    for module in held.modules():
+        for registry in (module._parameters, module._buffers, module._modules):
+            saved.append((registry, dict(registry)))
+        saved.append((module._non_persistent_buffers_set, set(module._non_persistent_buffers_set)))
+    try:
+        yield
+    finally:
+        for registry, before in saved:
+            # Untouched is left untouched: registries of compiled modules take no writing.
+            if _identities(registry) != _identities(before):
+                registry.clear()
+                registry.update(before)
+
+
+def _identities(registry: Any) -> Any:
+    if isinstance(registry, set):
+        return registry
+    return [(name, id(value)) for name, value in registry.items()]
+
+
+@contextlib.contextmanager
+def _values(
+    held: nn.Module, parameters: Iterable[Tensor], *, parameters_too: bool
+) -> Iterator[None]:
+    """Copy tensors back, and keep `.grad` out of reach: what is not there cannot be added to."""
+    buffers = [(b, b.detach().clone(), b._version) for b in held.buffers()]
+    weights = [(p, p.detach().clone()) for p in parameters] if parameters_too else []
+    others = [(p, p.requires_grad, p.grad) for p in parameters]
     for p in parameters:
         p.grad = None
     try:
         yield
     finally:
         with torch.no_grad():
-            for name, buffer in held.items():
-                if not torch.equal(buffer, copies[name]):
-                    buffer.copy_(copies[name])
-                owner, _, leaf = name.rpartition(".")
-                # A module may have replaced its buffer by a new tensor rather than written to it.
-                model.get_submodule(owner)._buffers[leaf] = buffer
-            if weights is not None:
-                for p, saved in zip(parameters, weights, strict=True):
-                    p.copy_(saved)
-        for p, grad, want in zip(parameters, grads, wants, strict=True):
+            for buffer, saved, version in buffers:
+                # Writing what is there already would spoil a graph that the user still holds.
+                if buffer._version != version or not torch.equal(buffer, saved):
+                    buffer.copy_(saved)
+            for p, saved in weights:
+                p.copy_(saved)
+        for p, wants, grad in others:
             p.grad = grad
-            p.requires_grad_(want)
+            p.requires_grad_(wants)
 
 
 @contextlib.contextmanager
