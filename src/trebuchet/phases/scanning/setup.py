@@ -14,9 +14,10 @@ from trebuchet.errors import InputError
 from trebuchet.phases.forward_rate import ForwardRate, along_first_step
 from trebuchet.phases.scan_result import Critical
 from trebuchet.phases.scanning.arguments import Arguments
+from trebuchet.phases.scanning.checks import check_start
 from trebuchet.phases.scanning.curvature import critical_rate
 from trebuchet.phases.scanning.field import Rates
-from trebuchet.phases.scanning.objective import Objective, is_finite, out_of_memory
+from trebuchet.phases.scanning.objective import Objective
 from trebuchet.phases.scanning.optimizers import Factory, make_factory
 from trebuchet.phases.scanning.race import Plan
 from trebuchet.phases.scanning.stack import can_stack
@@ -100,7 +101,7 @@ def prepare(model: nn.Module, asked: Arguments) -> Setup:
         objective.notes.append("there is only one sample: this is the rate that memorises it")
     fixed = stream.fixed(stream.n_samples if stream.full_batch else FIXED_SAMPLES)
     closing = fixed if stream.full_batch else stream.fixed(CLOSING_SAMPLES)
-    _check_start(objective, fixed)
+    check_start(objective, fixed, stream)
     objective.watch_for_randomness(fixed[0])
     forward = along_first_step(objective, factory, fixed)
     critical = Critical(math.nan, math.nan, "", "not measured")
@@ -122,25 +123,6 @@ def prepare(model: nn.Module, asked: Arguments) -> Setup:
     seeds = asked.seeds[:1] if trainer.free_looks else asked.seeds
     rates = Rates(trainer, scale, seeds, delta=delta, smoothing=Plan().smoothing)
     return Setup(asked, objective, stream, factory, trainer, rates, forward, critical)
-
-
-def _check_start(objective: Objective, fixed: Sequence[Batch]) -> None:
-    try:
-        first = objective.value(fixed)
-    except InputError:
-        raise
-    except (RuntimeError, ValueError, TypeError) as error:
-        if out_of_memory(error):
-            raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        msg = f"model: cannot be evaluated with this loss on this data ({lines[0]})"
-        raise InputError(msg) from error
-    if not is_finite(first):
-        msg = (
-            f"model: its loss is {first} at the initialisation, before any step; no learning rate "
-            "can mend that: check the data for NaN, and the model's outputs"
-        )
-        raise InputError(msg)
 
 
 def _at_once(objective: Objective, stream: Stream, asked: Arguments) -> int:
