@@ -1,8 +1,10 @@
 """Input that cannot be scanned: one clear sentence, and nothing changed."""
 
 import copy
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -89,6 +91,53 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "delta": ({"delta": -1.0}, "delta: expected a finite number >= 0"),
     "blowup": ({"blowup": 0.5}, "blowup: expected a factor above 1"),
     "accumulate": ({"accumulate": 0}, "accumulate: expected a positive number"),
+    **{
+        f"{name}={value!r}": ({name: value}, f"{name}: expected a whole number, .*; give an int")
+        for name in ("horizon", "batch_size", "budget", "accumulate", "micro_batch")
+        for value in (50.0, "50", True, math.nan, np.arange(60))
+    },
+    **{
+        f"seeds={value!r}": ({"seeds": value}, "seeds: expected a positive number, or different")
+        for value in (None, 2.0, "ab", True, [0, 1.5], [True], np.array([[1]]), -1)
+    },
+    **{
+        f"micro_batch={n}": ({"micro_batch": n}, f"micro_batch: expected a positive .* got {n}")
+        for n in (0, -1)
+    },
+    "budget=inf": ({"budget": math.inf}, "budget: expected a whole number"),
+    "one rate": ({"rates": 0.1}, "rates: expected positive finite numbers, got 0.1; give a list"),
+    "rates in words": ({"rates": ["a"]}, "rates: expected positive finite numbers"),
+    "infinite rate": ({"rates": [0.1, math.inf]}, "rates: expected positive finite numbers"),
+    "empty generator": ({"rates": iter([])}, "rates: expected positive finite numbers"),
+    "edge_rtol in words": ({"edge_rtol": "a"}, "edge_rtol: expected a number from 1e-4 to 1"),
+    "blowup in words": ({"blowup": "a"}, "blowup: expected a factor above 1, got 'a'"),
+    "no blowup": ({"blowup": None}, "blowup: expected a factor above 1, got None"),
+    "delta in words": ({"delta": "a"}, "delta: expected a finite number >= 0, got 'a'"),
+    "curvature array": ({"curvature": np.zeros(2)}, "curvature: expected 'initial'"),
+    "stacked": ({"stacked": 1}, "stacked: expected True, False or None, got 1"),
+    "autocast": ({"autocast": True}, "autocast: expected a floating dtype"),
+    "integer autocast": ({"autocast": torch.int8}, "autocast: expected a floating .* torch.int8"),
+    "no schedule": ({"schedule": 0.5}, "schedule: expected a function of the step t"),
+    "schedule of no number": (
+        {"schedule": lambda t: None},
+        "schedule: expected finite multipliers >= 0 of the rate, got None at t = 0",
+    ),
+    "negative schedule": (
+        {"schedule": lambda t: 1 - t / 10},
+        "schedule: expected finite multipliers >= 0 .* at t = 11",
+    ),
+    "infinite schedule": (
+        {"schedule": lambda t: math.inf},
+        "schedule: expected finite multipliers >= 0 of the rate, got inf",
+    ),
+    "zero schedule": (
+        {"schedule": lambda t: 0},
+        "schedule: expected a multiplier above 0 at some step, got 0 at all 20",
+    ),
+    "schedule that ends early": (
+        {"schedule": lambda t: [1.0, 0.5][t]},
+        "schedule: .* got IndexError: list index out of range at t = 2",
+    ),
 }  # fmt: skip
 
 
@@ -107,6 +156,26 @@ def test_one_clear_sentence_and_nothing_changed(case: str) -> None:
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert torch.equal(random, torch.get_rng_state())
+
+
+def test_numbers_of_other_kinds_are_the_same_numbers() -> None:
+    settings: dict[str, Any] = {"curvature": "none", "stacked": False}
+    plain = scan(
+        _model(), "mse", _data(), horizon=20, batch_size=4, seeds=[3, 1], budget=100,
+        rates=[0.1, 0.2], edge_rtol=0.5, delta=0.5, blowup=100.0,
+        schedule=lambda t: 1.0 if t < 10 else 0.0, **settings,
+    )  # fmt: skip
+    rates = (r for r in (np.float32(0.1), torch.tensor(0.2, dtype=torch.float64)))
+    settings |= {
+        "horizon": np.int64(20), "batch_size": np.int32(4), "seeds": np.array([3, 1]),
+        "budget": np.int64(100), "rates": rates, "edge_rtol": np.float64(0.5),
+        "delta": np.float64(0.5), "blowup": 100, "stacked": np.False_,
+        "schedule": lambda t: torch.tensor(t < 10, dtype=torch.int64),
+    }  # fmt: skip
+    other = scan(_model(), "mse", _data(), **settings)
+    np.testing.assert_allclose(other.table["loss"], plain.table["loss"], rtol=1e-5)
+    assert other.cost["gradients"] == plain.cost["gradients"]
+    assert set(other.runs["seed"]) == {1, 3}
 
 
 def test_a_model_is_needed() -> None:
