@@ -344,7 +344,7 @@ def test_losses_of_ones_own_go_without_the_short_cut() -> None:
 
 def test_minibatches_are_measured_on_two_batches_which_the_convention_says() -> None:
     model, data = _net((5, 24, 1)), _data(200, 5, 1)
-    result = scan(model, "mse", data, batch_size=16, horizon=20, seeds=1)
+    result = scan(model, "mse", data, batch_size=16, horizon=128, seeds=1)
     assert "a mean over 32 of 200 samples" in result.critical.convention
     whole = top_eigen(model, "mse", data, method="dense").value
     assert result.top_eigenvalue == pytest.approx(whole, rel=0.5)
@@ -354,7 +354,7 @@ def test_minibatches_are_measured_on_two_batches_which_the_convention_says() -> 
 def test_loaders_that_keep_their_batches_are_measured_on_two_of_them() -> None:
     model, data = _net((5, 24, 1)), _data(64, 5, 1)
     loader = DataLoader(TensorDataset(*data), batch_size=16)
-    result = scan(model, "mse", loader, horizon=20, seeds=1)
+    result = scan(model, "mse", loader, horizon=128, seeds=1)
     truth = top_eigen(model, "mse", (data[0][:32], data[1][:32]), method="dense").value
     assert result.top_eigenvalue == pytest.approx(truth, rel=1e-4)
 

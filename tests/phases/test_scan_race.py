@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from trebuchet.phases.scanning.field import lands
-from trebuchet.phases.scanning.race import Plan, Rung, entrants, race
+from trebuchet.phases.scanning.race import Plan, Rung, entrants, race, rescue
 from trebuchet.phases.scanning.runs import BudgetSpentError
 from trebuchet.phases.scanning.suggest import choose
 
@@ -17,12 +17,12 @@ class Curves:
 
     horizon = 200
 
-    def __init__(self, curve: Callable[[int, int], float], budget: float = math.inf) -> None:
+    def __init__(self, curve: Callable[[float, int], float], budget: float = math.inf) -> None:
         self.curve, self.budget = curve, budget
-        self.steps: dict[int, int] = {}
+        self.steps: dict[float, int] = {}
         self.spent = 0
 
-    def advance(self, places: Sequence[int], steps: int) -> None:
+    def advance(self, places: Sequence[float], steps: int) -> None:
         for i in places:
             more = max(0, steps - self.steps.get(i, 0))
             if self.spent + more > self.budget:
@@ -30,25 +30,28 @@ class Curves:
             self.spent += more
             self.steps[i] = max(steps, self.steps.get(i, 0))
 
-    def loss(self, i: int) -> float:
+    def loss(self, i: float) -> float:
         return self.curve(i, self.steps[i])
 
-    def score(self, i: int) -> float:
+    def score(self, i: float) -> float:
         loss = self.loss(i)
         return math.log(loss + 0.02) if loss < 1e3 else math.inf
 
-    def in_flight(self, i: int) -> bool:
+    def in_flight(self, i: float) -> bool:
         seen = [self.curve(i, t) for t in range(self.steps[i] + 1)]
         return max(seen) < 1e3 and lands(np.arange(len(seen)), np.array(seen), 1.0, 200)
+
+    def below_start(self, i: float) -> bool:
+        return self.loss(i) < 1
 
     def left(self) -> float:
         return self.budget - self.spent
 
 
-def bowl(best: float, edge: int = 40) -> Callable[[int, int], float]:
+def bowl(best: float, edge: int = 40) -> Callable[[float, int], float]:
     """Losses with one best place; beyond the edge they diverge."""
 
-    def curve(i: int, t: int) -> float:
+    def curve(i: float, t: int) -> float:
         if i >= edge:
             return 1.0 if t == 0 else 1e9
         return math.exp(-t / 200 * 3 / (1 + 0.05 * (i - best) ** 2))
@@ -96,10 +99,10 @@ def test_divergent_rates_are_never_taken_further() -> None:
     assert all(steps == 10 for i, steps in field.steps.items() if i >= -1 and i in Plan().first)
 
 
-def catapult(lands: int, final: float) -> Callable[[int, int], float]:
+def catapult(lands: int, final: float) -> Callable[[float, int], float]:
     """Everyone halves their loss slowly; place 2 explodes, falls from step 8 on and lands late."""
 
-    def curve(i: int, t: int) -> float:
+    def curve(i: float, t: int) -> float:
         if i == 2:
             if t < 8:
                 return math.exp(0.6 * t)
@@ -144,7 +147,7 @@ def test_a_run_that_only_rises_is_not_in_flight() -> None:
 
 
 def test_drop_rule_by_number_and_by_distance() -> None:
-    losses = {0: 0.5, 1: 0.55, 2: 0.6, 3: 0.9}
+    losses: dict[float, float] = {0: 0.5, 1: 0.55, 2: 0.6, 3: 0.9}
     field = Curves(lambda i, t: losses[i])
     for i in losses:
         field.advance([i], 1)
@@ -156,6 +159,41 @@ def test_drop_rule_by_number_and_by_distance() -> None:
 
 def test_choice_stays_away_from_a_right_neighbour_that_diverged() -> None:
     # Equal losses: the one whose right neighbour is bad pays for it.
-    places = {0: 200, 2: 200, 3: 200}
+    places: dict[float, int] = {0: 200, 2: 200, 3: 200}
     place, _ = choose(places, {0: 0.1001, 2: 0.1, 3: math.inf})
     assert place == 0
+
+
+def _late(i: float, t: int) -> float:
+    """Place −1 leads until it fails at the end; −3 is second, and sound."""
+    if i == -1:
+        return 0.98**t if t < 180 else 5.0
+    return 0.99**t if i == -3 else 1.0 - 1e-4 * t
+
+
+def test_a_favourite_that_fails_late_is_followed_by_the_next_best() -> None:
+    field = Curves(_late)
+    course = race(field)
+    assert field.steps[-1] == 200
+    assert not any(field.below_start(i) for i in field.steps if field.steps[i] == 200)
+    rescue(field, course)
+    whole = [i for i, steps in field.steps.items() if steps == 200]
+    assert any(field.below_start(i) for i in whole)
+    assert any("taken to the horizon" in line for line in course.log)
+
+
+def test_a_rescue_keeps_the_budget() -> None:
+    field = Curves(_late)
+    course = race(field)
+    field.budget = field.spent + 10
+    rescue(field, course)
+    assert field.spent <= field.budget
+
+
+def test_rates_off_the_grid_start_and_have_neighbours() -> None:
+    field = Curves(bowl(-2.2))
+    race(field, Plan(first=(-7.3, -2.2, 0.1)))
+    assert {-7.3, -2.2, 0.1} <= set(field.steps)
+    assert field.steps[-2.2] == 200
+    # 0.1 is within half a place of -0.2, the neighbour an octave above: none is started there.
+    assert not any(abs(i + 0.2) < 0.1 for i in field.steps)

@@ -32,12 +32,14 @@ class ForwardRate:
     Attributes:
         low: The loss after one step at this rate is below the start.
         high: After one at this rate it is not; infinite if every rate tried lowers the loss.
+        natural: The rate whose first step is as long as the weights are.
         forwards: Forward passes over the data.
         gradients: Gradients.
     """
 
     low: float
     high: float
+    natural: float
     forwards: int
     gradients: int = 1
 
@@ -134,7 +136,9 @@ def along_first_step(
             "model gives finite numbers on this data"
         )
         raise InputError(msg)
-    objective.gradient(batches)
+    # The gradient of the very loss that is compared below: without dropout, in the same mode.
+    with objective.flags(evaluation=not objective.has_batch_norm):
+        objective.gradient(batches)
     # The batches count as one step's here, whatever their number: what the optimizer would see.
     objective.cost.gradients += max(0, round(_samples(batches) / objective.samples_per_step) - 1)
     moves = any(p.grad is not None and bool((p.grad != 0).any()) for p in objective.params)
@@ -221,7 +225,7 @@ def _bracket(
         )
         raise InputError(msg)
     if math.isinf(high):
-        return ForwardRate(low, math.inf, count())
+        return ForwardRate(low, math.inf, natural, count())
     for _ in range(40):
         middle = math.sqrt(low * high)
         value = loss_at(middle)
@@ -233,7 +237,7 @@ def _bracket(
                 break
         if high <= (1 + 0.1 * delta) * low:
             break
-    return ForwardRate(low, high, count())
+    return ForwardRate(low, high, natural, count())
 
 
 def _samples(batches: Sequence[Batch]) -> int:

@@ -26,7 +26,7 @@ from trebuchet.phases.scanning.brackets import (
 )
 from trebuchet.phases.scanning.curvature import final_eigenvalues, sparsity
 from trebuchet.phases.scanning.optimizers import describe
-from trebuchet.phases.scanning.race import Course, Plan, race
+from trebuchet.phases.scanning.race import Course, Plan, race, rescue
 from trebuchet.phases.scanning.runs import Schedule
 from trebuchet.phases.scanning.setup import Setup, prepare
 from trebuchet.phases.scanning.suggest import Suggestion, suggest
@@ -135,7 +135,7 @@ def scan(
             _measure_ends(setup)
     runs, looks = frames(setup.rates, setup.critical.top_eigenvalue)
     forward = Interval(setup.forward.low, setup.forward.high)
-    notes = tuple(_notes(setup, course, suggestion, lr_max))
+    notes = tuple(_notes(setup, course, suggestion, lr_loss, lr_max))
     cost = _cost(setup, time.monotonic() - started)
     return Scan(
         suggestion, setup.critical, forward, lr_loss, lr_max, advice, runs, looks, notes, cost,
@@ -146,9 +146,11 @@ def scan(
 def _race(setup: Setup) -> Course:
     plan, given = Plan(), setup.asked.rates
     if given is not None:
-        places = {round(2 * math.log2(r / setup.rates.scale)) for r in given}
-        plan = Plan(first=tuple(sorted(places)))
-    return race(setup.rates, plan)
+        plan = Plan(first=tuple(sorted({2 * math.log2(r / setup.rates.scale) for r in given})))
+    course = race(setup.rates, plan)
+    setup.trainer.budget = setup.asked.limit
+    rescue(setup.rates, course)
+    return course
 
 
 def _edges(setup: Setup) -> tuple[Interval, Interval]:
@@ -156,7 +158,7 @@ def _edges(setup: Setup) -> tuple[Interval, Interval]:
     rates, trainer, rtol = setup.rates, setup.trainer, setup.asked.edge_rtol
     horizon, limit = trainer.horizon, setup.asked.limit_with_edges
     # What the advice on warm-up needs stays in reserve.
-    trainer.budget = None if math.isinf(limit) else int(limit) - setup.fixed_cost
+    trainer.budget = None if math.isinf(limit) else int(limit) - setup.first_cost
     if rtol is not None:
         edge, judge, ends = training_edge(rates), judge_training(rates), [horizon]
         rising = [horizon // 20, horizon // 5, horizon]
@@ -184,7 +186,9 @@ def _measure_ends(setup: Setup) -> None:
         )  # fmt: skip
 
 
-def _notes(setup: Setup, course: Course, suggestion: Suggestion, lr_max: Interval) -> list[str]:
+def _notes(
+    setup: Setup, course: Course, suggestion: Suggestion, lr_loss: Interval, lr_max: Interval
+) -> list[str]:
     rates = setup.asked.rates
     notes = list(dict.fromkeys(setup.objective.notes))
     if not course.finished:
@@ -194,6 +198,10 @@ def _notes(setup: Setup, course: Course, suggestion: Suggestion, lr_max: Interva
         notes.append(f"every rate tried at first was too small; the search went above {where}")
     if course.extended < 0:
         notes.append("every rate tried at first was too large; the search went below them")
+    if not (_bisected(lr_loss) and _bisected(lr_max)):
+        notes.append(
+            "the edges are only as narrow as the budget allowed; edge_rtol=0.1 bisects them to 10 %"
+        )
     low = _lowest_failure(setup)
     if low < lr_max.low:
         notes.append(f"training is no simple edge here: it already fails at {low:.3g}")
@@ -204,6 +212,10 @@ def _notes(setup: Setup, course: Course, suggestion: Suggestion, lr_max: Interva
             "every first step lowers the loss, however long: its forward rate is unbounded"
         )
     return notes
+
+
+def _bisected(edge: Interval) -> bool:
+    return not edge.closed or edge.high <= edge.low * (1 + 1.01 * QUICK_RTOL)
 
 
 def _lowest_failure(setup: Setup) -> float:

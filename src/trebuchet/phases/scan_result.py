@@ -64,7 +64,7 @@ class Critical:
     lr_catapult: float = math.nan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scan:
     """The result of ``trebuchet.scan``.
 
@@ -168,6 +168,13 @@ class Scan:
         if not s.reliable:
             head = Text(f"least bad rate, not reliable  {s.rate:.3g}", style="bold yellow")
         return Group(head, rendering.in_terminal(self), *(Text(line) for line in self.summary()))
+
+    def __repr__(self) -> str:
+        """In one line; ``print`` says more."""
+        return (
+            f"Scan(suggestion={self.suggestion.rate:.4g}, lr_crit={self.lr_crit:.4g}, "
+            f"lr_loss='{self.lr_loss}', lr_max='{self.lr_max}', runs={len(self.runs)})"
+        )
 
     def __str__(self) -> str:
         return "\n".join(self.summary())

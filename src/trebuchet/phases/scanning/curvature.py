@@ -64,6 +64,11 @@ def critical_rate(
     batches = _samples(stream)
     size = sum(b.size for b in batches)
     each = GRADIENTS_A_PRODUCT * max(1.0, size / stream.samples_per_step)
+    if FEW_PRODUCTS * each > at_most and not stream.full_batch:
+        batches = stream.fixed(stream.samples_per_step)
+        size, each = sum(b.size for b in batches), float(GRADIENTS_A_PRODUCT)
+    if FEW_PRODUCTS * each > 4 * at_most:
+        return _unmeasured(objective, "the budget is too small for curvature products")
     try:
         products = max(FEW_PRODUCTS, int(at_most / each))
         way = _cheapest(objective, batches, edge, max(at_most, FEW_PRODUCTS * each))

@@ -67,22 +67,22 @@ class Rates:
         self.trainer, self.scale, self.seeds = trainer, scale, tuple(seeds)
         self.delta, self.smoothing = delta, smoothing
         self.horizon = trainer.horizon
-        self.runs: dict[tuple[int, int], Run] = {}  # (place, seed)
+        self.runs: dict[tuple[float, int], Run] = {}  # (place, seed)
         self.extra: list[Run] = []  # off the grid: the edges' bisections
 
     def rate(self, i: float) -> float:
         """η at place `i`."""
         return float(self.scale * 2.0 ** (i / 2))
 
-    def seed(self, i: int) -> int:
+    def seed(self, i: float) -> int:
         """The order in which the run at place `i` sees its batches."""
-        return self.seeds[i % len(self.seeds)]
+        return self.seeds[round(i) % len(self.seeds)]
 
-    def run(self, i: int) -> Run | None:
+    def run(self, i: float) -> Run | None:
         """The race's run at place `i`, if it was started."""
         return self.runs.get((i, self.seed(i)))
 
-    def advance(self, places: Sequence[int], steps: int) -> None:
+    def advance(self, places: Sequence[float], steps: int) -> None:
         """Train the runs at some places up to `steps`; starts them if need be.
 
         Args:
@@ -121,12 +121,12 @@ class Rates:
         """Gradient evaluations that may still be spent."""
         return self.trainer.left()
 
-    def score(self, i: int) -> float:
+    def score(self, i: float) -> float:
         """Softened log loss of the run at place `i`; infinite if it diverged or was not started."""
         run = self.run(i)
         return np.inf if run is None or run.dead else self.smoothed(run)
 
-    def score_at(self, i: int, steps: int) -> float:
+    def score_at(self, i: float, steps: int) -> float:
         """The score that the run at place `i` had at `steps`."""
         run = self.run(i)
         return np.inf if run is None or run.dead else self.smoothed(run, steps)
@@ -150,14 +150,23 @@ class Rates:
         return np.log(np.maximum(losses - floor, 0) / (self.loss_first - floor) + SOFT)
 
     def floor(self) -> float:
-        """Zero, or the lowest loss seen if losses are negative."""
-        lowest = min((min(r.losses) for r in self.all_runs() if r.losses), default=0.0)
-        return min(0.0, lowest if np.isfinite(lowest) else 0.0)
+        """Zero; if losses are negative the lowest one seen, and in any case one below the start."""
+        first = self.loss_first
+        seen = [v for r in self.all_runs() for v in r.losses if np.isfinite(v)]
+        lowest = min([first, *seen])
+        if lowest > 0 or (lowest == 0 and first > 0):
+            return 0.0
+        return min(lowest, first - 0.01 * (abs(first) or 1.0))
 
-    def in_flight(self, i: int) -> bool:
+    def in_flight(self, i: float) -> bool:
         """Whether the run at `i` is above its start, and falling fast enough to land in time."""
         run = self.run(i)
         return run is not None and self.rose(run) and self.lands(run)
+
+    def below_start(self, i: float) -> bool:
+        """Whether the run at `i` is below its start now."""
+        run = self.run(i)
+        return run is not None and not run.dead and run.losses[-1] < self.loss_first
 
     def lands(self, run: Run) -> bool:
         """Whether a run, falling on as it does, comes back below its start before the horizon."""

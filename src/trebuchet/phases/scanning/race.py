@@ -22,6 +22,7 @@ an octave away on both sides that has come as far; missing ones are started. So 
 rate is the largest or the smallest tried extends itself.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -30,6 +31,8 @@ from trebuchet.phases.scanning.runs import BudgetSpentError
 
 SOFT = 0.02
 """Losses below this fraction of the start count as equal."""
+NEAR = 0.5
+"""Half octaves within which a rate counts as a neighbour: rates need not be on the grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class Plan:
         at_most: Neighbours started in one rung, at most.
     """
 
-    first: tuple[int, ...] = (-16, -13, -10, -7, -4, -1, 2)
+    first: tuple[float, ...] = (-16, -13, -10, -7, -4, -1, 2)
     opening: float = 0.05
     rungs: tuple[Rung, ...] = (
         Rung(0.125, 4, 1.0, 2),
@@ -80,14 +83,17 @@ class Field(Protocol):
 
     horizon: int
 
-    def advance(self, places: Sequence[int], steps: int) -> None:
+    def advance(self, places: Sequence[float], steps: int) -> None:
         """Train rates up to `steps`; BudgetSpentError at the first that is not affordable."""
 
-    def score(self, i: int) -> float:
+    def score(self, i: float) -> float:
         """Softened log loss of rate `i`, infinite if it diverged."""
 
-    def in_flight(self, i: int) -> bool:
+    def in_flight(self, i: float) -> bool:
         """Whether rate `i` is above its start, and on its way back below it in time."""
+
+    def below_start(self, i: float) -> bool:
+        """Whether rate `i` is below its start now."""
 
     def left(self) -> float:
         """Gradient evaluations that may still be spent."""
@@ -104,7 +110,7 @@ class Course:
         extended: −1 or +1 if the best rate lay below or above all that started, else 0.
     """
 
-    steps: dict[int, int] = field(default_factory=dict)
+    steps: dict[float, int] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
     finished: bool = False
     extended: int = 0
@@ -141,7 +147,7 @@ def _stages(runners: Field, plan: Plan, course: Course) -> None:
         active = entrants(runners, active, rung, protect=rung.fraction <= plan.protected)
         for i in before:
             if i not in active:
-                course.log.append(f"{i:+d}: dropped at step {steps}")
+                course.log.append(f"{i:+g}: dropped at step {steps}")
         steps = max(steps, round(rung.fraction * runners.horizon))
         _go(runners, course, _affordable(runners, course, active, steps), steps)
         if rung.reach:
@@ -150,7 +156,31 @@ def _stages(runners: Field, plan: Plan, course: Course) -> None:
     course.extended = (best > max(plan.first)) - (best < min(plan.first))
 
 
-def entrants(runners: Field, active: Sequence[int], rung: Rung, *, protect: bool) -> list[int]:
+def rescue(runners: Field, course: Course) -> None:
+    """Take others to the horizon while no rate that got there ended below its start.
+
+    A favourite may fail late. Before the scan calls every rate bad, the next best go the whole way,
+    as far as the budget allows.
+
+    Args:
+        runners: The rates, after their race.
+        course: The course of it; what is done here is added.
+    """
+    while True:
+        whole = [i for i, steps in course.steps.items() if steps >= runners.horizon]
+        if any(runners.below_start(i) for i in whole):
+            return
+        others = [i for i in course.steps if i not in whole and runners.score(i) < math.inf]
+        if not others:
+            return
+        best = min(others, key=runners.score)
+        if runners.horizon - course.steps[best] > runners.left():
+            return
+        course.log.append(f"{best:+g}: taken to the horizon, where none is below its start")
+        _go(runners, course, [best], runners.horizon)
+
+
+def entrants(runners: Field, active: Sequence[float], rung: Rung, *, protect: bool) -> list[float]:
     """Choose who enters a rung: the rule in this module's docstring.
 
     Args:
@@ -173,7 +203,7 @@ def entrants(runners: Field, active: Sequence[int], rung: Rung, *, protect: bool
     return kept
 
 
-def _alive(runners: Field, course: Course, active: list[int], steps: int) -> list[int]:
+def _alive(runners: Field, course: Course, active: list[float], steps: int) -> list[float]:
     """Who has not diverged; if all have, start ever lower ones, two octaves at a time."""
     alive = [i for i in active if runners.score(i) < float("inf")]
     lowest = min(course.steps)
@@ -181,21 +211,22 @@ def _alive(runners: Field, course: Course, active: list[int], steps: int) -> lis
         if alive:
             break
         lowest -= 4
-        course.log.append(f"every rate diverged: started {lowest:+d}")
+        course.log.append(f"every rate diverged: started {lowest:+g}")
         _go(runners, course, [lowest], steps)
         alive = [lowest] if runners.score(lowest) < float("inf") else []
     return alive
 
 
 def _surround(
-    runners: Field, course: Course, active: list[int], rung: Rung, steps: int, at_most: int
+    runners: Field, course: Course, active: list[float], rung: Rung, steps: int, at_most: int
 ) -> None:
     """Start the best rate's missing neighbours until the best is inside."""
     for _ in range(at_most):
         if not active:
             return
         best = min(active, key=runners.score)
-        missing = [j for j in (best + rung.reach, best - rung.reach) if j not in active]
+        wanted = (best + rung.reach, best - rung.reach)
+        missing = [j for j in wanted if all(abs(j - i) > NEAR for i in active)]
         going = _affordable(runners, course, [best, *missing], steps)[1:]
         if not going:
             return
@@ -203,7 +234,7 @@ def _surround(
         _go(runners, course, going, steps)
 
 
-def _affordable(runners: Field, course: Course, active: list[int], steps: int) -> list[int]:
+def _affordable(runners: Field, course: Course, active: list[float], steps: int) -> list[float]:
     """The first of `active`, and those whose steps leave enough to take it to the horizon."""
     best, *others = active or [0]
     left = runners.left() - (runners.horizon - course.steps.get(best, 0))
@@ -211,14 +242,14 @@ def _affordable(runners: Field, course: Course, active: list[int], steps: int) -
     for i in others:
         cost = max(0, steps - course.steps.get(i, 0))
         if cost > left:
-            course.log.append(f"{i:+d}: not taken to step {steps}, to leave enough for {best:+d}")
+            course.log.append(f"{i:+g}: not taken to step {steps}, to leave enough for {best:+g}")
             continue
         left -= cost
         going.append(i)
     return going
 
 
-def _go(runners: Field, course: Course, places: Sequence[int], steps: int) -> None:
+def _go(runners: Field, course: Course, places: Sequence[float], steps: int) -> None:
     runners.advance(places, steps)
     for i in places:
         course.steps[i] = max(steps, course.steps.get(i, 0))

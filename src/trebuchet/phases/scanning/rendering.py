@@ -21,7 +21,7 @@ MARKS: dict[str, str] = {
 }  # fmt: skip
 """A seed's phase in one character, for those who do not see its colour."""
 
-NAMES = {**{str(phase): str(phase) for phase in Phase}, DROPPED: "dropped early"}
+NAMES = {**{str(phase): str(phase) for phase in Phase}, DROPPED: "dropped"}
 
 TERMINAL: dict[str, str] = {
     Phase.LAZY: "cyan", Phase.CATAPULT: "yellow", Phase.DIVERGENT: "red",
@@ -33,6 +33,7 @@ NOTEBOOK: dict[str, str] = {
     **PHASE_COLOURS, Phase.LAZY: "#1F78A8", Phase.CATAPULT: "#A36F00",
     Phase.DIVERGENT: DARK_RED, DROPPED: GREY,
 }  # fmt: skip
+_RIGHT = '<td style="text-align:right">'
 _SHADE = "#E3F3EC"
 
 HERE = "▶"
@@ -79,7 +80,7 @@ def rows(scan: "Scan") -> list[Row]:
             "peak / start": _number(row["peak_ratio"], 3),
             "lands at": "" if row["recovery_step"] < 0 else str(row["recovery_step"]),
             "steps": str(row["steps"]),
-            "loss": _number(row["loss"], 4),
+            "last loss": _number(row["loss"], 4),
             **{heading: _number(row[name], 3) for heading, name in optional},
         }
         verdict = DROPPED if row["status"] == DROPPED else str(row["phase"])
@@ -98,13 +99,15 @@ def in_terminal(scan: "Scan") -> Table:
         With the key to its marks as caption.
     """
     laid = rows(scan)
-    table = Table(title="learning rates", title_justify="left", caption_justify="left")
+    table = Table(
+        title="learning rates", title_justify="left", caption_justify="left", padding=(0, 1, 0, 0)
+    )
     first, *others = laid[0].cells
     table.add_column("")
-    table.add_column(first, justify="right")
-    table.add_column("phase")
+    table.add_column(first, justify="right", no_wrap=True)
+    table.add_column("phase", no_wrap=True)
     if _several(laid):
-        table.add_column("seeds")
+        table.add_column("seeds", no_wrap=True)
     for heading in others:
         table.add_column(heading, justify="right")
     for row in laid:
@@ -141,14 +144,16 @@ def in_notebook(scan: "Scan") -> str:
     for row in laid:
         shade = f' style="background:{_SHADE};color:#222222;font-weight:bold"'
         parts.append(f"<tr{shade if row.nearest else ''}>")
-        parts.append(f"<td>{HERE if row.nearest else ''}</td><td>{html.escape(row.cells[first])}")
+        parts.append(
+            f"<td>{HERE if row.nearest else ''}</td>{_RIGHT}{html.escape(row.cells[first])}"
+        )
         parts.append(f"</td><td>{_coloured(row.verdict, NAMES[row.verdict])}</td>")
         if _several(laid):
             marks = "&nbsp;".join(
                 _coloured(s, MARKS[s]) if s in MARKS else "&nbsp;" for s in row.seeds
             )
-            parts.append(f'<td style="text-align:left;font-family:monospace">{marks}</td>')
-        parts += [f"<td>{html.escape(row.cells[heading])}</td>" for heading in others]
+            parts.append(f'<td style="text-align:left;font-family:monospace">{marks}&emsp;</td>')
+        parts += [f"{_RIGHT}{html.escape(row.cells[heading])}</td>" for heading in others]
         parts.append("</tr>")
     key = " &emsp; ".join(_coloured(name, f"{MARKS[name]} {NAMES[name]}") for name in _met(laid))
     parts.append(f"</tbody></table><p>{HERE} nearest to the suggestion &emsp; {key}</p>")

@@ -17,7 +17,7 @@ from trebuchet.phases.scanning.arguments import Arguments
 from trebuchet.phases.scanning.checks import check_start
 from trebuchet.phases.scanning.curvature import critical_rate
 from trebuchet.phases.scanning.field import Rates
-from trebuchet.phases.scanning.objective import Objective
+from trebuchet.phases.scanning.objective import Objective, is_finite
 from trebuchet.phases.scanning.optimizers import Factory, make_factory
 from trebuchet.phases.scanning.race import Plan
 from trebuchet.phases.scanning.stack import can_stack
@@ -30,6 +30,8 @@ CLOSING_SAMPLES = 4096
 """Samples that they are compared on at the horizon."""
 FOR_CURVATURE = 1 / 16
 """Share of the budget that λ₀ may cost: the race matters more."""
+FOR_FIRST_STEP = 1 / 16
+"""Share of the budget that the gradient for the forward rate may cost."""
 FOR_EDGES = 0.15
 """Share of a full-batch scan's budget that the race leaves for the edges: it never misses it."""
 AT_ONCE = 16
@@ -49,6 +51,7 @@ class Setup:
         rates: The runs.
         forward: The critical rate without curvature.
         critical: λ₀ and the critical rate.
+        first: What the forward rate is measured on.
     """
 
     asked: Arguments
@@ -59,11 +62,12 @@ class Setup:
     rates: Rates
     forward: ForwardRate
     critical: Critical
+    first: Sequence[Batch]
 
     @property
-    def fixed_cost(self) -> int:
-        """Gradients that one on the fixed set counts as."""
-        size = sum(b.size for b in self.trainer.fixed)
+    def first_cost(self) -> int:
+        """Gradients that one for the forward rate counts as."""
+        size = sum(b.size for b in self.first)
         return max(1, round(size / self.stream.samples_per_step))
 
 
@@ -103,7 +107,8 @@ def prepare(model: nn.Module, asked: Arguments) -> Setup:
     closing = fixed if stream.full_batch else stream.fixed(CLOSING_SAMPLES)
     check_start(objective, fixed, stream)
     objective.watch_for_randomness(fixed[0])
-    forward = along_first_step(objective, factory, fixed)
+    first = _for_first_step(stream, fixed, asked)
+    forward = along_first_step(objective, factory, first)
     critical = Critical(math.nan, math.nan, "", "not measured")
     if asked.curvature != "none":
         critical = critical_rate(
@@ -116,13 +121,36 @@ def prepare(model: nn.Module, asked: Arguments) -> Setup:
     )  # fmt: skip
     if trainer.free_looks and asked.edge_rtol is None:
         trainer.budget = round((1 - FOR_EDGES) * asked.limit)
-    given = asked.rates
-    scale = forward.value if given is None else float(np.exp(np.log(given).mean()))
+    if not is_finite(trainer.loss_first):
+        msg = (
+            f"loss: was finite at first and is {trainer.loss_first} now, at the same weights; "
+            "check for state that it keeps between calls"
+        )
+        raise InputError(msg)
+    scale = _scale(forward, critical)
+    if asked.rates is not None:
+        scale = float(np.exp(np.log(asked.rates).mean()))
     delta = (1e-3 if trainer.free_looks else 1e-2) if asked.delta is None else asked.delta
     # The full batch has no order: without randomness a second seed would be the same run again.
     seeds = asked.seeds[:1] if trainer.free_looks else asked.seeds
     rates = Rates(trainer, scale, seeds, delta=delta, smoothing=Plan().smoothing)
-    return Setup(asked, objective, stream, factory, trainer, rates, forward, critical)
+    return Setup(asked, objective, stream, factory, trainer, rates, forward, critical, first)
+
+
+def _scale(forward: ForwardRate, critical: Critical) -> float:
+    """Where the race starts: the forward rate, unless every first step lowers the loss."""
+    # Outputs that saturate make it unbounded, and far beyond any rate that trains.
+    if math.isfinite(forward.high):
+        return forward.value
+    if math.isfinite(critical.lr) and critical.lr > 0:
+        return critical.lr
+    return min(forward.value, forward.natural)
+
+
+def _for_first_step(stream: Stream, fixed: Sequence[Batch], asked: Arguments) -> Sequence[Batch]:
+    """The fixed set, or as much of it as the budget allows a gradient of: batches may be tiny."""
+    size = max(1, int(FOR_FIRST_STEP * asked.limit)) * stream.samples_per_step
+    return fixed if sum(b.size for b in fixed) <= size else stream.fixed(size)
 
 
 def _at_once(objective: Objective, stream: Stream, asked: Arguments) -> int:

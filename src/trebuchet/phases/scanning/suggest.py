@@ -28,7 +28,7 @@ class Suggestion:
         expected_loss: Loss at the horizon, from the runs around it.
         loss_ratio: The same over the loss at the start.
         margin: Smallest rate known to fail, over the suggestion; infinite if none was met.
-        phase: What a run at this rate does: lazy or catapult.
+        phase: What the run nearest to this rate does: lazy or catapult.
         reason: A sentence.
         reliable: Whether runs reached the horizon around it.
     """
@@ -48,9 +48,9 @@ class Suggestion:
 
 
 def choose(
-    places: Mapping[int, int],
-    scores: Mapping[int, float],
-    score_at: Callable[[int, int], float] | None = None,
+    places: Mapping[float, int],
+    scores: Mapping[float, float],
+    score_at: Callable[[float, int], float] | None = None,
 ) -> tuple[float, float]:
     """Choose a place on the grid of half octaves.
 
@@ -77,7 +77,7 @@ def choose(
         return float(min(places)), math.nan
     far = [i for i in finite if places[i] >= 0.6 * furthest] or finite
 
-    def cost(i: int) -> float:
+    def cost(i: float) -> float:
         right = [j for j in places if j > i]
         if not right:
             return scores[i]
@@ -140,7 +140,7 @@ def suggest(rates: Rates, lr_max: Interval) -> Suggestion:
     margin = lr_max.high / rate
     return Suggestion(
         rate, min(low, rate), high, expected, ratio, margin, phase,
-        _reason(rates, rate, expected, lr_max, len(runs), len(reached), phase, steps[nearest]),
+        _reason(rates, rate, expected, lr_max, len(runs), len(reached), runs[nearest], furthest),
         reliable,
     )  # fmt: skip
 
@@ -149,7 +149,7 @@ def _final(run: Run) -> float:
     return run.loss_final if math.isfinite(run.loss_final) else run.losses[-1]
 
 
-def _between(losses: Mapping[int, float], place: float) -> float:
+def _between(losses: Mapping[float, float], place: float) -> float:
     """Interpolate losses between two places, in logarithms where they are positive."""
     if not losses:
         return math.nan
@@ -167,20 +167,22 @@ def _reason(
     lr_max: Interval,
     tried: int,
     reached: int,
-    phase: Phase,
+    nearest: Run,
     steps: int,
 ) -> str:
     if not math.isfinite(expected) or expected >= rates.loss_first:
         return (
-            f"none of the {tried} rates tried ended below the loss at the start, so this one is "
-            "only the least bad; look at the data, the loss and the model first"
+            f"no run of {steps} steps ended below the loss at the start ({reached} of {tried} "
+            "rates went so far), so this one is only the least bad; look at the data, the loss "
+            "and the model first"
         )
     text = (
-        f"lowest loss of {tried} rates tried from the same start, {reached} of them for "
+        f"lowest loss of {tried} rates raced from the same start, {reached} of them for "
         f"{steps} steps: {expected:.3g} from {rates.loss_first:.3g}"
     )
-    if phase is Phase.CATAPULT:
-        text += "; the loss rises above its start first and comes back, a catapult"
+    if rates.rose(nearest):
+        where = "" if math.isclose(nearest.rate, rate, rel_tol=0.02) else f" at {nearest.rate:.3g}"
+        text += f"; the loss rises above its start first{where} and comes back, a catapult"
     if math.isfinite(lr_max.high):
         text += f"; training fails from {lr_max.high:.3g}, {lr_max.high / rate:.1f} times this rate"
     else:

@@ -35,13 +35,13 @@ def warmup(setup: Setup, suggestion: Suggestion, lr_max: Interval) -> Warmup:
             key=lambda r: abs(math.log(r.rate / suggestion.rate)),
         )
         gradients = setup.objective.cost.gradients
-        if setup.asked.limit_with_edges - gradients >= setup.fixed_cost:
+        if setup.asked.limit_with_edges - gradients >= setup.first_cost:
             setup.trainer.load(run)
             try:
-                bracket = along_first_step(setup.objective, setup.factory, setup.trainer.fixed)
+                bracket = along_first_step(setup.objective, setup.factory, setup.first)
                 later = bracket.value
             except InputError:  # the gradient vanished, or every step rises: there is no such rate
-                setup.objective.cost.gradients = gradients + setup.fixed_cost
+                setup.objective.cost.gradients = gradients + setup.first_cost
     rate = suggestion.rate
     if later > max(lr_max.high, 1.5 * forward):
         reason = (
