@@ -1,12 +1,15 @@
 """The command line as a whole."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from trebuchet.cli import digits, main
 from trebuchet.data.digits import load_digits01
@@ -97,6 +100,87 @@ def test_a_model_from_a_file_is_scanned_and_a_missing_one_leaves_nothing(
     assert rates[0].startswith("rate,phase,phase_seed0,")
     assert runs[0].startswith("rate,seed,phase,")
     assert 1 < len(rates) <= len(runs)
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "says"),
+    [("mse", {}, "no targets.*array y"), ("hinge", {"y": np.ones((8, 2))}, "expected one of")],
+)
+def test_a_scan_that_fails_leaves_no_folder(
+    loss: str,
+    targets: dict[str, Any],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "plain_net.py").write_text("import torch\n\nnet = torch.nn.Linear(3, 2)\n")
+    np.savez(tmp_path / "d.npz", x=np.ones((8, 3), dtype=np.float32), **targets)
+    out = tmp_path / "above" / "out"
+    with pytest.raises(SystemExit) as end:
+        main([
+            "scan", "--model", "plain_net:net", "--data", str(tmp_path / "d.npz"),
+            "--loss", loss, "--out", str(out),
+        ])  # fmt: skip
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert re.search(says, error)
+    assert "Traceback" not in error
+    assert not out.parent.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_the_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"--out: cannot make .*file is a file"):
+        digits.run_digits(tmp_path / "file" / "out")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as for a folder of someone else's
+    with pytest.raises(InputError, match=r"--out: .* cannot be written to"):
+        digits.run_digits(tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--model", "net:make"], ["--optimizer", "sgd"], ["--horizon", "200"],
+        ["--batch-size", "8"], ["--budget", "1"], ["--edges"],
+    ],
+)  # fmt: skip
+def test_digits_refuses_what_it_would_ignore(
+    option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["scan", "digits", "--rates", "1", "--out", str(tmp_path / "out"), *option])
+    assert end.value.code == 2
+    assert f"{option[0]}: goes with a model of your own" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("ratios", "says"),
+    [
+        ([0.05, 0.2], "η = 5, at which every seed's loss fell below a tenth of its start"),
+        ([0.05, 0.05], "η = 10 (the largest tried), at which every seed's loss fell"),
+        ([0.2, 0.2], "at no rate did every seed's loss fall below a tenth of its start"),
+    ],
+)
+def test_the_verdict_claims_no_more_than_the_share(ratios: list[float], says: str) -> None:
+    """A loss may end below its start without ending below a tenth of it."""
+    runs = xr.Dataset(
+        {
+            "top_eigenvalue_init": ("seed", [0.2]),
+            "phase": (("lr", "seed"), [["lazy"], ["lazy"]]),
+            "final_ratio": (("lr", "seed"), [[r] for r in ratios]),
+            "learning_rate": (("lr", "seed"), [[5.0], [10.0]]),
+        },
+        coords={"lr": [1.0, 2.0], "seed": [0]},
+    )
+    lines = digits.verdict(runs)
+    assert says in lines[-1]
+    assert "trained" not in lines[-1]
 
 
 def test_an_unknown_data_set_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 """`trebuchet curvature`."""
 
-import importlib
 import json
 import math
 import sys
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from trebuchet.cli.loading import load_data, load_model, load_weights
 from trebuchet.cli.output import console
 from trebuchet.errors import InputError
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from trebuchet.curvature import TopEigen
-
-INPUT_KEYS = ("x", "inputs", "x_train", "input_ids")
-TARGET_KEYS = ("y", "targets", "labels", "y_train")
 
 
 def curvature(
@@ -110,118 +107,6 @@ def curvature(
     if out is not None:
         out.write_text(json.dumps(numbers(top), indent=1) + "\n", encoding="utf-8")
     sys.exit(0 if top.converged else 1)
-
-
-def load_model(spec: str) -> "nn.Module":
-    """Import ``package.module:factory`` and call it.
-
-    Args:
-        spec: Where the model is.
-
-    Returns:
-        The model.
-
-    Raises:
-        InputError: If there is no such module or name, or it gives no ``nn.Module``.
-    """
-    from torch import nn
-
-    module_name, colon, name = spec.partition(":")
-    if not (module_name and colon and name):
-        msg = f"--model: expected package.module:factory, got {spec!r}"
-        raise InputError(msg)
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        msg = (
-            f"--model: cannot import {module_name!r} ({error}); run from its folder, or install it"
-        )
-        raise InputError(msg) from error
-    if not hasattr(module, name):
-        msg = f"--model: {module_name} has no {name!r}"
-        raise InputError(msg)
-    made: Any = getattr(module, name)
-    if not isinstance(made, nn.Module):
-        if not callable(made):
-            msg = f"--model: {spec} is a {type(made).__name__}, no factory and no nn.Module"
-            raise InputError(msg)
-        made = made()
-    if not isinstance(made, nn.Module):
-        msg = f"--model: {spec} returned a {type(made).__name__}, expected an nn.Module"
-        raise InputError(msg)
-    return made
-
-
-def load_weights(net: "nn.Module", path: Path) -> None:
-    """Load a state dict.
-
-    Args:
-        net: Into this.
-        path: From here.
-
-    Raises:
-        InputError: If the file is missing or does not fit.
-    """
-    import torch
-
-    if not path.exists():
-        msg = f"--weights: there is no file {path}"
-        raise InputError(msg)
-    try:
-        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, AttributeError, TypeError) as error:
-        first = str(error).strip().splitlines()[0]
-        msg = f"--weights: {path} does not fit the model ({first})"
-        raise InputError(msg) from error
-
-
-def load_data(
-    path: Path, net: "nn.Module", loss: str, samples: int | None
-) -> "tuple[Tensor, Tensor | None]":
-    """Read inputs and targets, in the model's dtype and on its device.
-
-    Args:
-        path: A ``.npz`` file.
-        net: The model.
-        loss: Its name: class indices become int64, everything else the model's dtype.
-        samples: Keep the first so many.
-
-    Returns:
-        Inputs and targets (None where the file has none).
-
-    Raises:
-        InputError: If the file is missing, or holds no arrays of a known name.
-    """
-    import numpy as np
-    import torch
-
-    if not path.exists():
-        msg = f"--data: there is no file {path}"
-        raise InputError(msg)
-    if path.suffix != ".npz":
-        msg = f"--data: expected a .npz file, got {path}; numpy.savez(path, x=…, y=…) makes one"
-        raise InputError(msg)
-    with np.load(path) as file:
-        arrays = {name: file[name] for name in file.files}
-    key = next((n for n in INPUT_KEYS if n in arrays), None)
-    if key is None:
-        msg = f"--data: {path} holds {', '.join(arrays) or 'nothing'}; expected an array called x"
-        raise InputError(msg)
-    target_key = next((n for n in TARGET_KEYS if n in arrays), None)
-    parameter = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
-    dtype, device = parameter.dtype, parameter.device
-    x = torch.from_numpy(arrays[key])[:samples]
-    if x.dtype == torch.uint8:
-        x = x.to(dtype) / 255
-    elif x.is_floating_point():
-        x = x.to(dtype)
-    if target_key is None:
-        return x.to(device), None
-    y = torch.from_numpy(arrays[target_key])[:samples]
-    classes = loss in ("cross_entropy", "nll") and not y.is_floating_point()
-    return x.to(device), y.to(device, torch.int64 if classes else dtype)
 
 
 def _measure(net: "nn.Module", loss: str, data: Any, **options: Any) -> "TopEigen":

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from trebuchet._types import Phase
-from trebuchet.cli.output import console, prepare_folder, refuse_existing
+from trebuchet.cli.output import check_folder, console, prepare_folder, refuse_existing
 from trebuchet.cli.tables import rates_table
 from trebuchet.errors import InputError
 from trebuchet.phases.edges import edges
@@ -16,8 +16,8 @@ from trebuchet.results.store import save
 from trebuchet.results.summary import table
 
 DEFAULT_OUT = Path("trebuchet-scan-digits")
-TRAINED = 0.1
-"""A rate counts as one that trained if every seed ended below this share of its first loss."""
+TENTH = 0.1
+"""The largest rate that is named is one where every seed ended below this share of its start."""
 
 
 def run_digits(
@@ -44,7 +44,7 @@ def run_digits(
     data, picture = out / "runs.zarr", out / "scan.png"
     ratios = RATIOS if rates is None else parse_rates(rates)
     refuse_existing([data, picture], overwrite=overwrite)
-    prepare_folder(out)
+    check_folder(out)
     screen = console()
     problem = digits_problem()
     screen.print(
@@ -60,6 +60,7 @@ def run_digits(
         screen.print(line, soft_wrap=True)
     if runs.attrs["interrupted"]:
         screen.print("[yellow]interrupted:[/] what was finished is above and is written too")
+    prepare_folder(out)
     save(runs, data, overwrite=overwrite)
     part = out / ".scan.part.png"
     title = f"{problem.name[0].upper()}{problem.name[1:]}"
@@ -119,14 +120,14 @@ def verdict(runs: xr.Dataset) -> list[str]:
         f"λ₀ = {np.median(top):.4g}, the top eigenvalue of the NTK ÷ D"
     ]
     came_through = runs.phase.isin([str(Phase.LAZY), str(Phase.CATAPULT)])
-    trained = (came_through & (runs.final_ratio < TRAINED)).all("seed")
-    if not bool(trained.any()):
-        return [*lines, f"no rate brought every seed below {TRAINED:g} L₀: give it more steps"]
-    largest = runs.lr.where(trained).max()
+    fell = (came_through & (runs.final_ratio < TENTH)).all("seed")
+    if not bool(fell.any()):
+        return [*lines, "at no rate did every seed's loss fall below a tenth of its start"]
+    largest = runs.lr.where(fell).max()
     eta = float(runs.learning_rate.sel(lr=largest).median())
     last = " (the largest tried)" if float(largest) == float(runs.lr.max()) else ""
     lines.append(
-        f"largest rate that trained  ηλ₀ = {float(largest):g}, η = {eta:.4g}{last}: "
-        f"every seed ended below {TRAINED:g} of its first loss"
+        f"largest rate  ηλ₀ = {float(largest):g}, η = {eta:.4g}{last}, at which every seed's loss "
+        "fell below a tenth of its start"
     )
     return lines

@@ -13,6 +13,28 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False)
 
 
+def check_folder(folder: Path) -> None:
+    """See that a folder can be made or written to, and change nothing yet.
+
+    A computation that fails then leaves no empty folder behind.
+
+    Args:
+        folder: The folder; it need not exist.
+
+    Raises:
+        InputError: If it could not be made or written to.
+    """
+    nearest = folder.absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        msg = f"--out: cannot make the folder {folder} ({nearest} is a file); name another"
+        raise InputError(msg)
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        msg = f"--out: the folder {nearest} cannot be written to; name another"
+        raise InputError(msg)
+
+
 def prepare_folder(folder: Path) -> None:
     """Make sure a folder can be written to before an hour is spent computing for it.
 

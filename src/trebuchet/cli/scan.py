@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trebuchet.cli.output import console, prepare_folder, refuse_existing
+from trebuchet.cli.output import check_folder, console, prepare_folder, refuse_existing
 from trebuchet.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,13 +47,19 @@ def scan(
         ),
     ] = None,
     optimizer: Annotated[
-        str, typer.Option(help="sgd, momentum (0.9), nesterov (0.9), adam or adamw.")
-    ] = "sgd",
+        str | None,
+        typer.Option(
+            help="sgd, momentum (0.9), nesterov (0.9), adam or adamw.", show_default="sgd"
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for the picture, the tables and the data.", show_default=False),
     ] = None,
-    horizon: Annotated[int, typer.Option(help="Steps you will train for, or the first few.")] = 200,
+    horizon: Annotated[
+        int | None,
+        typer.Option(help="Steps you will train for, or the first few.", show_default="200"),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Samples a batch; all unless given.", show_default=False)
     ] = None,
@@ -93,7 +99,19 @@ def scan(
     On your own model: trebuchet scan --model mynet:make --data train.npz --loss cross_entropy
     """
     if dataset is not None:
-        _check_digits(dataset, [model, data, loss])
+        _check_digits(
+            dataset,
+            {
+                "--model": model,
+                "--data": data,
+                "--loss": loss,
+                "--optimizer": optimizer,
+                "--horizon": horizon,
+                "--batch-size": batch_size,
+                "--budget": budget,
+                "--edges": edges or None,
+            },
+        )
         from trebuchet.cli.digits import run_digits
 
         run_digits(out, rates=rates, seeds=3 if seeds is None else seeds, overwrite=overwrite)
@@ -103,20 +121,25 @@ def scan(
     assert data is not None
     assert loss is not None
     run_model(
-        model, data, loss, optimizer, out, horizon=horizon, batch_size=batch_size,
+        model, data, loss, "sgd" if optimizer is None else optimizer, out,
+        horizon=200 if horizon is None else horizon, batch_size=batch_size,
         seeds=2 if seeds is None else seeds, budget=budget, edges=edges, overwrite=overwrite,
     )  # fmt: skip
 
 
-def _check_digits(dataset: str, others: list[object]) -> None:
+def _check_digits(dataset: str, others: dict[str, object]) -> None:
     if dataset != "digits":
         msg = (
             f"dataset: expected 'digits', got {dataset!r}; for a model of your own give "
             "--model, --data and --loss"
         )
         raise InputError(msg)
-    if any(other is not None for other in others):
-        msg = "dataset: 'digits' brings its own model, data and loss; leave them or it out"
+    given = [name for name, other in others.items() if other is not None]
+    if given:
+        msg = (
+            f"{given[0]}: goes with a model of your own; 'digits' brings its model, data, loss and "
+            "optimizer, and takes --rates, --seeds, --out and --overwrite only"
+        )
         raise InputError(msg)
 
 
@@ -158,8 +181,11 @@ def run_model(
         budget: Gradient evaluations; None is four horizons.
         edges: Bisect the edges to 10 %, with trials to the horizon.
         overwrite: Replace results that exist.
+
+    Raises:
+        InputError: If an option, the model or the data is not what was expected.
     """
-    from trebuchet.cli.curvature import load_data, load_model
+    from trebuchet.cli.loading import TARGET_KEYS, load_data, load_model
     from trebuchet.phases.scan import scan as scan_model
 
     out = DEFAULT_OUT if out is None else out
@@ -167,12 +193,16 @@ def run_model(
     refuse_existing(places, overwrite=overwrite)
     net = load_model(model)
     inputs, targets = load_data(data, net, loss, None)
-    prepare_folder(out)
+    if targets is None:
+        msg = f"--data: {data} has no targets; add an array y (or {', '.join(TARGET_KEYS[1:])})"
+        raise InputError(msg)
+    check_folder(out)
     found = scan_model(
         net, loss, (inputs, targets), optimizer, horizon=horizon, batch_size=batch_size,
         seeds=seeds, budget=budget, edge_rtol=0.1 if edges else None, progress=True,
     )  # fmt: skip
     console().print(found)
+    prepare_folder(out)
     _write(found, places, overwrite=overwrite)
     for place in places:
         console().print(f"wrote {place}", soft_wrap=True)
