@@ -228,7 +228,7 @@ def _text(result: Scan) -> str:
 
 def _line(text: str, rate: str) -> str:
     return next(
-        line for line in text.splitlines() if re.match(rf"│ .? +│ +{re.escape(rate)} │", line)
+        line for line in text.splitlines() if re.match(rf"│.? +│ *{re.escape(rate)} │", line)
     )
 
 

@@ -44,7 +44,7 @@ class Row:
     """One rate, as text.
 
     Attributes:
-        nearest: Whether it is the rate tried nearest to the suggestion.
+        nearest: Whether it is nearest to the suggestion, of the rates that came furthest.
         verdict: Its phase, or "dropped".
         seeds: The same by seed; empty: not run.
         cells: The other columns, by heading.
@@ -72,7 +72,12 @@ def rows(scan: "Scan") -> list[Row]:
         for heading, name in (("ηλ at end", "lr_ratio_final"), ("sparsity", "sparsity"))
         if table[name].notna().any()
     ]
-    away = [abs(math.log(rate / scan.suggestion.rate)) for rate in table["rate"]]
+    # Nearest of the rates that came furthest: a trial of a few steps says nothing of this one.
+    furthest = table["steps"] == table["steps"].max()
+    away = [
+        abs(math.log(rate / scan.suggestion.rate)) if far else math.inf
+        for rate, far in zip(table["rate"], furthest, strict=True)
+    ]
     found = []
     for row, distance in zip(table.to_dict("records"), away, strict=True):
         cells = {
