@@ -84,8 +84,8 @@ def scan(
         budget: Gradient evaluations in all, curvature included at two a product; by default four
             horizons, and what `edge_rtol` needs.
         rates: Rates to start the race from, in place of seven around the forward-only critical
-            rate. Each is moved to the race's grid of half octaves, by up to 19 %, and two that
-            meet there are one; the search leaves them where the best is not inside.
+            rate. The search gives the best of them neighbours an octave away, and leaves them
+            where the best is not inside.
         edge_rtol: Bisect `lr_loss` and `lr_max` to this relative width, with every trial run to the
             horizon. By default to 10 %, with what the race leaves of the budget, and a trial is
             ended when it has settled below its start.

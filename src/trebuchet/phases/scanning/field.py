@@ -1,4 +1,4 @@
-"""The rates of a scan: a grid of half octaves around a scale, with a run behind each."""
+"""The rates of a scan, in half octaves from a scale, with a run behind each."""
 
 import math
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """The race: short runs at many rates, longer ones at few; from coarse to fine.
 
-Rates are on a grid of half octaves, rate = scale · 2^(i/2), around a scale that one gradient and a
-dozen forward passes give (``phases.forward_rate``). The race keeps a set of rates and takes them
+Rates are counted in half octaves, rate = scale · 2^(i/2), from a scale that one gradient and a
+dozen forward passes give (``phases.forward_rate``); whole ones, unless the user names the rates. The race keeps a set of rates and takes them
 from rung to rung; a rung is a number of steps. The numbers below were found by replaying recorded
 loss curves of 71 development problems, none of them in ``bench/suggest.py``'s reported list; the
 result is flat around them.
@@ -19,7 +19,8 @@ beyond the number allowed; a catapult of the initialisation has landed by then.
 
 **Where the race looks next.** After every rung but the last, the best rate must have a neighbour
 an octave away on both sides that has come as far; missing ones are started. So a search whose best
-rate is the largest or the smallest tried extends itself.
+rate is the largest or the smallest tried extends itself. And if at the horizon nobody is below the
+start, the next best of those left behind are taken there, as far as the budget goes.
 """
 
 import math
