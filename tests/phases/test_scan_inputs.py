@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from trebuchet.errors import InputError
 from trebuchet.phases.forward_rate import forward_critical_rate
 from trebuchet.phases.scan import scan
+from trebuchet.phases.scanning.checks import checked_progress
 from trebuchet.phases.scanning.stream import make_stream
 
 CPU = torch.device("cpu")
@@ -38,6 +39,42 @@ class Broken(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layer(x) * torch.nan
         return out
+
+
+class Pair(nn.Module):
+    """A model that outputs a pair."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1).double()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z: Tensor = self.layer(x)
+        return z, z
+
+
+class Scaled(nn.Module):
+    """A loss with a parameter of its own, a fixed one, and one of the model's if it is given."""
+
+    def __init__(self, trained: bool, shared: nn.Parameter | None = None) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones((), dtype=torch.float64), requires_grad=trained)
+        if shared is not None:
+            self.shared = shared
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        value: Tensor = self.scale * (z - y).square().mean()
+        return value
+
+
+def _normalised(layer: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), layer, nn.Tanh(), nn.Linear(4, 1)).double()
+
+
+def _closure(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    value: Tensor = model(batch["inputs"]).square().mean()
+    return value
 
 
 def _ignoring(params: Any, rate: float) -> torch.optim.Optimizer:
@@ -79,6 +116,52 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "shapes do not fit": (
         {"data": (torch.randn(12, 5).double(), torch.zeros(12, 1).double())},
         "model: cannot be evaluated with this loss on this data",
+    ),
+    "class out of range": (
+        {"loss": "cross_entropy", "data": (_data()[0], torch.full((12,), 2))},
+        r"model: cannot be evaluated .* \(IndexError: Target 2 is out of bounds.\); check that",
+    ),
+    "pair of outputs": (
+        {"model": Pair()},
+        r"model: cannot be evaluated .* \(AttributeError: .*; check that loss\(model\(inputs\), ",
+    ),
+    "closure without its key": (
+        {"loss": _closure, "data": {"x": _data()[0]}},
+        r"model: cannot be evaluated .* \(KeyError: 'inputs'\); check that loss\(model, batch\)",
+    ),
+    "batch of one for BatchNorm": (
+        {"model": _normalised(nn.BatchNorm1d(4)), "batch_size": 1},
+        "batch_size: expected enough samples for the model's batch statistics, got 1 at a time",
+    ),
+    "batch of one without running statistics": (
+        {"model": _normalised(nn.BatchNorm1d(4, track_running_stats=False)), "batch_size": 1},
+        "batch_size: expected enough samples for the model's batch statistics, got 1 at a time",
+    ),
+    "one sample for BatchNorm": (
+        {"model": _normalised(nn.BatchNorm1d(4)), "data": _data(1)},
+        "batch_size: expected enough samples for the model's batch statistics, got 1 at a time",
+    ),
+    "micro-batch of one for BatchNorm": (
+        {"model": _normalised(nn.BatchNorm1d(4)), "micro_batch": 1},
+        "micro_batch: expected enough samples for the model's batch statistics, got 1 at a time",
+    ),
+    "last batch of one": (
+        {
+            "model": _normalised(nn.BatchNorm1d(4)),
+            "data": DataLoader(TensorDataset(*_data(13)), batch_size=4),
+        },
+        "batch_size: expected enough samples .* got 1 at a time .* a loader drop_last=True",
+    ),
+    "loss to be trained": (
+        {"loss": Scaled(trained=True)},
+        "loss: expected no trainable parameters of its own, got scale",
+    ),
+    "sparse gradients": (
+        {
+            "model": nn.Sequential(nn.Embedding(5, 1, sparse=True), nn.Flatten()).double(),
+            "data": (torch.arange(4)[:, None], torch.zeros(4, 1).double()),
+        },
+        "model: has sparse gradients, of its Embedding '0'",
     ),
     "short horizon": ({"horizon": 5}, "horizon: expected at least 10 steps, got 5"),
     "small budget": ({"budget": 30}, "budget: expected at least two horizons, 40"),
@@ -176,6 +259,59 @@ def test_numbers_of_other_kinds_are_the_same_numbers() -> None:
     np.testing.assert_allclose(other.table["loss"], plain.table["loss"], rtol=1e-5)
     assert other.cost["gradients"] == plain.cost["gradients"]
     assert set(other.runs["seed"]) == {1, 3}
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.BatchNorm1d(4, affine=False)])
+def test_two_samples_are_enough_for_batch_statistics(layer: nn.Module) -> None:
+    result = scan(_normalised(layer), "mse", _data(), horizon=20, batch_size=2, curvature="none")
+    assert result.cost["gradients"] <= 80
+
+
+def test_a_loss_may_have_fixed_parameters_and_the_models_own() -> None:
+    model = _model()
+    loss = Scaled(trained=False, shared=model.get_parameter("0.weight"))
+    result = scan(model, loss, _data(), horizon=20, curvature="none")
+    plain = scan(model, "mse", _data(), horizon=20, curvature="none")
+    assert result.suggestion.rate == plain.suggestion.rate
+
+
+def test_a_fixed_embedding_may_be_sparse() -> None:
+    torch.manual_seed(0)
+    table = nn.Embedding(5, 3, sparse=True).requires_grad_(False)
+    model = nn.Sequential(table, nn.Flatten(), nn.Linear(3, 1)).double()
+    data = (torch.arange(5)[:, None], torch.arange(5).double()[:, None])
+    assert scan(model, "mse", data, horizon=20).lr_max.low > 0
+
+
+def test_the_users_exception_is_chained() -> None:
+    data = (_data()[0], torch.full((12,), 2))
+    with pytest.raises(InputError) as caught:
+        scan(_model(), "cross_entropy", data, horizon=20)
+    assert isinstance(caught.value.__cause__, IndexError)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_only_the_first_evaluation_is_about_the_arguments(k: int) -> None:
+    calls = 0
+
+    def loss(z: Tensor, y: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == k:
+            raise KeyError(calls)
+        return (z - y).square().mean()
+
+    with pytest.raises(InputError if k == 1 else KeyError):
+        scan(_model(), loss, _data(), horizon=20, batch_size=4)
+    assert calls == k
+
+
+def test_progress_is_a_bar_or_a_function() -> None:
+    assert checked_progress(None) is False
+    assert checked_progress(True) is True
+    assert checked_progress(print) is print
+    with pytest.raises(InputError, match=r"progress: expected True, False or .* got 'x'"):
+        checked_progress("x")
 
 
 def test_a_model_is_needed() -> None:
