@@ -102,6 +102,30 @@ def test_a_model_from_a_file_is_scanned_and_a_missing_one_leaves_nothing(
     assert 1 < len(rates) <= len(runs)
 
 
+@pytest.mark.filterwarnings("error")  # torch warns where targets are broadcast against outputs
+def test_targets_in_a_row_are_compared_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "row_net.py").write_text(
+        "import torch\n\n\ndef make():\n    torch.manual_seed(0)\n"
+        "    return torch.nn.Linear(3, 1)\n"
+    )
+    g = np.random.default_rng(0)
+    x, y = g.normal(size=(8, 3)), g.normal(size=8)
+    np.savez(tmp_path / "row.npz", x=x, y=y)
+    np.savez(tmp_path / "column.npz", x=x, y=y[:, None])
+    tables = []
+    for name in ("row", "column"):
+        data, out = str(tmp_path / f"{name}.npz"), tmp_path / name
+        command = ["scan", "--model", "row_net:make", "--data", data, "--loss", "mse"]
+        with pytest.raises(SystemExit) as end:
+            main([*command, "--horizon", "10", "--out", str(out)])
+        assert end.value.code == 0
+        tables.append((out / "scan.csv").read_text())
+    assert tables[0] == tables[1]
+
+
 @pytest.mark.parametrize(
     ("loss", "targets", "says"),
     [("mse", {}, "no targets.*array y"), ("hinge", {"y": np.ones((8, 2))}, "expected one of")],

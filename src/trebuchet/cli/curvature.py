@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from trebuchet.cli.loading import load_data, load_model, load_weights
+from trebuchet.cli.loading import load_data, load_model, load_weights, shaped
 from trebuchet.cli.output import console
 from trebuchet.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from trebuchet.curvature import TopEigen
 
@@ -126,7 +126,7 @@ def _measure(net: "nn.Module", loss: str, data: Any, **options: Any) -> "TopEige
         try:
             if blind:
                 return top_eigen(net, None, data[0], on_step=on_step, **options)
-            data = (data[0], _shaped(net, loss, *data))
+            data = (data[0], shaped(net, loss, *data))
             return top_eigen(net, loss, data, on_step=on_step, **options)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             if isinstance(error, InputError):
@@ -134,19 +134,6 @@ def _measure(net: "nn.Module", loss: str, data: Any, **options: Any) -> "TopEige
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             msg = f"model: it cannot take this data, or this loss its outputs ({first})"
             raise InputError(msg) from error
-
-
-def _shaped(net: "nn.Module", loss: str, x: "Tensor", y: "Tensor") -> "Tensor":
-    """Give targets of shape (D,) the outputs' shape (D, 1), which broadcasting would spoil."""
-    import torch
-
-    if loss in ("cross_entropy", "nll") or y.ndim != 1:
-        return y
-    from trebuchet.curvature import held_still
-
-    with held_still(net), torch.no_grad():
-        z = net(x[:1])
-    return y[:, None] if isinstance(z, torch.Tensor) and z.shape == (1, 1) else y
 
 
 def summary(top: "TopEigen") -> str:

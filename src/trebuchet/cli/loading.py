@@ -190,3 +190,30 @@ def _plain(path: Path, name: str, array: "np.ndarray[Any, Any]") -> "np.ndarray[
         )
         raise InputError(msg)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def shaped(net: "nn.Module", loss: str, x: "Tensor", y: "Tensor") -> "Tensor":
+    """Give targets of shape (D,) the outputs' shape (D, 1), which broadcasting would spoil.
+
+    Args:
+        net: The model.
+        loss: Its name; targets that are class indices stay as they are.
+        x: Inputs, D of them.
+        y: Targets.
+
+    Returns:
+        The targets, shape (D, 1) if the model's outputs have it; as they came where the model does
+        not take the inputs, which whatever evaluates it next will say.
+    """
+    import torch
+
+    from trebuchet.curvature import held_still
+
+    if loss in ("cross_entropy", "nll") or y.ndim != 1:
+        return y
+    try:
+        with held_still(net), torch.no_grad():
+            z = net(x[:1])
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return y
+    return y[:, None] if isinstance(z, torch.Tensor) and z.shape == (1, 1) else y

@@ -185,7 +185,7 @@ def run_model(
     Raises:
         InputError: If an option, the model or the data is not what was expected.
     """
-    from trebuchet.cli.loading import TARGET_KEYS, load_data, load_model
+    from trebuchet.cli.loading import TARGET_KEYS, load_data, load_model, shaped
     from trebuchet.phases.scan import scan as scan_model
 
     out = DEFAULT_OUT if out is None else out
@@ -197,6 +197,7 @@ def run_model(
         msg = f"--data: {data} has no targets; add an array y (or {', '.join(TARGET_KEYS[1:])})"
         raise InputError(msg)
     check_folder(out)
+    targets = shaped(net, loss, inputs, targets)
     found = scan_model(
         net, loss, (inputs, targets), optimizer, horizon=horizon, batch_size=batch_size,
         seeds=seeds, budget=budget, edge_rtol=0.1 if edges else None, progress=True,
