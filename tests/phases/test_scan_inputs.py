@@ -2,6 +2,8 @@
 
 import copy
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from trebuchet.errors import InputError
 from trebuchet.phases.forward_rate import forward_critical_rate
 from trebuchet.phases.scan import scan
 from trebuchet.phases.scanning.checks import checked_progress
+from trebuchet.phases.scanning.optimizers import make_factory
 from trebuchet.phases.scanning.stream import make_stream
 
 CPU = torch.device("cpu")
@@ -330,6 +333,125 @@ def test_optimizer_without_a_rate_in_its_first_group() -> None:
     model = _model()
     with pytest.raises(InputError, match="its first group has lr 0"):
         scan(model, "mse", _data(), torch.optim.SGD(model.parameters(), lr=0.0), horizon=20)
+
+
+class Sharpness(torch.optim.SGD):
+    """An optimizer that says only in its step that it needs a closure, as SAM does."""
+
+    def step(self, closure: Any = None) -> Any:
+        assert closure is not None, "requires closure, but it was not provided"
+
+
+class WithoutRate(torch.optim.Optimizer):
+    """An optimizer whose groups have no lr."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, {"step_size": lr})
+
+
+def _no_arguments() -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.zeros(1)])
+
+
+def _with_more(model: nn.Module, rate: float = 0.1) -> torch.optim.Optimizer:
+    return torch.optim.SGD([*model.parameters(), *nn.Linear(2, 2).parameters()], lr=rate)
+
+
+CLOSURE = r"optimizer: its step needs a closure \({}\), which a scan cannot give; choose"
+MADE = r"optimizer: could not be made for this model \({}.*\); expected a name or a factory"
+STEP = r"optimizer: Adam cannot make a step on this model \({}.*\); change its settings, or"
+OPTIMIZERS: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
+    "LBFGS": (lambda m: torch.optim.LBFGS, CLOSURE.format("LBFGS")),
+    "an LBFGS": (lambda m: torch.optim.LBFGS(m.parameters()), CLOSURE.format("LBFGS")),
+    "sharpness-aware": (lambda m: Sharpness, CLOSURE.format("Sharpness")),
+    "raises": (lambda m: lambda params, rate: 1 / 0, MADE.format("ZeroDivisionError: division")),
+    "no arguments": (lambda m: _no_arguments, MADE.format("TypeError: _no_arguments")),
+    "Muon on biases": (lambda m: torch.optim.Muon, MADE.format("ValueError: Muon only supports")),
+    "differentiable": (
+        lambda m: partial(torch.optim.Adam, differentiable=True),
+        STEP.format("RuntimeError: a leaf Variable that requires grad"),
+    ),
+    "a differentiable one": (
+        lambda m: torch.optim.Adam(m.parameters(), differentiable=True),
+        STEP.format("RuntimeError: a leaf Variable that requires grad"),
+    ),
+    "capturable on a CPU": (
+        lambda m: partial(torch.optim.Adam, capturable=True),
+        STEP.format("AssertionError: If capturable=True"),
+    ),
+    "without lr": (lambda m: WithoutRate, "optimizer: the factory ignores the rate"),
+    "maximises": (
+        lambda m: partial(torch.optim.SGD, maximize=True),
+        "optimizer: expected .* got maximize=True; scan minus the loss with maximize=False",
+    ),
+    "one group maximises": (
+        lambda m: torch.optim.SGD(
+            [{"params": [m.get_parameter("0.weight")]},
+             {"params": [m.get_parameter("2.weight")], "maximize": True}]
+        ),
+        "optimizer: expected .* got maximize=True; scan minus the loss with maximize=False",
+    ),
+    "another model's": (
+        lambda m: torch.optim.SGD(copy.deepcopy(m).parameters()),
+        "optimizer: holds none of the model's parameters; make it for this model's",
+    ),
+    "always another model's": (
+        lambda m: lambda params, rate: torch.optim.SGD(_model().parameters(), lr=rate),
+        "optimizer: holds none of the model's parameters; make it for this model's",
+    ),
+    "more than the model's": (_with_more, "optimizer: holds 2 parameters that are not the model's"),
+    "factory for more": (
+        lambda m: lambda params, rate: _with_more(m, rate),
+        "optimizer: holds 2 parameters that are not the model's",
+    ),
+    "rates that are no numbers": (
+        lambda m: torch.optim.SGD([{"params": m.get_submodule("0").parameters()},
+                                   {"params": m.get_submodule("2").parameters(), "lr": math.inf}], lr=0.1),
+        "optimizer: its first group has lr 0.1, so .* give the groups finite rates",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OPTIMIZERS)
+def test_optimizers_that_a_scan_cannot_use(case: str) -> None:
+    make, message = OPTIMIZERS[case]
+    model = _model()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError, match=message) as caught:
+        scan(model, "mse", _data(), make(model), horizon=20)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_step_that_is_tried_leaves_nothing() -> None:
+    model = _model()
+    params = list(model.parameters())
+    for p in params[:2]:
+        p.grad = torch.ones_like(p)
+    before = copy.deepcopy(model.state_dict())
+    grads = [p.grad for p in params]
+    # Decay moves weights without any gradient.
+    own = torch.optim.AdamW(params, lr=0.1, weight_decay=0.5)
+    own.step()
+    state = copy.deepcopy(own.state_dict())
+    model.load_state_dict(before)
+    for optimizer in (own, partial(torch.optim.AdamW, weight_decay=0.5)):
+        factory = make_factory(optimizer, params)
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+        assert all(p.grad is grad for p, grad in zip(params, grads, strict=True))
+        assert factory(params, 0.5).param_groups[0]["lr"] == 0.5
+    assert repr(own.state_dict()) == repr(state)
+
+
+def test_an_optimizer_may_hold_frozen_parameters_and_miss_others() -> None:
+    model = _model()
+    model.get_submodule("0").requires_grad_(False)
+    for optimizer in (
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        torch.optim.SGD([model.get_parameter("2.bias")], lr=0.1),
+    ):
+        assert scan(model, "mse", _data(), optimizer, horizon=20).lr_max.low > 0
 
 
 def test_loader_sets_its_own_batches() -> None:
