@@ -357,6 +357,12 @@ def _with_more(model: nn.Module, rate: float = 0.1) -> torch.optim.Optimizer:
     return torch.optim.SGD([*model.parameters(), *nn.Linear(2, 2).parameters()], lr=rate)
 
 
+def _two_groups(model: nn.Module, **settings: Any) -> torch.optim.Optimizer:
+    first, *rest = model.parameters()
+    groups: list[dict[str, Any]] = [{"params": [first]}, {"params": rest, **settings}]
+    return torch.optim.SGD(groups, lr=0.1)
+
+
 CLOSURE = r"optimizer: its step needs a closure \({}\), which a scan cannot give; choose"
 MADE = r"optimizer: could not be made for this model \({}.*\); expected a name or a factory"
 STEP = r"optimizer: Adam cannot make a step on this model \({}.*\); change its settings, or"
@@ -385,10 +391,7 @@ OPTIMIZERS: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
         "optimizer: expected .* got maximize=True; scan minus the loss with maximize=False",
     ),
     "one group maximises": (
-        lambda m: torch.optim.SGD(
-            [{"params": [m.get_parameter("0.weight")]},
-             {"params": [m.get_parameter("2.weight")], "maximize": True}]
-        ),
+        lambda m: _two_groups(m, maximize=True),
         "optimizer: expected .* got maximize=True; scan minus the loss with maximize=False",
     ),
     "another model's": (
@@ -405,8 +408,7 @@ OPTIMIZERS: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
         "optimizer: holds 2 parameters that are not the model's",
     ),
     "rates that are no numbers": (
-        lambda m: torch.optim.SGD([{"params": m.get_submodule("0").parameters()},
-                                   {"params": m.get_submodule("2").parameters(), "lr": math.inf}], lr=0.1),
+        lambda m: _two_groups(m, lr=math.inf),
         "optimizer: its first group has lr 0.1, so .* give the groups finite rates",
     ),
 }  # fmt: skip
