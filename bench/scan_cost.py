@@ -24,7 +24,8 @@ import torch
 
 from suggest import HORIZON, model_of, with_lr_finder
 from suggest_tasks import TASKS
-from trebuchet.phases import scan as front_door
+from trebuchet.phases.scan import scan
+from trebuchet.phases.scanning import setup
 from trebuchet.phases.scanning.objective import Objective
 
 CASES = (
@@ -57,7 +58,7 @@ def clocks() -> Iterator[dict[str, float]]:
             (Objective, "value", "looks"),
             (torch.optim.SGD, "step", "optimizer"),
             (torch.optim.Adam, "step", "optimizer"),
-            (front_door, "critical_rate", "curvature"),
+            (setup, "critical_rate", "curvature"),
         ):
             patched = timed(part, getattr(owner, name))
             stack.enter_context(mock.patch.object(owner, name, patched))
@@ -76,7 +77,7 @@ def measure(name: str, optimizer: str, repeat: int) -> dict[str, Any]:
         data, model = task.data(), model_of(task, 0)
         started = time.perf_counter()
         with clocks() as parts:
-            found = front_door.scan(
+            found = scan(
                 model, task.loss, data, optimizer, horizon=HORIZON, batch_size=task.batch_size
             )
         total = time.perf_counter() - started

@@ -1,10 +1,10 @@
 """The race: short runs at many rates, longer ones at few; from coarse to fine.
 
 Rates are counted in half octaves, rate = scale · 2^(i/2), from a scale that one gradient and a
-dozen forward passes give (``phases.forward_rate``); whole ones, unless the user names the rates. The race keeps a set of rates and takes them
-from rung to rung; a rung is a number of steps. The numbers below were found by replaying recorded
-loss curves of 71 development problems, none of them in ``bench/suggest.py``'s reported list; the
-result is flat around them.
+dozen forward passes give (``phases.forward_rate``); whole ones, unless the user names the rates.
+The race keeps a set of rates and takes them from rung to rung; a rung is a number of steps. The
+numbers below were found by replaying recorded loss curves of 71 development problems, none of them
+in ``bench/suggest.py``'s reported list; the result is flat around them.
 
 **The rule by which a run is dropped.** At the end of a rung rates are ranked by the *softened*
 loss y = log(L/L₀ + 0.02), averaged over the last 30 % of the steps: below 2 % of the start, noise
