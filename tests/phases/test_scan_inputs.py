@@ -446,6 +446,12 @@ def test_the_step_that_is_tried_leaves_nothing() -> None:
     assert repr(own.state_dict()) == repr(state)
 
 
+def test_what_was_checked_before_is_only_made() -> None:
+    params = list(_model().parameters())
+    factory = make_factory(partial(torch.optim.SGD, maximize=True), params, check=False)
+    assert factory(params, 0.25).param_groups[0]["lr"] == 0.25
+
+
 def test_an_optimizer_may_hold_frozen_parameters_and_miss_others() -> None:
     model = _model()
     model.get_submodule("0").requires_grad_(False)

@@ -28,7 +28,9 @@ NAMED: dict[str, Callable[..., Optimizer]] = {
 """Optimizers by name, with torch's defaults; momentum β = 0.9."""
 
 
-def make_factory(optimizer: object, params: Sequence[nn.Parameter]) -> Factory:
+def make_factory(
+    optimizer: object, params: Sequence[nn.Parameter], *, check: bool = True
+) -> Factory:
     """Return a function that makes an optimizer at a rate, and check that a scan can use it.
 
     One step with zero gradients is tried. The parameters are put back, and nothing is left of it.
@@ -37,6 +39,7 @@ def make_factory(optimizer: object, params: Sequence[nn.Parameter]) -> Factory:
         optimizer: A name, a factory, or an optimizer already made: then every run starts from its
             state, and the rate is that of its first group, the others' keeping their ratio to it.
         params: The trainable parameters.
+        check: False where it was checked before.
 
     Returns:
         The factory.
@@ -47,8 +50,9 @@ def make_factory(optimizer: object, params: Sequence[nn.Parameter]) -> Factory:
     """
     if isinstance(optimizer, Optimizer):
         factory = _from_instance(optimizer)
-        _check_parameters(optimizer, params)
-        _check_step(factory(params, 1e-3), params)
+        if check:
+            _check_parameters(optimizer, params)
+            _check_step(factory(params, 1e-3), params)
         return factory
     if isinstance(optimizer, str):
         if optimizer not in NAMED:
@@ -64,9 +68,10 @@ def make_factory(optimizer: object, params: Sequence[nn.Parameter]) -> Factory:
         )
         raise InputError(msg)
     factory = _called(optimizer)
-    made = _check_heeds(factory, params)
-    _check_parameters(made, params)
-    _check_step(made, params)
+    if check:
+        made = _check_heeds(factory, params)
+        _check_parameters(made, params)
+        _check_step(made, params)
     return factory
 
 
@@ -143,7 +148,7 @@ def _check_step(made: Optimizer, params: Sequence[nn.Parameter]) -> None:
         if "closure" in str(error):
             _refuse_closure(made, error)
         what = f"{type(made).__name__} cannot make a step on this model"
-        _explain(what, "change its settings, or choose another", error)
+        _explain(what, "change its settings, or give a factory(params, rate)", error)
     finally:
         with torch.no_grad():
             for p, value, grad in kept:
