@@ -148,6 +148,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"model": _normalised(nn.BatchNorm1d(4)), "micro_batch": 1},
         "micro_batch: expected enough samples for the model's batch statistics, got 1 at a time",
     ),
+    "micro-batches that leave one": (
+        {"model": _normalised(nn.BatchNorm1d(4)), "micro_batch": 11},
+        "micro_batch: .* got 11 at a time of 12 .*; give a number that leaves no single sample",
+    ),
     "last batch of one": (
         {
             "model": _normalised(nn.BatchNorm1d(4)),

@@ -124,11 +124,14 @@ def _explain(error: Exception, objective: Objective, size: int) -> NoReturn:
     if out_of_memory(error):
         raise error
     if isinstance(error, ValueError) and TOO_FEW in str(error):
-        chunked = objective.chunk is not None and objective.chunk < size
+        name, got = "batch_size", f"{size} at a time"
+        advice = "give more, and a loader drop_last=True"
+        if objective.chunk is not None and objective.chunk < size:
+            name, got = "micro_batch", f"{objective.chunk} at a time of {size}"
+            advice = "give a number that leaves no single sample"
         msg = (
-            f"{'micro_batch' if chunked else 'batch_size'}: expected enough samples for the "
-            f"model's batch statistics, got {objective.chunk if chunked else size} at a time "
-            f"({one_line(error)}); give more, and a loader drop_last=True"
+            f"{name}: expected enough samples for the model's batch statistics, got {got} "
+            f"({one_line(error)}); {advice}"
         )
         raise InputError(msg) from error
     fit = "that loss(model(inputs), targets) works"
