@@ -94,7 +94,8 @@ def early_constants(
         raise InputError(msg)
     params = list(select(model).values())
     device = params[0].device
-    with held_still(model, mode="as_is", loader=data, parameters_too=True):
+    owned = loss if isinstance(loss, nn.Module) else None
+    with held_still(model, mode="as_is", loader=data, parameters_too=True, also=owned):
         stream = make_stream(
             data, device=device, batch_size=None, accumulate=1, horizon=train_steps,
             closure=hasattr(resolved, "fn"),

@@ -20,6 +20,7 @@ from trebuchet.curvature.losses import resolve
 from trebuchet.curvature.policy import held_still
 from trebuchet.curvature.problem import Autocast, select, unwrap
 from trebuchet.errors import InputError
+from trebuchet.phases.scanning.checks import check_start
 from trebuchet.phases.scanning.objective import Objective, is_finite
 from trebuchet.phases.scanning.optimizers import Factory, make_factory
 from trebuchet.phases.scanning.stream import make_stream
@@ -95,7 +96,8 @@ def forward_critical_rate(
         raise InputError(msg)
     params = list(select(model).values())
     device = params[0].device
-    with held_still(model, mode="as_is", loader=data, parameters_too=True):
+    owned = loss if isinstance(loss, nn.Module) else None
+    with held_still(model, mode="as_is", loader=data, parameters_too=True, also=owned):
         stream = make_stream(
             data, device=device, batch_size=None, accumulate=1, horizon=10**9,
             closure=not isinstance(loss, (str, nn.Module)) and hasattr(resolved, "fn"),
@@ -103,6 +105,7 @@ def forward_critical_rate(
         objective = Objective(
             model, resolved, params, Autocast.ambient(device), stream.n_samples, micro_batch
         )
+        check_start(objective, list(stream.pool), stream)
         return along_first_step(
             objective, make_factory(optimizer, params), list(stream.pool), delta
         )

@@ -24,6 +24,7 @@ from trebuchet.phases.scanning.brackets import (
     quick_training_edge,
     training_edge,
 )
+from trebuchet.phases.scanning.checks import checked_progress
 from trebuchet.phases.scanning.curvature import final_eigenvalues, sparsity
 from trebuchet.phases.scanning.optimizers import describe
 from trebuchet.phases.scanning.race import Course, Plan, race, rescue
@@ -121,9 +122,13 @@ def scan(
         loss, data, optimizer, horizon, batch_size, checked_seeds(seeds), budget, rates, edge_rtol,
         curvature, accumulate, micro_batch, autocast, schedule, stacked, delta, blowup,
     )  # fmt: skip
+    progress = checked_progress(progress)
     model = unwrap(model)
     held = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
-    with held_still(model, mode="as_is", loader=data, optimizer=held, parameters_too=True):
+    owned = loss if isinstance(loss, nn.Module) else None
+    with held_still(
+        model, mode="as_is", loader=data, optimizer=held, parameters_too=True, also=owned
+    ):
         if not model.training:
             model.train()
         setup = prepare(model, asked)

@@ -111,7 +111,7 @@ def edge_of(optimizer: object, params: Sequence[nn.Parameter]) -> OptimizerEdge:
     """
     made: Any = optimizer
     if not isinstance(made, Optimizer):
-        made = make_factory(optimizer, params)(params, 1e-3)
+        made = make_factory(optimizer, params, check=False)(params, 1e-3)
     wanted = {id(p) for p in params}
     groups = [g for g in made.param_groups if any(id(p) in wanted for p in g["params"])]
     updated = {id(p) for g in groups for p in g["params"]}
