@@ -12,8 +12,7 @@ best over the 25, and L₀ the loss at the initialisation,
 Other tools, in the same run: torch-lr-finder (100 steps from 1e-6 to 10; the steepest point, and
 the minimum divided by 10) and Lightning's ``lr_find`` (100 steps from 1e-8 to 10). A tool that is
 not installed, or suggests nothing, is NaN. For scale, a grid search on the scan's own start: all 25
-rates to the horizon, in two batch orders, 10,000 gradients; what it misses by, no search from one
-initialisation can know.
+rates to the horizon, in two batch orders, 10,000 gradients, and the best of them.
 
 ``--zoo reported`` is the list that nothing in the search was chosen on; ``held-out`` one that was
 written when the search was finished, of other models and pairings; ``development`` the list that
