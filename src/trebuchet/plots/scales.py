@@ -3,6 +3,7 @@
 import math
 
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFormatter
 
 from trebuchet.plots.style import GREY
@@ -73,15 +74,17 @@ def stability_line(ax: Axes) -> Axes:
         The axes.
     """
     ax.axhline(2, color=GREY, linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=1)
+    # On the left: runs end near 2, and would be drawn over it on the right.
     ax.text(
-        0.995,
+        0.005,
         2,
         "ηλ = 2",
         transform=ax.get_yaxis_transform(),
-        ha="right",
+        ha="left",
         va="bottom",
         fontsize=6.5,
         color=GREY,
+        path_effects=[withStroke(linewidth=2, foreground="white")],
     )
     return ax
 
