@@ -106,8 +106,6 @@ def frames(rates: Rates, top_eigenvalue: float) -> tuple[pd.DataFrame, pd.DataFr
     """
     rows, looks = [], []
     for run in rates.all_runs():
-        if run.steps == 0 and run.status is None:
-            continue  # the budget ended before its first step
         rows.append(_row(rates, run, top_eigenvalue))
         looks += [
             {"rate": run.rate, "seed": run.seed, "step": t, "loss": value}
@@ -145,7 +143,7 @@ def by_rate(runs: pd.DataFrame) -> pd.DataFrame:
 
     Seeds that disagree give a rate the worst of their phases, in the order of `WORST_FIRST`: a rate
     is only as good as what one can rely on. A run that was dropped counts as unsettled. Where one
-    seed was run twice at one rate, by the race and by a bisection, the run that went further
+    seed was run twice at one rate, as in frames put together by hand, the run that went further
     counts.
 
     Args:

@@ -66,9 +66,6 @@ class Trainer:
         self._buffers = [b.detach().clone() for b in objective.model.buffers()]
         self._loaded: Run | None = None
         self.loss_first = objective.value(self.fixed)
-        self.loss_first_closing = (
-            self.loss_first if closing is fixed else objective.value(self.closing)
-        )
         self._looks = looks(horizon)
 
     def start(self, rate: float, seed: int) -> Run:
@@ -350,5 +347,5 @@ def _unstack(stack: Stack, runs: Sequence[Run]) -> None:
 def _seed(seed: int) -> None:
     """Seed the devices in use. ``torch.manual_seed`` formats a traceback where CUDA is unused."""
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # untyped in torch
         torch.cuda.manual_seed_all(seed)
