@@ -133,7 +133,7 @@ def _read(loader: Iterable[Any]) -> Iterator[Any]:
     """Iterate without touching the loader's own iterator (persistent workers keep one)."""
     if isinstance(loader, torch.utils.data.DataLoader):
         loader = copy.copy(loader)
-        loader._iterator = None  # type: ignore[attr-defined]
+        loader._iterator = None  # type: ignore[attr-defined]  # torch annotates it in __iter__ only
     yield from loader
 
 

@@ -69,7 +69,7 @@ def _largest(matrices: Tensor) -> Tensor:
     """Largest eigenvalues; a matrix that fails does not take the rest of the stack with it."""
     try:
         top: Tensor = torch.linalg.eigvalsh(matrices)[..., -1]
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # not in torch's stubs
         if matrices.ndim == 2:
             return matrices.new_full((), torch.nan)
         top = torch.stack([_largest(matrix) for matrix in matrices])

@@ -324,6 +324,7 @@ def _inputs(layer: nn.Module, a: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         return a.reshape(len(a), -1, a.shape[-1])
     if isinstance(layer, nn.Conv2d):
+        # padding="same" is a word and not taken (`_known`), which the types do not know
         columns = F.unfold(a, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
         return columns.mT
     assert isinstance(layer, nn.Conv1d)

@@ -191,7 +191,7 @@ class Objective:
                             "detach(), no_grad() or .item() on the way from the model to the loss"
                         )
                         raise InputError(msg)
-                    value.backward()  # type: ignore[no-untyped-call]
+                    value.backward()  # type: ignore[no-untyped-call]  # untyped in torch
                     total += float(value.detach())
             return total
 
