@@ -164,8 +164,12 @@ class _Descent:
 
 
 def _edge(beyond: Callable[[float], bool], rtol: float, at_most: float = 1e4) -> float:
-    """The smallest c that is beyond, by going up from 1 in steps of 1.3 and then bisecting."""
+    """The smallest c that is beyond, by going out from 0.7 in steps of 1.3 and then bisecting."""
     low, high = 0.7, 1.0
+    while beyond(low):  # such as nets that sharpen from the first step on
+        low, high = low / 1.3, low
+        if low < 1e-3:
+            return 0.0
     while not beyond(high):
         low, high = high, 1.3 * high
         if low > at_most:
