@@ -26,7 +26,7 @@ from suggest import HORIZON, model_of, with_lr_finder
 from suggest_tasks import TASKS
 from trebuchet.phases.scan import scan
 from trebuchet.phases.scanning import setup
-from trebuchet.phases.scanning.objective import Objective
+from trebuchet.problem.risk import Objective
 
 CASES = (
     ("digits MLP, cross-entropy", "adam"),

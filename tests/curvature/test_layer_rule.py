@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from tests.curvature.reference import close, spectrum
 from trebuchet.curvature import half_mse, top_eigen
-from trebuchet.curvature.batches import as_batches
 from trebuchet.curvature.factor import loss_factor
-from trebuchet.curvature.problem import Problem, select
+from trebuchet.curvature.problem import Problem
+from trebuchet.problem.batches import as_batches
+from trebuchet.problem.selection import select
 
 CPU = torch.device("cpu")
 

@@ -170,13 +170,14 @@ def test_scaling_the_loss_scales_the_spectrum_and_order_is_irrelevant() -> None:
 
 @pytest.mark.parametrize("net", list(NETS))
 def test_operators_are_symmetric_and_gauss_newton_is_not_negative(net: str) -> None:
-    from trebuchet.curvature.batches import as_batches
     from trebuchet.curvature.distributed import Ranks
     from trebuchet.curvature.ggn import GGN
     from trebuchet.curvature.hessian import Hessian
     from trebuchet.curvature.operators import Linearisations
-    from trebuchet.curvature.policy import held_still
-    from trebuchet.curvature.problem import Problem, select
+    from trebuchet.curvature.problem import Problem
+    from trebuchet.problem.batches import as_batches
+    from trebuchet.problem.held_still import held_still
+    from trebuchet.problem.selection import select
 
     model, x = draw(net)
     ranks = Ranks(None, torch.device("cpu"))

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from trebuchet.phases.scan import Scan, scan
-from trebuchet.phases.scanning.stream import make_stream, take
 from trebuchet.phases.scanning.tables import RUN_COLUMNS
+from trebuchet.problem.stream import make_stream, take
 
 CPU = torch.device("cpu")
 

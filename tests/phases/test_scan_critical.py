@@ -15,14 +15,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import trebuchet as tb
 from trebuchet.curvature import TopEigen, half_mse, top_eigen
-from trebuchet.curvature.losses import resolve
-from trebuchet.curvature.problem import Autocast
 from trebuchet.errors import InputError
 from trebuchet.phases.scan import Scan, scan
 from trebuchet.phases.scanning.curvature import critical_rate
-from trebuchet.phases.scanning.objective import Objective
 from trebuchet.phases.scanning.optimizer_edge import edge_of
-from trebuchet.phases.scanning.stream import make_stream
+from trebuchet.problem.autocast import Autocast
+from trebuchet.problem.losses import resolve
+from trebuchet.problem.risk import Objective
+from trebuchet.problem.stream import make_stream
 
 EIGENVALUES = (7.0, 2.0, 0.3, 0.1)
 DEVICE = torch.device("cpu")

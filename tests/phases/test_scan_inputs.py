@@ -16,8 +16,8 @@ from trebuchet.errors import InputError
 from trebuchet.phases.forward_rate import forward_critical_rate
 from trebuchet.phases.scan import scan
 from trebuchet.phases.scanning.checks import checked_progress
-from trebuchet.phases.scanning.optimizers import make_factory
-from trebuchet.phases.scanning.stream import make_stream
+from trebuchet.problem.optimizers import make_factory
+from trebuchet.problem.stream import make_stream
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from trebuchet.phases.scan import scan
-from trebuchet.phases.scanning.objective import Objective
+from trebuchet.problem.risk import Objective
 
 
 class Net(nn.Module):
@@ -196,8 +196,8 @@ def test_out_of_memory_redoes_the_gradient_on_the_same_statistics() -> None:
             raise MemoryError
         return (z - y).square().mean()
 
-    from trebuchet.curvature.batches import as_batches
-    from trebuchet.curvature.problem import Autocast
+    from trebuchet.problem.autocast import Autocast
+    from trebuchet.problem.batches import as_batches
 
     x = torch.randn(8, 2, dtype=torch.float64)
     batches = as_batches((x, x[:, :1]), device=torch.device("cpu"))

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from trebuchet._types import Phase, Status
-from trebuchet.curvature.losses import half_mse
-from trebuchet.curvature.problem import Autocast
 from trebuchet.phases.scan import scan
 from trebuchet.phases.scanning.field import Rates
-from trebuchet.phases.scanning.objective import Objective
-from trebuchet.phases.scanning.optimizers import make_factory
 from trebuchet.phases.scanning.runs import Run
-from trebuchet.phases.scanning.stream import make_stream
 from trebuchet.phases.scanning.training import Trainer
+from trebuchet.problem.autocast import Autocast
+from trebuchet.problem.losses import half_mse
+from trebuchet.problem.optimizers import make_factory
+from trebuchet.problem.risk import Objective
+from trebuchet.problem.stream import make_stream
 
 HORIZON = 400
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trebuchet.curvature.batches import Batch
 from trebuchet.curvature.problem import Problem
+from trebuchet.problem.batches import Batch
 
 AUTO_DENSE = 8
 """Up to this many dimensions the dense matrix is never dearer than Lanczos."""

@@ -9,8 +9,8 @@ a shift of all logits, so R = K − 1: two classes cost as much as one output.
 import torch
 from torch import Tensor
 
-from trebuchet.curvature.batches import Batch
 from trebuchet.curvature.problem import Problem
+from trebuchet.problem.batches import Batch
 
 
 def loss_factor(

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from trebuchet.curvature.distributed import Ranks
 from trebuchet.curvature.lanczos import Product
-from trebuchet.curvature.losses import _settings, half_mse
 from trebuchet.curvature.operators import Linearisations, random_direction
 from trebuchet.curvature.problem import Problem
+from trebuchet.problem.losses import _settings, half_mse
 
 CONVEX = (
     F.cross_entropy, F.mse_loss, F.huber_loss, F.smooth_l1_loss, half_mse,

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trebuchet.curvature.batches import Batch
 from trebuchet.curvature.linear_rule import _ELEMENTWISE
 from trebuchet.curvature.problem import Problem
+from trebuchet.problem.batches import Batch
 
 OUTPUTS_LIMIT = 2048
 """Largest D·K: a matrix of 32 MB in float64, whose eigenvalues take a second or two."""

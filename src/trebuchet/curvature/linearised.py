@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trebuchet.curvature.batches import Batch
 from trebuchet.curvature.problem import Problem
 from trebuchet.errors import InputError
+from trebuchet.problem.batches import Batch
 
 
 class Linearised:

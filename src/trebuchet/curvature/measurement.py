@@ -18,12 +18,12 @@ from trebuchet.curvature.lanczos import Goal, Step
 from trebuchet.curvature.memory import how_many_fit
 from trebuchet.curvature.ntk import ntk_operator
 from trebuchet.curvature.operators import Linearisations, Operator
-from trebuchet.curvature.policy import Mode
 from trebuchet.curvature.preconditioner import OptimizerView
 from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.result import TopEigen, WarmState
 from trebuchet.curvature.solve import Solver, Spectrum, of_matrix
 from trebuchet.errors import InputError
+from trebuchet.problem.held_still import Mode
 
 OperatorName = Literal["ggn", "ntk", "hessian"]
 Method = Literal["auto", "lanczos", "dense"]

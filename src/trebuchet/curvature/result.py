@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from trebuchet.curvature.policy import Mode
 from trebuchet.errors import InputError
+from trebuchet.problem.held_still import Mode
 from trebuchet.theory.stability import OptimizerName, critical_lr
 
 
@@ -38,7 +38,7 @@ class TopEigen:
         operator: ``"ggn"``, ``"ntk"`` or ``"hessian"``.
         method: ``"lanczos"``, ``"dense"`` or ``"layer rule"``.
         side: The space worked in: ``"parameters"`` or ``"outputs"``.
-        mode: Train or eval, as the model was evaluated (policy.py).
+        mode: Train or eval, as the model was evaluated (held_still.py).
         optimizer: Whose edge `lr_crit` is.
         settings: The optimizer's momentum or β₁.
         loss_scale: Factor from `values` to the given loss's Gauss–Newton: 1 for ggn and hessian;

@@ -5,17 +5,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trebuchet.curvature.batches import as_batches
 from trebuchet.curvature.distributed import Ranks
 from trebuchet.curvature.ggn import is_convex
 from trebuchet.curvature.lanczos import Step
-from trebuchet.curvature.losses import LossFn, ModelLoss, Reduction, batch_weights, resolve
 from trebuchet.curvature.measurement import Measurement, Method, OperatorName
-from trebuchet.curvature.policy import Mode, held_still
 from trebuchet.curvature.preconditioner import OptimizerView, view_of
-from trebuchet.curvature.problem import Autocast, Problem, Selection, select, unwrap
+from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.result import TopEigen
 from trebuchet.errors import InputError
+from trebuchet.problem.autocast import Autocast
+from trebuchet.problem.batches import as_batches
+from trebuchet.problem.held_still import Mode, held_still
+from trebuchet.problem.losses import LossFn, ModelLoss, Reduction, batch_weights, resolve
+from trebuchet.problem.selection import Selection, select, unwrap
 
 
 def top_eigen(

@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from trebuchet.curvature.losses import resolve
-from trebuchet.curvature.policy import held_still
-from trebuchet.curvature.problem import Autocast, select, unwrap
 from trebuchet.curvature.top import top_eigen
 from trebuchet.errors import InputError
-from trebuchet.phases.scanning.objective import Objective, is_finite
-from trebuchet.phases.scanning.stream import make_stream
+from trebuchet.problem.autocast import Autocast
+from trebuchet.problem.held_still import held_still
+from trebuchet.problem.losses import resolve
+from trebuchet.problem.risk import Objective, is_finite
+from trebuchet.problem.selection import select, unwrap
+from trebuchet.problem.stream import make_stream
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trebuchet.curvature.batches import Batch
-from trebuchet.curvature.losses import resolve
-from trebuchet.curvature.policy import held_still
-from trebuchet.curvature.problem import Autocast, select, unwrap
 from trebuchet.errors import InputError
 from trebuchet.phases.scanning.checks import check_start
-from trebuchet.phases.scanning.objective import Objective, is_finite
-from trebuchet.phases.scanning.optimizers import Factory, make_factory
-from trebuchet.phases.scanning.stream import make_stream
+from trebuchet.problem.autocast import Autocast
+from trebuchet.problem.batches import Batch
+from trebuchet.problem.held_still import held_still
+from trebuchet.problem.losses import resolve
+from trebuchet.problem.optimizers import Factory, make_factory
+from trebuchet.problem.risk import Objective, is_finite
+from trebuchet.problem.selection import select, unwrap
+from trebuchet.problem.stream import make_stream
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from trebuchet._checks import checked_seeds
 from trebuchet._progress import Progress, progress_bar
 from trebuchet._types import Status
-from trebuchet.curvature.policy import held_still
-from trebuchet.curvature.problem import unwrap
 from trebuchet.phases.scan_result import Scan
-from trebuchet.phases.scanning.arguments import Arguments, Curvature, checked_seeds
+from trebuchet.phases.scanning.arguments import Arguments, Curvature
 from trebuchet.phases.scanning.brackets import (
     Interval,
     judge_rise,
@@ -26,7 +25,6 @@ from trebuchet.phases.scanning.brackets import (
 )
 from trebuchet.phases.scanning.checks import checked_progress
 from trebuchet.phases.scanning.curvature import final_eigenvalues, sparsity
-from trebuchet.phases.scanning.optimizers import describe
 from trebuchet.phases.scanning.race import Course, Plan, race, rescue
 from trebuchet.phases.scanning.runs import Schedule
 from trebuchet.phases.scanning.setup import Setup, prepare
@@ -34,6 +32,9 @@ from trebuchet.phases.scanning.suggest import Suggestion, suggest
 from trebuchet.phases.scanning.tables import frames
 from trebuchet.phases.scanning.training import Trainer
 from trebuchet.phases.scanning.warmup import warmup
+from trebuchet.problem.held_still import held_still
+from trebuchet.problem.optimizers import describe
+from trebuchet.problem.selection import unwrap
 
 QUICK_RTOL = 0.1
 """Width to which edges are bisected with what the race leaves of the budget."""

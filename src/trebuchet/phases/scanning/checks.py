@@ -5,13 +5,13 @@ from typing import NoReturn
 
 from torch import nn
 
+from trebuchet._checks import one_line
 from trebuchet._progress import Progress
-from trebuchet.curvature.batches import Batch
-from trebuchet.curvature.losses import ModelLoss
 from trebuchet.errors import InputError
-from trebuchet.phases.scanning.arguments import one_line
-from trebuchet.phases.scanning.objective import Objective, is_finite, out_of_memory
-from trebuchet.phases.scanning.stream import Stream
+from trebuchet.problem.batches import Batch
+from trebuchet.problem.losses import ModelLoss
+from trebuchet.problem.risk import Objective, is_finite, out_of_memory
+from trebuchet.problem.stream import Stream
 
 TOO_FEW = "Expected more than 1"
 """How torch begins to say that a batch is too small for its statistics."""

@@ -9,22 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from trebuchet.curvature import layer_rule
-from trebuchet.curvature.batches import Batch
 from trebuchet.curvature.factor import loss_factor
 from trebuchet.curvature.ggn import is_convex
-from trebuchet.curvature.losses import ModelLoss
 from trebuchet.curvature.measurement import Method, OperatorName
-from trebuchet.curvature.policy import Mode, held_still
-from trebuchet.curvature.problem import Autocast, Problem, select
+from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.result import TopEigen
 from trebuchet.curvature.top import top_eigen
 from trebuchet.errors import InputError
 from trebuchet.phases.scan_result import Critical
-from trebuchet.phases.scanning.objective import Objective, out_of_memory
 from trebuchet.phases.scanning.optimizer_edge import OptimizerEdge, edge_of
 from trebuchet.phases.scanning.runs import Run
-from trebuchet.phases.scanning.stream import Stream
 from trebuchet.phases.scanning.training import Trainer
+from trebuchet.problem.autocast import Autocast
+from trebuchet.problem.batches import Batch
+from trebuchet.problem.held_still import Mode, held_still
+from trebuchet.problem.losses import ModelLoss
+from trebuchet.problem.risk import Objective, out_of_memory
+from trebuchet.problem.selection import select
+from trebuchet.problem.stream import Stream
 
 GRADIENTS_A_PRODUCT = 2
 """What a product with Gauss–Newton or Hessian costs, in gradients on the same samples."""

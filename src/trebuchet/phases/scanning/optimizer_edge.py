@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trebuchet.curvature.result import TopEigen
-from trebuchet.phases.scanning.optimizers import make_factory
+from trebuchet.problem.optimizers import make_factory
 from trebuchet.theory.stability import critical_lr
 
 KNOWN = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from trebuchet.curvature.batches import Batch
-from trebuchet.curvature.losses import ModelLoss, resolve
-from trebuchet.curvature.problem import Autocast, select
 from trebuchet.errors import InputError
 from trebuchet.phases.forward_rate import ForwardRate, along_first_step
 from trebuchet.phases.scan_result import Critical
@@ -17,12 +14,16 @@ from trebuchet.phases.scanning.arguments import Arguments
 from trebuchet.phases.scanning.checks import check_start
 from trebuchet.phases.scanning.curvature import critical_rate
 from trebuchet.phases.scanning.field import Rates
-from trebuchet.phases.scanning.objective import Objective, is_finite
-from trebuchet.phases.scanning.optimizers import Factory, make_factory
 from trebuchet.phases.scanning.race import Plan
 from trebuchet.phases.scanning.stack import can_stack
-from trebuchet.phases.scanning.stream import Stream, make_stream
 from trebuchet.phases.scanning.training import Trainer
+from trebuchet.problem.autocast import Autocast
+from trebuchet.problem.batches import Batch
+from trebuchet.problem.losses import ModelLoss, resolve
+from trebuchet.problem.optimizers import Factory, make_factory
+from trebuchet.problem.risk import Objective, is_finite
+from trebuchet.problem.selection import select
+from trebuchet.problem.stream import Stream, make_stream
 
 FIXED_SAMPLES = 256
 """Samples that mini-batch runs are compared on while they train."""

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from trebuchet.curvature.batches import Batch
-from trebuchet.curvature.losses import ModelLoss
-from trebuchet.curvature.problem import select
 from trebuchet.errors import InputError
-from trebuchet.phases.scanning.objective import Objective, is_finite
-from trebuchet.phases.scanning.stream import mapped
+from trebuchet.problem.batches import Batch
+from trebuchet.problem.losses import ModelLoss
+from trebuchet.problem.risk import Objective, is_finite
+from trebuchet.problem.selection import select
+from trebuchet.problem.stream import mapped
 
 
 class _Loss(nn.Module):

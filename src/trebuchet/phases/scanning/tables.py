@@ -9,8 +9,8 @@ import pandas as pd
 
 from trebuchet._types import Phase
 from trebuchet.phases.scanning.field import Rates
-from trebuchet.phases.scanning.objective import is_finite
 from trebuchet.phases.scanning.runs import Run
+from trebuchet.problem.risk import is_finite
 
 RUN_COLUMNS: dict[str, tuple[str, str]] = {
     "rate": ("learning rate η", "1"),

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from trebuchet._types import Status
-from trebuchet.curvature.batches import Batch
-from trebuchet.phases.scanning.objective import Objective, is_finite, out_of_memory
-from trebuchet.phases.scanning.optimizers import Factory
 from trebuchet.phases.scanning.runs import BudgetSpentError, Run, Schedule, State, looks
 from trebuchet.phases.scanning.stack import Stack
-from trebuchet.phases.scanning.stream import Stream
+from trebuchet.problem.batches import Batch
+from trebuchet.problem.optimizers import Factory
+from trebuchet.problem.risk import Objective, is_finite, out_of_memory
+from trebuchet.problem.stream import Stream
 
 
 class _NoRoomError(Exception):

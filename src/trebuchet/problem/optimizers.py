@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from trebuchet._checks import one_line
 from trebuchet.errors import InputError
-from trebuchet.phases.scanning.arguments import one_line
-from trebuchet.phases.scanning.objective import out_of_memory
+from trebuchet.problem.risk import out_of_memory
 
 Factory = Callable[[Sequence[nn.Parameter], float], Optimizer]
 """``factory(params, rate) -> optimizer``; an optimizer class, or a ``partial`` of one, is one."""

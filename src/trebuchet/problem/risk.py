@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from trebuchet.curvature.batches import Batch
-from trebuchet.curvature.losses import LossFn, ModelLoss, Reduction, batch_weights
-from trebuchet.curvature.problem import Autocast
 from trebuchet.errors import InputError
-from trebuchet.phases.scanning.stream import mapped, pieces
+from trebuchet.problem.autocast import Autocast
+from trebuchet.problem.batches import Batch
+from trebuchet.problem.losses import LossFn, ModelLoss, Reduction, batch_weights
+from trebuchet.problem.stream import mapped, pieces
 
 T = TypeVar("T")
 _DROPOUT = nn.modules.dropout._DropoutNd
@@ -41,7 +41,7 @@ class Objective:
     """A model and a loss, evaluated as in training.
 
     Attributes:
-        model: The user's module; callers hold it still (``curvature.policy.held_still``).
+        model: The user's module; callers hold it still (``problem.held_still.held_still``).
         loss: The resolved loss.
         params: The trainable parameters.
         autocast: The autocast the model runs in.

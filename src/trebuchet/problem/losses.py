@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trebuchet.curvature.batches import Batch
 from trebuchet.errors import InputError
+from trebuchet.problem.batches import Batch
 
 LossFn = Callable[..., Tensor]
 Reduction = Literal["mean", "sum"]

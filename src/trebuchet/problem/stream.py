@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 
-from trebuchet.curvature.batches import Batch, as_batches, split
 from trebuchet.errors import InputError
+from trebuchet.problem.batches import Batch, as_batches, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ def make_stream(
     """Turn data in any of the usual shapes into a stream.
 
     Args:
-        data: Tensors, pairs, dicts, a list of batches or a loader; see ``curvature.batches``.
+        data: Tensors, pairs, dicts, a list of batches or a loader; see ``problem.batches``.
         device: Where the model is.
         batch_size: Samples a batch; None is the loader's own, or the full batch.
         accumulate: Batches a step.

@@ -1,0 +1,1 @@
+"""What is trained and how: batches, losses, optimizers, the risk on batches, and holding still."""
