@@ -60,8 +60,12 @@ def curvature(
     k: Annotated[int, typer.Option("-k", help="How many eigenvalues.")] = 1,
     rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-3,
     mode: Annotated[
-        str, typer.Option(help="eval, or train: BatchNorm with batch statistics, no dropout.")
-    ] = "eval",
+        str,
+        typer.Option(
+            help="train: as it is trained, with batch statistics, no dropout. eval: with running "
+            "statistics."
+        ),
+    ] = "train",
     samples: Annotated[
         int | None, typer.Option(help="Use the first so many samples only.", show_default=False)
     ] = None,

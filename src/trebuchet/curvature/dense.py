@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from trebuchet.curvature.loss_curvature import LossCurvature
 from trebuchet.curvature.problem import Problem
 from trebuchet.problem.batches import Batch
 
@@ -30,20 +31,10 @@ def loss_hessian(problem: Problem, z: Tensor, batch: Batch) -> Tensor:
     Returns:
         The dense matrix.
     """
-    z = z.detach().requires_grad_()
-    n = z.numel()
-    loss = problem.loss_at(z, batch)
-    gradient = None
-    if loss.requires_grad:
-        (gradient,) = torch.autograd.grad(loss, z, create_graph=True, allow_unused=True)
-    if gradient is None or not gradient.requires_grad:
-        return z.new_zeros((n, n), dtype=torch.float64)
-    eye = torch.eye(n, dtype=gradient.dtype, device=z.device).view(n, *z.shape)
-    (h,) = torch.autograd.grad(gradient, z, eye, is_grads_batched=True)
-    return h.reshape(n, n).double()
+    return LossCurvature(problem, z, batch).matrix()
 
 
-def matrix_of(product: Callable[[Tensor], Tensor], n: int, like: Tensor) -> Tensor:
+def matrix_of(product: Callable[[Tensor], Tensor], n: int, like: Tensor) -> tuple[Tensor, float]:
     """Return the n × n matrix of a linear map, column by column, made symmetric, float64.
 
     Args:
@@ -52,11 +43,12 @@ def matrix_of(product: Callable[[Tensor], Tensor], n: int, like: Tensor) -> Tens
         like: Gives dtype and device.
 
     Returns:
-        (A + Aᵀ)/2.
+        (A + Aᵀ)/2, and ‖A − Aᵀ‖ in the Frobenius norm, which only rounding should make differ
+        from zero.
     """
     columns = [product(e) for e in torch.eye(n, dtype=like.dtype, device=like.device)]
     a = torch.stack(columns).double()
-    return (a + a.T) / 2
+    return (a + a.T) / 2, float((a - a.T).norm())
 
 
 def root(m: Tensor) -> Tensor | None:

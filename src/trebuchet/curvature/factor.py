@@ -9,6 +9,7 @@ a shift of all logits, so R = K − 1: two classes cost as much as one output.
 import torch
 from torch import Tensor
 
+from trebuchet.curvature.loss_curvature import LossCurvature
 from trebuchet.curvature.problem import Problem
 from trebuchet.problem.batches import Batch
 
@@ -31,22 +32,17 @@ def loss_factor(
     Returns:
         Shape (D, K, R), in z's dtype.
     """
-    z = z.detach().requires_grad_()
     d, k = z.shape[0], z.numel() // z.shape[0]
-    loss = problem.loss_at(z, batch)
-    gradient = None
-    if loss.requires_grad:
-        (gradient,) = torch.autograd.grad(loss, z, create_graph=True, allow_unused=True)
-    if gradient is None or not gradient.requires_grad:
+    curvature = LossCurvature(problem, z, batch)
+    if curvature.zero:
         return z.new_zeros((d, k, 1))  # linear in z: no curvature
 
     def product(u: Tensor) -> Tensor:
-        (hu,) = torch.autograd.grad(gradient, z, u.view(z.shape), retain_graph=True)
-        return hu.reshape(d, k)
+        return curvature.product(u).reshape(d, k)
 
     columns = []
     for i in range(k):
-        u = z.new_zeros((d, k))
+        u = torch.zeros((d, k), dtype=z.dtype, device=z.device)
         u[:, i] = 1
         columns.append(product(u))
     blocks = torch.stack(columns, dim=2)  # (D, K, K)

@@ -4,15 +4,18 @@ Unlike Gauss–Newton it is indefinite: "largest" means largest algebraic, the o
 learning rate, and never the largest in magnitude.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from trebuchet.curvature.distributed import Ranks
+from trebuchet.curvature.explain import NoDerivativeError, missing
 from trebuchet.curvature.lanczos import Product
 from trebuchet.curvature.operators import random_direction
 from trebuchet.curvature.problem import Problem
+from trebuchet.curvature.suspects import suspects
 from trebuchet.errors import InputError
 
 
@@ -40,7 +43,15 @@ class Hessian:
     ) -> None:
         self.problem, self.ranks, self.keep, self.scale = problem, ranks, keep, scale
         self.dim = problem.n_parameters
+        self.doubted: list[str] | None = None
         self._kept: dict[int, Sequence[Tensor | None]] = {}
+
+    @contextlib.contextmanager
+    def _differentiable(self) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, NotImplementedError) as error:
+            raise NoDerivativeError(missing(error, self.problem.model)) from error
 
     def _gradient(self, i: int) -> Sequence[Tensor | None]:
         if i in self._kept:
@@ -49,12 +60,23 @@ class Hessian:
         if not loss.requires_grad:
             msg = "loss: does not depend on the selected parameters; check params="
             raise InputError(msg)
-        gradient: Sequence[Tensor | None] = torch.autograd.grad(
-            loss, self.problem.leaves, create_graph=True, allow_unused=True
-        )
+        if self.doubted is None:
+            self.doubted = suspects(loss)
+        with self._differentiable():
+            gradient: Sequence[Tensor | None] = torch.autograd.grad(
+                loss, self.problem.leaves, create_graph=True, allow_unused=True
+            )
         if len(self._kept) < self.keep:
             self._kept[i] = gradient
         return gradient
+
+    def doubts(self) -> list[str]:
+        """Name the operations whose second derivative is not believed unchecked (suspects.py)."""
+        if self.doubted is None:
+            self._gradient(0)
+        # What a forward pass moves it moves without a derivative, even if by the parameters.
+        moved = ["what its forward pass moves"] if self.problem.moves else []
+        return [*(self.doubted or []), *moved]
 
     def product(self, v: Tensor) -> Tensor:
         """Return the Hessian times v, shape (P,)."""
@@ -68,13 +90,14 @@ class Hessian:
             ]  # fmt: skip
             if not pairs:  # a loss linear in the parameters
                 continue
-            hv = torch.autograd.grad(
-                [g for g, _ in pairs],
-                self.problem.leaves,
-                [t for _, t in pairs],
-                retain_graph=True,
-                allow_unused=True,
-            )
+            with self._differentiable():
+                hv = torch.autograd.grad(
+                    [g for g, _ in pairs],
+                    self.problem.leaves,
+                    [t for _, t in pairs],
+                    retain_graph=True,
+                    allow_unused=True,
+                )
             self.problem.add_flat(out, hv, weight)
         self.ranks.sum_(out)
         return out if self.scale is None else out.mul_(self.scale)

@@ -38,6 +38,9 @@ Product = Callable[[Tensor], Tensor]
 Step = Callable[[int, float, float, float], None]
 """Progress: (products so far, value, residual, probability of having missed a larger one)."""
 
+SYMMETRIC = 1000
+"""Asymmetry of an operator in units of eps‖A‖ that is still rounding."""
+
 ROUNDING = 32
 """Rounding of a product in units of eps‖A‖: up to 10 was seen on nets in float32; with room."""
 
@@ -67,7 +70,8 @@ class Goal:
         failure: Probability with which the certificate may be wrong.
         max_products: Products after which to give up.
         basis_cap: At most so many vectors are kept (then a thick restart); at least k + 3.
-        eps: Rounding unit of the products; None is that of the vectors' dtype.
+        eps: Rounding unit of the products, or a function that is asked for it after each of them;
+            None is that of the vectors' dtype.
         certify: Ask for the certificate at θ_k, not only for residuals.
         against: Only ask for a certificate that no eigenvalue exceeds this by more than `rtol`;
             stop as well when one is found that does.
@@ -78,7 +82,7 @@ class Goal:
     failure: float = 1e-6
     max_products: int = 1000
     basis_cap: int = 64
-    eps: float | None = None
+    eps: float | Callable[[], float] | None = None
     certify: bool = True
     against: float | None = None
 
@@ -100,6 +104,8 @@ class LanczosResult:
         close: Every residual is within tolerance.
         certified: `miss` is below the failure probability.
         exhausted: The Krylov space is all used up: more products would add nothing.
+        asymmetry: How far T is from the tridiagonal form that a symmetric A gives, relative to ‖A‖.
+        symmetric: Whether that is rounding. If not, nothing here says anything of A.
     """
 
     values: Floats
@@ -114,6 +120,8 @@ class LanczosResult:
     close: bool
     certified: bool
     exhausted: bool
+    asymmetry: float = 0.0
+    symmetric: bool = True
 
 
 def lanczos(
@@ -164,7 +172,7 @@ def lanczos(
         run.look()
         if on_step is not None:
             on_step(run.products, float(run.theta[0]), float(run.residuals[0]), run.miss)
-        if run.done() or run.exhausted or run.products >= goal.max_products:
+        if run.done() or run.exhausted or run.products >= goal.max_products or not run.symmetric:
             return run.result()
         if run.full:
             run.restart()
@@ -192,7 +200,7 @@ class _Run:
         self.product, self.metric, self.goal = product, metric, goal
         self.n = v.numel()
         self.cap = max(min(goal.basis_cap, self.n), min(goal.k + 3, self.n))
-        self.eps = float(torch.finfo(v.dtype).eps) if goal.eps is None else goal.eps
+        self.eps = float(torch.finfo(v.dtype).eps)
         self.basis = Basis(self.n, self.cap + 1, v, paired=metric is not None)
         length = torch.tensor(norm, dtype=v.dtype, device=v.device)
         self.basis.append(v, None if metric is None else image, length)
@@ -202,6 +210,7 @@ class _Run:
         self.columns: list[Tensor] = []
         self.t: Floats = np.zeros((1, 0))
         self.products, self.miss, self.exhausted = 0, 1.0, False
+        self.asymmetry, self.symmetric = 0.0, True
 
     @property
     def first(self) -> int:
@@ -233,10 +242,12 @@ class _Run:
 
     def look(self) -> None:
         """Solve T, bound the residuals, and test the certificate."""
-        t = _assemble(self.kept, self.columns)
+        t, skews = _assemble(self.kept, self.columns)
         if not np.isfinite(t).all():
             raise InputError(_NOT_FINITE)
         m = t.shape[1]
+        if self.goal.eps is not None:
+            self.eps = self.goal.eps() if callable(self.goal.eps) else self.goal.eps
         size = float(np.abs(t[:m]).sum(axis=0).max())
         floor = 4 * self.eps * size
         broken = np.flatnonzero(np.diagonal(t, offset=-1)[self.first :] <= floor)
@@ -249,7 +260,11 @@ class _Run:
         theta, s = np.linalg.eigh((t[:m, :m] + t[:m, :m].T) / 2)
         self.theta, self.s, self.t = theta[::-1].copy(), s[:, ::-1].copy(), t
         self.size = float(np.abs(theta).max())
-        self.noise = ROUNDING * self.eps * self.size
+        self.asymmetry = max(self.asymmetry, *skews[: m - self.first], 0.0)
+        # In a metric, rounding is relative to factors that may be much larger than their product.
+        allowed = SYMMETRIC * self.eps * self.size
+        self.symmetric = self.metric is not None or self.asymmetry <= allowed
+        self.noise = max(ROUNDING * self.eps * self.size, self.asymmetry)
         last = 0.0 if self.exhausted else float(t[m, m - 1])
         self.residuals = np.hypot(last * np.abs(self.s[m - 1]), self.noise)
         self.have = min(self.goal.k, m)
@@ -267,12 +282,13 @@ class _Run:
     @property
     def certified(self) -> bool:
         beaten = float(self.theta[0]) > self.beat + self.margin
-        return self.miss <= self.goal.failure and not (beaten and self.goal.against is not None)
+        held = not (beaten and self.goal.against is not None)
+        return self.symmetric and self.miss <= self.goal.failure and held
 
     @property
     def close(self) -> bool:
         allowed = np.maximum(self.goal.rtol * np.abs(self.theta[: self.have]), 2 * self.noise)
-        return bool((self.residuals[: self.have] <= allowed).all())
+        return self.symmetric and bool((self.residuals[: self.have] <= allowed).all())
 
     def done(self) -> bool:
         """Both tests; or, running against a claim, the claim proven or refuted."""
@@ -306,6 +322,8 @@ class _Run:
             close=self.close,
             certified=self.certified,
             exhausted=self.exhausted,
+            asymmetry=self.asymmetry / self.size if self.size else 0.0,
+            symmetric=self.symmetric,
         )
 
     def _upper(self) -> float:
@@ -328,16 +346,32 @@ class _Run:
         return top + reach
 
 
-def _assemble(kept: Floats, columns: list[Tensor]) -> Floats:
-    """T with one more row than columns: the kept Ritz values, then the columns since."""
+def _assemble(kept: Floats, columns: list[Tensor]) -> tuple[Floats, list[float]]:
+    """T with one more row than columns, and how far each column since a restart is from symmetric.
+
+    Full orthogonalisation has computed all of Vᵀ A v_j, so what of it stands above the diagonal
+    must be what stands below: β next to it, zero beyond. That is ⟨u, A v⟩ = ⟨v, A u⟩ for every pair
+    of Lanczos vectors, at no cost.
+
+    Args:
+        kept: The Ritz values of the last restart, as a diagonal matrix.
+        columns: The columns since.
+
+    Returns:
+        T, shape (m + 1, m), and one distance a column.
+    """
     first = len(kept)
     m = first + len(columns)
     t = np.zeros((m + 1, m))
     t[:first, :first] = kept
     flat = torch.cat(columns).double().cpu().numpy()  # the one transfer of a look
-    at = 0
+    at, skews = 0, [0.0] * len(columns)
     for j in range(first, m):
         t[: j + 2, j] = flat[at : at + j + 2]
         at += j + 2
+        if j > first:  # the first column after a restart is full: the arrow
+            above = t[:j, j].copy()
+            above[j - 1] -= t[j, j - 1]
+            skews[j - first] = float(np.sqrt(np.square(above).sum()))
         t[j, :j] = t[:j, j]  # symmetric: the row that a restart's arrow leaves behind
-    return t
+    return t, skews

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from trebuchet.curvature.linear_rule import _ELEMENTWISE
 from trebuchet.curvature.problem import Problem
+from trebuchet.curvature.suspects import suspects
 from trebuchet.problem.batches import Batch
 
 OUTPUTS_LIMIT = 2048
@@ -134,10 +135,11 @@ def record(problem: Problem, batch: Batch) -> Pass | None:
     calls = [c for c in calls if c.out.requires_grad]
     if not z.requires_grad or not calls:
         return None
+    problem.doubted = suspects(z)  # or says what is wrong with a reentrant checkpoint
     covered = [p for c in calls for p in c.parameters()]
     others = [p for p in problem.leaves if not any(p is q for q in covered)]
     plain = all(
-        type(m) in _PLAIN and not (m._forward_hooks or m._forward_pre_hooks)
+        type(m) in _PLAIN and not (m._forward_hooks or m._forward_pre_hooks) and not _mixes(m)
         for m in problem.model.modules()
     )
     return Pass(z, calls, others, trusted=plain and not others)
@@ -150,13 +152,16 @@ def _known(module: nn.Module) -> bool:
             module.padding, str
         )
     if isinstance(module, _NORMS):
-        return type(module) in _NORMS and not (
-            isinstance(module, nn.modules.batchnorm._BatchNorm)
-            and (module.training or module.running_mean is None)
-        )
+        return type(module) in _NORMS and not _mixes(module)
     if type(module) is nn.Embedding:
         return module.padding_idx is None and module.max_norm is None
     return type(module) is nn.Linear
+
+
+def _mixes(module: nn.Module) -> bool:
+    """Whether samples meet in this layer: batch statistics, with parameters or without."""
+    norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+    return norm and bool(module.training or module.running_mean is None)
 
 
 def is_cheaper(run: Pass, rank: int, steps: int = 10) -> bool:

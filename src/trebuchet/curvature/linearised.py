@@ -5,6 +5,7 @@ is built from J v and Jᵀ u. One graph serves all of them: the backward pass g(
 with u as a variable, and since g is linear in u, differentiating ⟨g(u), v⟩ by u gives J v. Forward
 and backward pass are paid once; each product then costs one backward pass through the model (Jᵀ u)
 and one through the recorded backward pass (J v), about 1.3 times a gradient evaluation together.
+Where that does not work, push.py has other routes.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trebuchet.curvature.loss_curvature import LossCurvature
 from trebuchet.curvature.problem import Problem
+from trebuchet.curvature.push import Push, pushed
+from trebuchet.curvature.suspects import suspects
 from trebuchet.errors import InputError
 from trebuchet.problem.batches import Batch
 
@@ -34,9 +38,10 @@ class Linearised:
         if not bool(torch.isfinite(self.outputs.detach()).all()):
             msg = "model: its outputs are NaN or infinite; curvature needs finite outputs"
             raise InputError(msg)
-        self._seed: Tensor | None = None
-        self._recorded: Sequence[Tensor | None] = ()
-        self._loss_gradient: tuple[Tensor, Tensor | None] | None = None
+        if problem.doubted is None:
+            problem.doubted = suspects(self.outputs)
+        self.push: Push | None = None
+        self._loss: LossCurvature | None = None
 
     @property
     def size(self) -> int:
@@ -53,37 +58,10 @@ class Linearised:
 
     def jvp(self, v: Sequence[Tensor | None]) -> Tensor:
         """Return J v, flat, length D·K; `v` is a tensor (or None for zero) a parameter."""
-        if self._seed is None:
-            self._seed = torch.zeros_like(self.outputs, requires_grad=True)
-            self._recorded = torch.autograd.grad(
-                self.outputs,
-                self.problem.leaves,
-                self._seed,
-                create_graph=True,
-                allow_unused=True,
-            )
-        pairs = [
-            (g, t)
-            for g, t in zip(self._recorded, v, strict=True)
-            if g is not None and t is not None and g.requires_grad
-        ]
-        (out,) = torch.autograd.grad(
-            [g for g, _ in pairs], self._seed, [t for _, t in pairs], retain_graph=True
-        )
-        return out.reshape(-1)
+        return pushed(self, v)
 
     def loss_hessian(self, u: Tensor) -> Tensor:
         """Return (∂²L_b/∂z²) u, flat; zero where the loss is linear in z."""
-        if self._loss_gradient is None:
-            z = self.outputs.detach().requires_grad_()
-            loss = self.problem.loss_at(z, self.batch)
-            gradient = None
-            if loss.requires_grad:
-                (gradient,) = torch.autograd.grad(loss, z, create_graph=True, allow_unused=True)
-            self._loss_gradient = (z, gradient)
-        z, gradient = self._loss_gradient
-        if gradient is None or not gradient.requires_grad:
-            return torch.zeros_like(u)
-        direction = u.view(z.shape).to(gradient.dtype)
-        (hu,) = torch.autograd.grad(gradient, z, direction, retain_graph=True, allow_unused=True)
-        return torch.zeros_like(u) if hu is None else hu.reshape(-1).to(u.dtype)
+        if self._loss is None:
+            self._loss = LossCurvature(self.problem, self.outputs, self.batch)
+        return self._loss.product(u).reshape(-1).to(u.dtype)

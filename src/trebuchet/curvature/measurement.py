@@ -7,14 +7,18 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trebuchet.curvature import dense, layer_rule
+from trebuchet.curvature.differences import ROUNDING as DIFFERENCES
+from trebuchet.curvature.differences import DifferenceHessian
 from trebuchet.curvature.distributed import Ranks
+from trebuchet.curvature.explain import NoDerivativeError, explained
 from trebuchet.curvature.factor import loss_factor
 from trebuchet.curvature.ggn import GGN, OutputGGN
 from trebuchet.curvature.hessian import Hessian
 from trebuchet.curvature.lanczos import Goal, Step
+from trebuchet.curvature.loss_curvature import LossCurvature
 from trebuchet.curvature.memory import how_many_fit
 from trebuchet.curvature.ntk import ntk_operator
 from trebuchet.curvature.operators import Linearisations, Operator
@@ -22,11 +26,17 @@ from trebuchet.curvature.preconditioner import OptimizerView
 from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.result import TopEigen, WarmState
 from trebuchet.curvature.solve import Solver, Spectrum, of_matrix
+from trebuchet.curvature.witness import Witness, unknown
 from trebuchet.errors import InputError
 from trebuchet.problem.held_still import Mode
 
 OperatorName = Literal["ggn", "ntk", "hessian"]
 Method = Literal["auto", "lanczos", "dense"]
+
+_NO_POTENTIAL = (
+    "the gradients are not those of one function (a straight-through estimator, or spectral norm's "
+    "power iteration in training, for which there is mode='eval')"
+)
 
 
 @dataclass(slots=True)
@@ -89,23 +99,52 @@ class Measurement:
                 f"this one has {problem.n_parameters}"
             )
             raise InputError(msg)
-        spectrum = self._layer_rule()
-        if spectrum is None:
-            op, lin = self._operator()
-            spectrum = self._dense(op, lin) or self._lanczos(op)
-        return self._report(spectrum, mode)
+        with explained(problem.model, "model", "its derivatives cannot be taken as they are"):
+            spectrum = self._hessian() if self.operator == "hessian" else self._layer_rule()
+            if spectrum is None:
+                op, lin = self._operator()
+                spectrum = self._solve(op, lin)
+            return self._report(spectrum, mode)
+
+    def _solve(self, op: Operator, lin: Linearisations | None = None) -> Spectrum:
+        return self._dense(op, lin) or self._lanczos(op)
+
+    def _hessian(self) -> Spectrum:
+        """By automatic differentiation, where that is right; else by differences of gradients."""
+        problem, scale = self.problem, self.view.scale
+        keep = how_many_fit(problem, outputs=False)
+        op = Hessian(problem, ranks=self.ranks, keep=keep, scale=scale)
+        witness = Witness(problem, self.ranks, scale, self.seed)
+        try:
+            wrong = witness.before(op)
+            found = None if wrong else self._solve(op)
+            if found is not None:
+                wrong = witness.after(op, found)
+        except NoDerivativeError as error:
+            found, wrong = None, f"{error} has no second derivative"
+        if not wrong and found is not None:
+            return found
+        problem.remarks.append(f"the Hessian is by finite differences of the gradient: {wrong}")
+        try:
+            other = self._solve(DifferenceHessian(problem, ranks=self.ranks, scale=scale))
+        except InputError as error:
+            problem.remarks.pop()
+            if found is None:
+                msg = f"model: has no Hessian, since {wrong}; and in its place {error}"
+                raise InputError(msg) from error
+            return unknown(found, f"{wrong}; and in its place {error}")
+        if not other.symmetric:
+            return unknown(other, f"{wrong}; by finite differences {other.note}: {_NO_POTENTIAL}")
+        return other
 
     @property
     def single(self) -> bool:
         """Whether everything is in one micro-batch on one process."""
         return len(self.problem.batches) == 1 and self.ranks.alone
 
-    def _operator(self) -> tuple[Operator, Linearisations | None]:
+    def _operator(self) -> tuple[Operator, Linearisations]:
         problem, scale = self.problem, self.view.scale
-        keep = how_many_fit(problem)
-        if self.operator == "hessian":
-            return Hessian(problem, ranks=self.ranks, keep=keep, scale=scale), None
-        lin = Linearisations(problem, keep)
+        lin = Linearisations(problem, how_many_fit(problem))
         small = self.single and lin[0].size < problem.n_parameters and self.k <= lin[0].size
         if self.operator == "ntk":
             if self.single and self.k > lin[0].size:
@@ -199,13 +238,11 @@ class Measurement:
                 raise InputError(msg)
             return None
         like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
-        if op.side == "outputs" and lin is not None:
-            a = dense.matrix_of(op.product, op.dim, like)
-            if self.operator == "ntk":
-                return of_matrix(a, self.k, "dense", op.side, op.to_parameters, self._eps())
+        a, skew = dense.matrix_of(op.product, op.dim, like)
+        if op.side == "outputs" and lin is not None and self.operator != "ntk":
             return self._whole(a, lin[0].outputs, "dense", lambda: lin)
-        a = dense.matrix_of(op.product, op.dim, like)
-        return of_matrix(a, self.k, "dense", op.side, op.to_parameters, self._eps())
+        eps = self._eps(op)
+        return of_matrix(a, self.k, "dense", op.side, op.to_parameters, eps, skew)
 
     def _lanczos(self, op: Operator) -> Spectrum:
         like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
@@ -219,7 +256,7 @@ class Measurement:
             failure=self.failure,
             max_products=self.max_products,
             basis_cap=self.basis_cap or self._cap(op),
-            eps=self._eps(),
+            eps=lambda: self._eps(op),  # only products tell whether one is by differences
         )
         generator = torch.Generator().manual_seed(self.seed)
         return Solver(op, like, goal, generator, self.ranks, self.on_step).solve(start)
@@ -232,9 +269,11 @@ class Measurement:
         each = op.dim * size * (2 if op.metric is not None else 1)
         return max(min(64, budget // each), self.k + 4)
 
-    def _eps(self) -> float:
-        """Rounding unit of the products: autocast's, where it is on."""
+    def _eps(self, op: Operator | None = None) -> float:
+        """Rounding unit of the products: autocast's, where it is on; that of differences."""
         autocast = self.problem.autocast
+        if isinstance(op, DifferenceHessian) or self.problem.inexact:
+            return max(DIFFERENCES, float(torch.finfo(self.problem.dtype).eps))
         if not autocast.enabled:
             return float(torch.finfo(self.problem.dtype).eps)
         # Only the inputs of matrix products are rounded so; their sums are kept in float32, and
@@ -270,7 +309,24 @@ class Measurement:
             names={n: tuple(p.shape) for n, p in problem.params.items()},
             warm=WarmState(s.side, s.vectors) if s.method == "lanczos" else None,
             note=s.note,
+            remarks=tuple(problem.remarks),
+            statistics=self._statistics(mode),
         )
+
+    def _statistics(self, mode: Mode) -> str:
+        """Whose statistics batch norms used, for the record; empty where there are none."""
+        norms = [
+            m for module in self.problem.modules for m in module.modules()
+            if isinstance(m, nn.modules.batchnorm._BatchNorm)
+        ]  # fmt: skip
+        live = [m for m in norms if m.training or m.running_mean is None]
+        if not norms:
+            return ""
+        if not live:
+            return "running statistics"
+        count = len(self.problem.batches)
+        some = "" if len(live) == len(norms) else f" in {len(live)} of {len(norms)} batch norms"
+        return f"batch statistics{some}" + (f", of {count} batches each by itself" * (count > 1))
 
     def _loss_scale(self) -> float:
         """c·D if the loss's Hessian at the outputs is c·I on every micro-batch, else NaN."""
@@ -280,17 +336,14 @@ class Measurement:
             return 1.0  # the half-MSE, whose Gauss–Newton the NTK is
         scales = []
         for batch, weight in zip(self.problem.batches, self.problem.weights, strict=True):
-            with torch.no_grad():
-                z = self.problem.outputs(batch)
-            z = z.detach().requires_grad_()
-            value = self.problem.loss_at(z, batch)
-            (g,) = torch.autograd.grad(value, z, create_graph=True)
-            if not g.requires_grad:
+            z = self.problem.outputs(batch).detach()
+            curvature = LossCurvature(self.problem, z, batch)
+            if curvature.zero:
                 return 0.0
             probe = torch.randn(
                 z.shape, generator=torch.Generator().manual_seed(self.seed), dtype=z.dtype
             ).to(z.device)
-            (h,) = torch.autograd.grad(g, z, probe)
+            h = curvature.product(probe)
             c = float((h / probe).mean()) if z.numel() else math.nan
             if float((h - c * probe).abs().max()) > 1e-4 * abs(c):
                 return math.nan

@@ -9,7 +9,7 @@ KEEP_BYTES = 1 << 30
 """Memory for kept graphs when there are several micro-batches: 1 GiB."""
 
 
-def how_many_fit(problem: Problem) -> int:
+def how_many_fit(problem: Problem, *, outputs: bool = True) -> int:
     """Return how many micro-batches' graphs may be kept at once.
 
     One micro-batch is always kept: its activations are alive during a product anyway. For several,
@@ -18,6 +18,7 @@ def how_many_fit(problem: Problem) -> int:
 
     Args:
         problem: The problem.
+        outputs: Whether the graph is that of the outputs, or of the loss.
 
     Returns:
         A number of graphs, 0 if keeping even one would use memory that the next one needs.
@@ -35,9 +36,6 @@ def how_many_fit(problem: Problem) -> int:
 
     biggest = max(problem.batches, key=lambda b: b.size)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        if biggest.raw is not None and not biggest.args and not biggest.kwargs:
-            kept = problem.loss_of(biggest)
-        else:
-            kept = problem.outputs(biggest)
+        kept = problem.outputs(biggest) if outputs else problem.loss_of(biggest)
     each = 3 * (sum(seen.values()) + kept.numel() * kept.element_size()) + 1
     return int(KEEP_BYTES // each)

@@ -1,20 +1,25 @@
 """A model, a loss and data, held so that operators can ask for outputs, losses and weights."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from trebuchet.curvature.explain import explained
+from trebuchet.curvature.swapped import swapped
 from trebuchet.errors import InputError
 from trebuchet.problem import losses
 from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch, _map
+from trebuchet.problem.held_still import Held
+
+T = TypeVar("T")
 
 
-@dataclass(slots=True)
+@dataclass
 class Problem:
     """What an operator needs to know.
 
@@ -30,6 +35,12 @@ class Problem:
         weights: What each micro-batch's loss is multiplied with in the total.
         n_samples: D, over all micro-batches (and ranks).
         reduction: ``"mean"`` or ``"sum"``.
+        held: What is held still around the measurement.
+        remarks: What the result should say of how it was come by.
+        doubted: Operations of the outputs that are not believed unchecked; None before a look.
+        inexact: Whether products are by finite differences somewhere.
+        route: Which way to J v works here (push.py).
+        why_not: Why the ways before it do not.
     """
 
     model: nn.Module
@@ -40,8 +51,15 @@ class Problem:
     weights: list[float] = field(default_factory=list)
     n_samples: int = 0
     reduction: losses.Reduction = "mean"
+    held: Held | None = None
+    remarks: list[str] = field(default_factory=list)
+    doubted: list[str] | None = None
+    inexact: bool = False
+    route: int = 0
+    why_not: str = ""
     leaves: list[Tensor] = field(default_factory=list)
     _substitutes: dict[str, Tensor] | None = None
+    _moving: dict[int, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         half = any(p.dtype in (torch.bfloat16, torch.float16) for p in self.params.values())
@@ -54,6 +72,24 @@ class Problem:
             for name, t in named.items()
         }
         self.leaves = [self._substitutes[name] for name in self.params]
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The model, and the modules that it or the loss reaches."""
+        return [self.model] if self.held is None else self.held.modules
+
+    @cached_property
+    def state(self) -> list[tuple[Tensor, Tensor]]:
+        """What an evaluation should find as it was, with its values."""
+        if self.held is None:
+            return []
+        free = {i for module in self.modules for i in _statistics(module)}
+        return [(t, saved) for t, saved in self.held.values if id(t) not in free]
+
+    @property
+    def moves(self) -> bool:
+        """Whether an evaluation was seen to move state that the model depends on."""
+        return bool(self._moving)
 
     @property
     def n_parameters(self) -> int:
@@ -70,6 +106,24 @@ class Problem:
         """Where everything is."""
         return self.leaves[0].device
 
+    def raw_outputs(self, batch: Batch) -> Any:
+        """Return what the model returns for one micro-batch, of whatever type.
+
+        Args:
+            batch: The micro-batch.
+
+        Returns:
+            With its graph.
+        """
+        return self._steadily(lambda: self._call(batch), batch)
+
+    def _call(self, batch: Batch) -> Any:
+        with explained(self.model, "model", "check model(inputs) on one batch"), self.autocast():
+            if self._substitutes is None:
+                return batch.outputs_of(self.model)
+            args, kwargs = _map(_widen, batch.args), _map(_widen, batch.kwargs)
+            return torch.func.functional_call(self.model, self._fresh(), args, kwargs)
+
     def outputs(self, batch: Batch) -> Tensor:
         """Return z = model(x) for one micro-batch, with its graph.
 
@@ -82,17 +136,12 @@ class Problem:
         Raises:
             InputError: If the model does not return one real tensor.
         """
-        self._same_noise(batch)
-        with self.autocast():
-            if self._substitutes is None:
-                z = batch.outputs_of(self.model)
-            else:
-                args, kwargs = _map(_widen, batch.args), _map(_widen, batch.kwargs)
-                z = torch.func.functional_call(self.model, self._substitutes, args, kwargs)
+        z = self.raw_outputs(batch)
         if not isinstance(z, Tensor):
             msg = (
                 f"model: expected one tensor as output, got a {type(z).__name__}; wrap the model "
-                "so that it returns the tensor, or give a closure loss_fn(model, batch)"
+                "so that it returns the tensor, or take operator='hessian', which needs the loss "
+                "alone"
             )
             raise InputError(msg)
         if not z.is_floating_point():
@@ -100,7 +149,7 @@ class Problem:
             raise InputError(msg)
         return z
 
-    def loss_at(self, z: Tensor, batch: Batch) -> Tensor:
+    def loss_at(self, z: Any, batch: Batch) -> Tensor:
         """Return L_b at outputs `z`, a scalar.
 
         Args:
@@ -119,7 +168,8 @@ class Problem:
         targets = batch.targets
         if self._substitutes is not None:
             targets = _map(_widen, targets)
-        with self.autocast():
+        advice = "check loss(model(inputs), targets) on one batch"
+        with explained(self.model, "loss", advice), self.autocast():
             value = self.loss(z) if targets is None else self.loss(z, targets)
         return losses.check_scalar(value)
 
@@ -135,15 +185,60 @@ class Problem:
         Raises:
             InputError: If it is not a finite scalar.
         """
-        if not isinstance(self.loss, losses.ModelLoss):
-            return self.loss_at(self.outputs(batch), batch)
+        loss = self.loss
+        if not isinstance(loss, losses.ModelLoss):
+            return self.loss_at(self.raw_outputs(batch), batch)
+
+        def evaluate() -> Any:
+            advice = "check loss(model, batch) on one batch"
+            with explained(self.model, "loss", advice), self.autocast():
+                if self._substitutes is None:
+                    return loss.fn(self.model, batch.raw)
+                with swapped([self.model], self._by_id(self._fresh())):
+                    return loss.fn(self.model, _map(_widen, batch.raw))
+
+        return losses.check_scalar(self._steadily(evaluate, batch))
+
+    def _fresh(self) -> dict[str, Tensor]:
+        """The substitutes, with buffers that a forward pass may write to."""
+        buffers = {name for name, _ in self.model.named_buffers()}
+        tensors = (self._substitutes or {}).items()
+        return {name: t.clone() if name in buffers else t for name, t in tensors}
+
+    def _by_id(self, tensors: dict[str, Tensor]) -> dict[int, Tensor]:
+        named = [*self.model.named_parameters(), *self.model.named_buffers()]
+        return {id(t): tensors[name] for name, t in named if name in tensors}
+
+    def _steadily(self, evaluate: Callable[[], T], batch: Batch) -> T:
+        """Evaluate from the state the model is held in, whatever earlier evaluations moved.
+
+        A teacher, a codebook or a memory bank that a forward pass moves would make every
+        evaluation one of another function. What is seen to move is put back, and from then on
+        each evaluation works on copies of its own.
+
+        Args:
+            evaluate: A forward pass.
+            batch: Whose.
+
+        Returns:
+            What it returned.
+        """
         self._same_noise(batch)
-        if self._substitutes is None:
-            with self.autocast():
-                return losses.check_scalar(self.loss.fn(self.model, batch.raw))
-        raw = _map(_widen, batch.raw)
-        with self.autocast(), _swapped(self.model, self._substitutes):
-            return losses.check_scalar(self.loss.fn(self.model, raw))
+        if self._moving:
+            with swapped(self.modules, {i: t.clone() for i, t in self._moving.items()}):
+                out = evaluate()
+        else:
+            out = evaluate()
+        still = [(t, saved) for t, saved in self.state if id(t) not in self._moving]
+        moved = {id(t): saved for t, saved in still if not _same(t, saved)}
+        if not moved:
+            return out
+        with torch.no_grad():
+            for t, saved in self.state:
+                if id(t) in moved:
+                    t.copy_(saved)
+        self._moving |= moved
+        return self._steadily(evaluate, batch)
 
     def _same_noise(self, batch: Batch) -> None:
         """Give every evaluation of a batch the same random numbers, should the model draw any.
@@ -175,26 +270,11 @@ def _widen(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-@contextlib.contextmanager
-def _swapped(model: nn.Module, tensors: dict[str, Tensor]) -> Iterator[None]:
-    """Put other tensors in the place of parameters and buffers; tied ones stay tied."""
-    tied: dict[int, Tensor] = {}
-    named: list[tuple[str, Any]] = [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
-    for name, old in named:
-        if name in tensors:
-            tied[id(old)] = tensors[name]
-    places = [(*name.rpartition("."), old) for name, old in named]
-    try:
-        for owner, _, leaf, old in places:
-            module = model.get_submodule(owner)
-            registry: Any = module._parameters if leaf in module._parameters else module._buffers
-            registry[leaf] = tied[id(old)]
-        yield
-    finally:
-        for owner, _, leaf, old in places:
-            module = model.get_submodule(owner)
-            registry = module._parameters if leaf in module._parameters else module._buffers
-            registry[leaf] = old
+def _same(t: Tensor, saved: Tensor) -> bool:
+    return torch.equal(t, saved) or bool(torch.isnan(saved).any())
+
+
+def _statistics(module: nn.Module) -> set[int]:
+    """Running statistics of batch norms: in training they move, and nothing depends on them."""
+    norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase))
+    return {id(b) for m in norms for b in m.buffers(recurse=False)}

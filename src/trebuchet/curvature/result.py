@@ -39,6 +39,7 @@ class TopEigen:
         method: ``"lanczos"``, ``"dense"`` or ``"layer rule"``.
         side: The space worked in: ``"parameters"`` or ``"outputs"``.
         mode: Train or eval, as the model was evaluated (held_still.py).
+        statistics: Whose statistics batch norms used, in words; empty if there are none.
         optimizer: Whose edge `lr_crit` is.
         settings: The optimizer's momentum or β₁.
         loss_scale: Factor from `values` to the given loss's Gauss–Newton: 1 for ggn and hessian;
@@ -52,6 +53,7 @@ class TopEigen:
         names: The parameters' names and shapes, in the order of `vectors`.
         warm: Start for the next measurement.
         note: Why it did not converge, if it did not.
+        remarks: Which other route was taken where automatic differentiation has none, and why.
     """
 
     values: Tensor
@@ -76,6 +78,8 @@ class TopEigen:
     names: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     warm: WarmState | None = field(default=None, repr=False)
     note: str = ""
+    remarks: tuple[str, ...] = ()
+    statistics: str = ""
 
     @property
     def value(self) -> float:
@@ -95,7 +99,35 @@ class TopEigen:
         no curvature to be unstable in. NaN for an NTK whose loss is not a squared one (take
         ``operator="ggn"``).
         """
-        curvature = self.value * self.loss_scale
+        return self._rate(self.value)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Between which numbers λ_1 lies: ``values[0]``, which no run can exceed, and `upper`.
+
+        The upper one holds except with probability `failure`, both up to rounding. Infinite where
+        nothing is known, as of an operator that was found to be wrong.
+        """
+        known = math.isfinite(self.residual)
+        if len(self.values) > 1 and not self.converged:
+            return (self.value if known else -math.inf), math.inf
+        return (self.value if known else -math.inf), max(self.upper, self.value)
+
+    @property
+    def lr_crit_bounds(self) -> tuple[float, float]:
+        """Between which rates `lr_crit` lies: a λ that did not converge only bounds it from above.
+
+        (0, ∞) where nothing is known, and NaN where `lr_crit` is.
+        """
+        low, high = self.bounds
+        if math.isnan(self.lr_crit):
+            return math.nan, math.nan
+        if not math.isfinite(low):
+            return 0.0, math.inf
+        return (self._rate(high) if math.isfinite(high) else 0.0), self._rate(low)
+
+    def _rate(self, value: float) -> float:
+        curvature = value * self.loss_scale
         if math.isnan(curvature):
             return math.nan
         if curvature <= 0:
@@ -127,21 +159,52 @@ class TopEigen:
     def __str__(self) -> str:
         """One paragraph that a person can read."""
         name = {"ggn": "Gauss–Newton", "ntk": "NTK ÷ D", "hessian": "Hessian"}[self.operator]
-        state = "converged" if self.converged else "NOT converged"
-        lines = [
-            f"top eigenvalue of the {name}: {self.value:.6g}  ({state}; "
-            f"residual {self.residual:.1e}, at most {self.upper:.6g})"
-        ]
-        if self.note:
-            lines.append(f"because {self.note}")
+        state = f"residual {self.residual:.1e}, at most {self.upper:.6g}"
+        if self.converged:
+            state = f"converged; {state}"
+        else:
+            state = f"NOT converged: {self.note or 'see the bounds'}; {state}"
+        lines = [f"top eigenvalue of the {name}: {self.worded()}  ({state})"]
         if len(self.values) > 1:
             lines.append("next: " + ", ".join(f"{float(v):.6g}" for v in self.values[1:]))
+        mode = f"model in {self.mode} mode" + (f" with {self.statistics}" * bool(self.statistics))
         lines.append(
-            f"critical learning rate ({self.optimizer}): {self.lr_crit:.6g}   "
-            f"[D = {self.n_samples}, P = {self.n_parameters:,}, model in {self.mode} mode, "
+            f"critical rate ({self.optimizer}): {self.worded_rate()}   "
+            f"[D = {self.n_samples}, P = {self.n_parameters:,}, {mode}, "
             f"{self.method}, {self.products} products]"
         )
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.remarks])
+
+    def worded(self, digits: int = 6) -> str:
+        """λ_1 as far as it is known: ``"5"``, ``"at least 5"``, or ``"not known"``.
+
+        Args:
+            digits: How many significant ones.
+
+        Returns:
+            A phrase.
+        """
+        if self.converged:
+            return f"{self.value:.{digits}g}"
+        if not math.isfinite(self.residual):
+            return "not known"
+        return f"at least {self.value:.{digits}g}"
+
+    def worded_rate(self, digits: int = 6) -> str:
+        """The critical rate as far as it is known: a λ from below bounds it from above.
+
+        Args:
+            digits: How many significant ones.
+
+        Returns:
+            ``"0.4"``, ``"at most 0.4, λ not converged"``, or ``"not known"``.
+        """
+        rate = self.lr_crit
+        if self.converged and not math.isnan(rate):
+            return f"{rate:.{digits}g}"
+        if math.isnan(rate) or not math.isfinite(self.residual) or math.isinf(rate):
+            return "not known"
+        return f"at most {rate:.{digits}g}, λ not converged"
 
 
 def to_cpu(values: object) -> Tensor:

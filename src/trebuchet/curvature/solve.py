@@ -17,12 +17,24 @@ from torch import Tensor
 
 from trebuchet.curvature.certificate import Floats
 from trebuchet.curvature.distributed import Ranks
-from trebuchet.curvature.lanczos import ROUNDING, Goal, LanczosResult, Product, Start, Step, lanczos
+from trebuchet.curvature.lanczos import (
+    ROUNDING,
+    SYMMETRIC,
+    Goal,
+    LanczosResult,
+    Product,
+    Start,
+    Step,
+    lanczos,
+)
 from trebuchet.curvature.operators import Operator, mixed_start
 
 WARM_SHARE = 0.1
 """Share τ of the fresh direction beside a warm start: its error τ² is below any tolerance one
 tracks with, and each factor of ten costs the certificate only ln 10."""
+
+
+NOT_SYMMETRIC = "the operator is not symmetric: ⟨u, A v⟩ and ⟨v, A u⟩ differ by {:.1e} of ‖A‖"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,8 @@ class Spectrum:
     vectors: Tensor  # (k, n), on the side worked on
     to_parameters: Callable[[Tensor, float], Tensor]
     note: str = ""
+    asymmetry: float = 0.0
+    symmetric: bool = True
 
 
 def of_matrix(
@@ -49,6 +63,7 @@ def of_matrix(
     side: str,
     to_parameters: Callable[[Tensor, float], Tensor] | None,
     eps: float,
+    skew: float = 0.0,
 ) -> Spectrum:
     """Solve a whole symmetric matrix.
 
@@ -59,6 +74,7 @@ def of_matrix(
         side: Where its vectors live.
         to_parameters: Maps an eigenvector to parameter space; None if nobody will ask.
         eps: Rounding unit that the matrix was formed in.
+        skew: ‖A − Aᵀ‖ before the matrix was made symmetric.
 
     Returns:
         The spectrum, exact to rounding.
@@ -71,18 +87,24 @@ def of_matrix(
         vectors = columns.T.flip(0)[:k]
     top = values.flip(0).cpu().numpy()
     # LAPACK's own error in float64, and that of the matrix.
-    error = (4 * float(torch.finfo(a.dtype).eps) * n + ROUNDING * eps) * float(np.abs(top).max())
+    size = float(np.abs(top).max())
+    error = (4 * float(torch.finfo(a.dtype).eps) * n + ROUNDING * eps) * size
+    # Rounding of n columns adds up as n random numbers do.
+    symmetric = skew <= SYMMETRIC * eps * size * math.sqrt(n)
     return Spectrum(
         values=top[:k].copy(),
         residuals=np.full(k, error),
         upper=float(top[k - 1]) + error,
         next_value=float(top[k]) if n > k else math.nan,
-        converged=True,
+        converged=symmetric,
         products=0,
         method=method,
         side=side,
         vectors=vectors,
         to_parameters=to_parameters or (lambda y, _: y),
+        asymmetry=skew / size if size else 0.0,
+        symmetric=symmetric,
+        note="" if symmetric else NOT_SYMMETRIC.format(skew / size),
     )
 
 
@@ -98,6 +120,8 @@ class Solver:
         ranks: Whose start vectors must agree.
         on_step: Progress.
         products: Spent so far.
+        asymmetry: The worst seen, relative to ‖A‖.
+        symmetric: Whether all of it was rounding.
     """
 
     op: Operator
@@ -107,6 +131,8 @@ class Solver:
     ranks: Ranks
     on_step: Step | None = None
     products: int = 0
+    asymmetry: float = 0.0
+    symmetric: bool = True
 
     def solve(self, warm: Tensor | None = None) -> Spectrum:
         """Find and certify the k largest eigenvalues.
@@ -134,6 +160,8 @@ class Solver:
         goal = replace(goal, max_products=self.goal.max_products - self.products)
         run = lanczos(product, start, goal, metric=self.op.metric, on_step=self.on_step)
         self.products += run.products
+        self.asymmetry = max(self.asymmetry, run.asymmetry)
+        self.symmetric = self.symmetric and run.symmetric
         return run
 
     @property
@@ -199,7 +227,9 @@ class Solver:
         allowed = np.where(size <= found.noise, 2 * found.noise, self.goal.rtol * size)
         close = bool((found.residuals <= allowed).all())
         note = ""
-        if not self._left and not (certified and close):
+        if not self.symmetric:
+            note = NOT_SYMMETRIC.format(self.asymmetry)
+        elif not self._left and not (certified and close):
             note = f"max_products={self.goal.max_products} was spent"
         elif found.noise > self.goal.rtol * size.min() and not close:
             note = f"the products' rounding ({found.noise:.1e}) does not allow this rtol"
@@ -208,13 +238,15 @@ class Solver:
             residuals=found.residuals,
             upper=upper,
             next_value=next_value,
-            converged=bool(certified) and close,
+            converged=bool(certified) and close and self.symmetric,
             products=self.products,
             method="lanczos",
             side=self.op.side,
             vectors=found.vectors,
             to_parameters=self.op.to_parameters,
             note=note,
+            asymmetry=self.asymmetry,
+            symmetric=self.symmetric,
         )
 
 

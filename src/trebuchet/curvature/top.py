@@ -15,7 +15,7 @@ from trebuchet.curvature.result import TopEigen
 from trebuchet.errors import InputError
 from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import as_batches
-from trebuchet.problem.held_still import Mode, held_still
+from trebuchet.problem.held_still import MODE, Mode, held_still
 from trebuchet.problem.losses import LossFn, ModelLoss, Reduction, batch_weights, resolve
 from trebuchet.problem.selection import Selection, select, unwrap
 
@@ -29,7 +29,7 @@ def top_eigen(
     k: int = 1,
     rtol: float = 1e-3,
     params: Selection = None,
-    mode: Mode = "eval",
+    mode: Mode = MODE,
     optimizer: torch.optim.Optimizer | str | None = None,
     warm: TopEigen | None = None,
     vectors: bool = False,
@@ -69,8 +69,9 @@ def top_eigen(
         k: How many eigenvalues.
         rtol: Relative tolerance. 1e-3 is far below what a learning rate can feel.
         params: Names, parameters or a predicate; by default every parameter that is not frozen.
-        mode: ``"eval"`` (default: BatchNorm's running statistics, no dropout), ``"train"`` (batch
-            statistics, no dropout) or ``"as_is"``.
+        mode: ``"train"`` (default, as a scan has it): as the model is trained, with the batch
+            statistics of each batch, but without dropout. ``"eval"``: with running statistics.
+            ``"as_is"``: as its flags are.
         optimizer: Whose edge ``lr_crit`` is; Adam's family also preconditions the operator.
         warm: The result for nearby parameters or data, to start from.
         vectors: Also return unit eigenvectors in parameter space, (k, P).
@@ -118,11 +119,11 @@ def top_eigen(
     autocast = Autocast.ambient(device)
     # The solver's own arithmetic must not be cast down; the model re-enters the caller's autocast.
     still = held_still(model, mode=mode, loader=data, also=loss)
-    with still, torch.autocast(device.type, enabled=False):
+    with still as held, torch.autocast(device.type, enabled=False):
         batches = as_batches(
             data, device=device, micro_batch=micro_batch, closure=closure, max_batches=max_batches
         )
-        problem = Problem(model, chosen, resolved, batches, autocast)
+        problem = Problem(model, chosen, resolved, batches, autocast, held=held)
         versions = [p._version for p in chosen.values()]
         _weigh(problem, ranks, reduction)
         measurement = Measurement(
@@ -190,8 +191,14 @@ def _weigh(problem: Problem, ranks: Ranks, reduction: Reduction | None) -> None:
     """Set the micro-batches' weights and D, over all ranks."""
 
     def outputs_of(batch: Any) -> Tensor:
-        with torch.no_grad():
-            return problem.outputs(batch)
+        z = problem.raw_outputs(batch)  # with gradients: a forward pass may take derivatives itself
+        if not isinstance(z, Tensor):
+            msg = (
+                "reduction: cannot be found out for a model that returns a "
+                f"{type(z).__name__}; say reduction='mean' or 'sum'"
+            )
+            raise InputError(msg)
+        return z.detach()
 
     divisors, problem.reduction, total = batch_weights(
         problem.loss,

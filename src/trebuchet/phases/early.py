@@ -22,7 +22,7 @@ from torch import nn
 from trebuchet.curvature.top import top_eigen
 from trebuchet.errors import InputError
 from trebuchet.problem.autocast import Autocast
-from trebuchet.problem.held_still import held_still
+from trebuchet.problem.held_still import MODE, held_still
 from trebuchet.problem.losses import resolve
 from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.selection import select, unwrap
@@ -95,7 +95,7 @@ def early_constants(
         raise InputError(msg)
     params = list(select(model).values())
     device = params[0].device
-    with held_still(model, mode="as_is", loader=data, parameters_too=True, also=loss):
+    with held_still(model, mode=MODE, loader=data, parameters_too=True, also=loss):
         stream = make_stream(
             data, device=device, batch_size=None, accumulate=1, horizon=train_steps,
             closure=hasattr(resolved, "fn"),

@@ -3,9 +3,9 @@
 A measurement of curvature evaluates the model many times, so it must (a) always see the same
 function and (b) leave no trace. :func:`held_still` promises both. Inside it:
 
-- the model is in evaluation mode unless told otherwise: BatchNorm uses its running statistics,
-  dropout is off. With ``mode="train"`` BatchNorm uses batch statistics, while dropout layers stay
-  off, because a mask that changes from product to product is no operator at all;
+- dropout is off, layers and functions alike: a mask that changes from product to product is no
+  operator at all. With ``mode="train"`` the rest is as in training, so that BatchNorm uses batch
+  statistics; with ``mode="eval"`` it uses its running ones;
 - attention runs through the plain ("math") kernel and cuDNN's and oneDNN's recurrent kernels are
   off: the fused ones have no second derivative;
 - gradients are enabled, whatever the caller had set, inference mode included.
@@ -15,21 +15,24 @@ random states (torch on the CPU and on every CUDA device in use, NumPy, Python),
 the loader's own state are as they were, bit for bit. What a forward pass registered is gone again.
 The same holds for modules and tensors that the model or the loss reaches without owning them, such
 as a closure's critic or a teacher in a plain list (captured.py says where they are looked for).
-Other plain attributes that a forward pass sets on a module (a counter, a cache) stay: what they
-mean, and how to copy them, only the module knows.
+Plain attributes of modules (a counter, a cache) are bound to what they were bound to; the inside of
+a list or dict that a forward pass fills stays as it is, since only the module knows what it means.
 """
 
 import contextlib
 import copy
 import random
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from trebuchet.errors import InputError
 from trebuchet.problem.captured import captured
@@ -37,11 +40,34 @@ from trebuchet.problem.captured import captured
 Mode = Literal["eval", "train", "as_is"]
 """How the model is evaluated: as in evaluation, as in training but without dropout, untouched."""
 
+MODE: Mode = "train"
+"""The mode in which curvature is measured, at every door: the one in which the model is trained,
+with BatchNorm's batch statistics, and without the noise of dropout."""
+
 COPIED = 1 << 30
 """Of what is not trained (frozen parameters, captured modules and tensors) at most 1 GiB is copied,
 the small before the large: a frozen base of many gigabytes is not doubled to guard its values."""
 
 _DROPOUT = nn.modules.dropout._DropoutNd  # private, but the one base of Dropout, …3d, AlphaDropout
+_DROPPING = frozenset((
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
+    torch.dropout, torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout,
+))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is held still.
+
+    Attributes:
+        modules: The model, then the modules that it or the loss reaches.
+        values: Tensors that no evaluation should move, each with a copy of its values: buffers,
+            frozen parameters, what was captured. A copy is a few of them at most where they are
+            very large, see `COPIED`.
+    """
+
+    modules: list[nn.Module]
+    values: list[tuple[Tensor, Tensor]]
 
 
 @contextlib.contextmanager
@@ -53,11 +79,12 @@ def held_still(
     optimizer: torch.optim.Optimizer | None = None,
     parameters_too: bool = False,
     also: object = None,
-) -> Iterator[None]:
+) -> Iterator[Held]:
     """Evaluate `model` under one fixed policy, and restore every bit of state afterwards.
 
-    Parameters, buffers and submodules registered inside the block are taken off again. Plain
-    attributes that a forward pass sets on a module are not known here and stay as it left them.
+    Parameters, buffers and submodules registered inside the block are taken off again, and plain
+    attributes that a forward pass binds are bound to what they were; what it does to the inside of
+    such an attribute, say to a list, stays.
 
     Args:
         model: The module that will be evaluated (or, with `parameters_too`, trained).
@@ -72,7 +99,7 @@ def held_still(
             model reaches without having registered it; all of it stays in the mode it is in.
 
     Yields:
-        Nothing; the policy holds inside the block.
+        What is held; the policy holds inside the block.
 
     Raises:
         InputError: If `mode` is unknown, or if a parameter or buffer has no shape yet or was made
@@ -101,11 +128,12 @@ def held_still(
     copied = [p for p in parameters.values() if parameters_too or not _trained(p, ours)]
     copied += [t for t in leaves if not t.requires_grad]
     with (
+        contextlib.ExitStack() as stack,
         torch.inference_mode(mode=False),  # and so the copies below are ordinary tensors
         _random_states(parameters.values()),
         _loader_state(loader),
         _optimizer_state(optimizer),
-        _values(held, parameters.values(), _affordable(copied, ours)),
+        _values(held, parameters.values(), _affordable(copied, ours)) as values,
         _registered(held),
         _flags(held),
         _kernels(held),
@@ -114,9 +142,47 @@ def held_still(
         if mode == "eval":
             model.eval()
         elif mode == "train":
-            model.train()
+            set_training(model)
             _silence_dropout(model)
-        yield
+        if mode != "as_is" and not all(_root(m) == "torch" for m in model.modules()):
+            stack.enter_context(_WithoutDropout())
+        trained = {id(p) for p in model.parameters() if p.requires_grad}
+        still = [(t, saved) for t, saved in values if id(t) not in trained]
+        yield Held(list(held), still)
+
+
+def set_training(model: nn.Module) -> None:
+    """Put a model into the mode it is trained in.
+
+    A model in training mode stays as it is, layers that its owner keeps in evaluation mode (frozen
+    batch statistics) included; one that is in evaluation mode as a whole is put into training.
+
+    Args:
+        model: The module.
+    """
+    if not model.training:
+        model.train()
+
+
+class _WithoutDropout(TorchFunctionMode):
+    """Turn off dropout that a forward pass calls as a function, where no flag of a layer does."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _DROPPING:
+            return args[0] if args else kwargs["input"]
+        if func is F.scaled_dot_product_attention:
+            if len(args) > 4:
+                args = (*args[:4], 0.0, *args[5:])
+            elif "dropout_p" in kwargs:
+                kwargs["dropout_p"] = 0.0
+        return func(*args, **kwargs)
+
+
+def _root(module: nn.Module) -> str:
+    return type(module).__module__.partition(".")[0]
 
 
 def _parameters_of(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
@@ -248,12 +314,15 @@ def _registered(held: nn.Module) -> Iterator[None]:
     """
     saved: list[tuple[Any, Any]] = []  # a registry, and what it held
     for module in held.modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            saved.append((vars(module), dict(vars(module))))
         for registry in (module._parameters, module._buffers, module._modules):
             saved.append((registry, dict(registry)))
         saved.append((module._non_persistent_buffers_set, set(module._non_persistent_buffers_set)))
     try:
         yield
     finally:
+        # The registries' own names are among a module's attributes: those first.
         for registry, before in saved:
             # Untouched is left untouched: registries of compiled modules take no writing.
             if _identities(registry) != _identities(before):
@@ -270,7 +339,7 @@ def _identities(registry: Any) -> Any:
 @contextlib.contextmanager
 def _values(
     held: nn.Module, parameters: Iterable[Tensor], copied: Iterable[Tensor]
-) -> Iterator[None]:
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Copy tensors back, and keep `.grad` out of reach: what is not there cannot be added to."""
     filled = [t for t in [*held.buffers(), *copied] if not t.is_meta]
     values = [(t, t.detach().clone(), t._version) for t in filled]
@@ -278,7 +347,7 @@ def _values(
     for p in parameters:
         p.grad = None
     try:
-        yield
+        yield [(t, saved) for t, saved, _ in values]
     finally:
         with torch.no_grad():
             for t, saved, version in values:

@@ -22,7 +22,7 @@ from trebuchet.phases.scanning.runs import Run
 from trebuchet.phases.scanning.training import Trainer
 from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch
-from trebuchet.problem.held_still import Mode, held_still
+from trebuchet.problem.held_still import MODE, held_still
 from trebuchet.problem.losses import ModelLoss
 from trebuchet.problem.risk import Objective, out_of_memory
 from trebuchet.problem.selection import select
@@ -173,16 +173,16 @@ def _cheapest(
     batch = batches[0]
     share = batch.size / objective.samples_per_step
     objective.cost.forwards += share
-    mode: Mode = "train" if objective.has_batch_norm else "eval"
-    with held_still(model, mode=mode), objective.autocast():
+    with held_still(model, mode=MODE, also=objective.loss) as held, objective.autocast():
         autocast = Autocast.ambient(params[0].device)
         chosen = select(model, edge.held)
-        problem = Problem(model, chosen, objective.loss, [batch], autocast, [1.0], batch.size)
+        problem = Problem(
+            model, chosen, objective.loss, [batch], autocast, [1.0], batch.size, held=held
+        )
         barred = edge.adaptive or autocast.enabled
         run = None if barred else layer_rule.record(problem, batch)
         if run is None:
-            with torch.no_grad():
-                n = problem.outputs(batch).numel()
+            n = problem.outputs(batch).numel()
             few = n if n < count and is_convex(objective.loss) else count
             return _Way("auto", products=few)
         factor = loss_factor(problem, run.outputs, batch, 1.0, 0)
@@ -277,12 +277,11 @@ def _measure(
 ) -> TopEigen:
     closure = isinstance(objective.loss, ModelLoss)
     operator: OperatorName = "hessian" if closure else "ggn"
-    mode: Mode = "train" if objective.has_batch_norm else "eval"
     data: Any = batches[0].raw if len(batches) == 1 else [b.raw for b in batches]
     given: Any = loss
     with objective.autocast():
         return top_eigen(
-            objective.model, given, data, operator, rtol=rtol, params=edge.held, mode=mode,
+            objective.model, given, data, operator, rtol=rtol, params=edge.held,
             optimizer=edge.seen, method=method, max_products=products,
             micro_batch=None if closure else objective.chunk,
         )  # fmt: skip
