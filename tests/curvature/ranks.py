@@ -25,7 +25,8 @@ def measure(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, group: bool) 
     for operator in ("ggn", "ntk", "hessian"):
         for loss in (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum")):
             top = top_eigen(
-                model, loss, (x, y), operator, k=2, rtol=1e-9, group=group or None
+                model, loss, (x, y), operator, k=2, rtol=1e-9, group=group or None,
+                mode="eval",
             )  # fmt: skip
             assert top.converged
             assert top.n_samples == 10
@@ -33,6 +34,7 @@ def measure(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, group: bool) 
     model.train()
     adam = top_eigen(
         model, nn.CrossEntropyLoss(), (x, y), "hessian", optimizer="adam", rtol=1e-9,
+        mode="eval",
         group=group or None,
     )  # fmt: skip
     return [*out, adam.value]

@@ -144,13 +144,19 @@ def test_bfloat16_weights_are_evaluated_in_float32(net: str) -> None:
     weights = [p.clone() for p in model.parameters()]
     inputs = x.bfloat16() if x.is_floating_point() else x
     tops = [
-        top_eigen(model, CE, (inputs, Y), operator, rtol=1e-4) for operator in ("ggn", "hessian")
+        top_eigen(model, CE, (inputs, Y), operator, rtol=1e-4, mode="eval")
+        for operator in ("ggn", "hessian")
     ]
     for p, w in zip(model.parameters(), weights, strict=True):
         assert torch.equal(p, w)
         assert p.dtype == torch.bfloat16
     closure = top_eigen(
-        model, ModelLoss(lambda m, b: CE(m(b[0]), b[1])), (inputs, Y), "hessian", rtol=1e-4
+        model,
+        ModelLoss(lambda m, b: CE(m(b[0]), b[1])),
+        (inputs, Y),
+        "hessian",
+        rtol=1e-4,
+        mode="eval",
     )
     wide = model.double()
     x64 = inputs.double() if x.is_floating_point() else x
@@ -166,10 +172,10 @@ def test_bfloat16_weights_are_evaluated_in_float32(net: str) -> None:
 def test_autocast_is_entered_for_the_model_only_and_its_rounding_is_admitted() -> None:
     model, x = draw("conv")
     model, x = model.float(), x.float()
-    truth = top_eigen(model, CE, (x, Y)).value
+    truth = top_eigen(model, CE, (x, Y), mode="eval").value
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loose = top_eigen(model, CE, (x, Y), rtol=0.1)
-        tight = top_eigen(model, CE, (x, Y), rtol=1e-3)
+        loose = top_eigen(model, CE, (x, Y), rtol=0.1, mode="eval")
+        tight = top_eigen(model, CE, (x, Y), rtol=1e-3, mode="eval")
     assert loose.converged
     assert close(loose.value, truth, 0.1)
     assert not tight.converged
@@ -253,7 +259,7 @@ def test_tracking_with_warm_starts_follows_training() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     warm = None
     for _ in range(10):
-        warm = top_eigen(model, CE, (x, Y), "hessian", rtol=1e-2, warm=warm)
+        warm = top_eigen(model, CE, (x, Y), "hessian", rtol=1e-2, warm=warm, mode="eval")
         assert warm.converged
         assert close(warm.value, spectrum(model, CE, x, Y, "hessian")[0], 1e-2)
         optimizer.zero_grad()
@@ -305,7 +311,7 @@ def test_result_reads_as_a_paragraph() -> None:
     assert "Gauss–Newton" in text
     assert f"{top.lr_crit:.6g}" in text
     assert "converged" in text
-    assert "eval mode" in text
+    assert "train mode" in text
 
 
 def test_a_loss_said_to_be_convex_is_worked_on_in_output_space() -> None:

@@ -1,5 +1,7 @@
 """The layer rule against Lanczos and dense autograd, and where it must stand aside."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -57,12 +59,13 @@ def test_every_kind_of_layer(name: str, operator: str) -> None:
     model = model.double().eval()
     y = torch.arange(12) % 3
     loss = nn.CrossEntropyLoss()
-    rule = top_eigen(model, loss, (x, y), operator, method="dense", k=3, vectors=True)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"k": 3, "vectors": True, "mode": "eval"}
+    rule = top_eigen(model, loss, (x, y), operator, method="dense", **options)  # type: ignore[arg-type]
     assert rule.method == "layer rule"
     truth = spectrum(model, loss, x, y, operator)
     torch.testing.assert_close(rule.values, truth[:3], rtol=1e-10, atol=0)
     lanczos = top_eigen(
-        model, loss, (x, y), operator, method="lanczos", k=3, rtol=1e-8, vectors=True  # type: ignore[arg-type]
+        model, loss, (x, y), operator, method="lanczos", rtol=1e-8, **options  # type: ignore[arg-type]
     )  # fmt: skip
     assert rule.vectors is not None
     assert lanczos.vectors is not None
@@ -73,7 +76,7 @@ def test_every_kind_of_layer(name: str, operator: str) -> None:
 def stands_aside(model: nn.Module, x: Tensor) -> bool:
     model = model.double().eval()
     y = torch.zeros(len(x), 3).double()
-    top = top_eigen(model, half_mse, (x, y), method="dense")
+    top = top_eigen(model, half_mse, (x, y), method="dense", mode="eval")
     assert close(top.value, spectrum(model, half_mse, x, y, "ggn")[0], 1e-9)
     return top.method == "dense"
 

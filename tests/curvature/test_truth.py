@@ -41,13 +41,13 @@ def test_cross_entropy_on_every_net(net: str, operator: str) -> None:
     loss, y = LOSSES["smoothed"]
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernel has no second derivative
         truth = spectrum(model, loss, x, y, operator)
-    top = top_eigen(model, loss, (x, y), operator, rtol=1e-7)  # type: ignore[arg-type]
+    top = top_eigen(model, loss, (x, y), operator, rtol=1e-7, mode="eval")  # type: ignore[arg-type]
     assert top.converged
     assert close(top.value, truth[0], 1e-6)
     assert abs(top.value - float(truth[0])) <= top.residual
     single = copy.deepcopy(model).float()
     x32 = x.float() if x.is_floating_point() else x
-    top32 = top_eigen(single, loss, (x32, y), operator, rtol=1e-4)  # type: ignore[arg-type]
+    top32 = top_eigen(single, loss, (x32, y), operator, rtol=1e-4, mode="eval")  # type: ignore[arg-type]
     assert top32.converged
     assert close(top32.value, truth[0], 1e-4)
 
@@ -90,7 +90,7 @@ def test_curvlinops_agrees(net: str, operator: str) -> None:
             n = sum(p.numel() for p in params)
             dense = theirs @ torch.eye(n, dtype=torch.float64)
             truth = torch.linalg.eigvalsh((dense + dense.T) / 2)[-1]
-            ours = top_eigen(model, loss, (x, y), operator, rtol=1e-7)  # type: ignore[arg-type]
+            ours = top_eigen(model, loss, (x, y), operator, rtol=1e-7, mode="eval")  # type: ignore[arg-type]
             assert close(ours.value, truth, 1e-6)
 
 
@@ -117,7 +117,7 @@ def test_finite_differences_of_the_gradient_agree(net: str) -> None:
     ]
     dense = torch.stack(rows)
     truth = torch.linalg.eigvalsh((dense + dense.T) / 2)[-1]
-    top = top_eigen(model, loss, (x, y), "hessian", rtol=1e-8)
+    top = top_eigen(model, loss, (x, y), "hessian", rtol=1e-8, mode="eval")
     assert close(top.value, truth, 1e-6)
 
 

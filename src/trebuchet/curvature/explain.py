@@ -48,12 +48,14 @@ def explained(model: nn.Module, what: str, advice: str) -> Iterator[None]:
             msg = reentrant()
         else:
             place = f", in {where}" if where else ""
-            msg = f"{what}: it fails on this data ({one_line(error)}{place}); {advice}"
+            msg = f"{what}: it cannot take this data ({one_line(error)}{place}); {advice}"
         raise InputError(msg) from error
 
 
 def _pass_on(error: BaseException) -> None:
-    if isinstance(error, InputError) or out_of_memory(error):
+    """Raise again what is no fault of the arguments, and what somebody made a type of their own."""
+    known = type(error).__module__.partition(".")[0] in ("builtins", "torch")
+    if isinstance(error, InputError) or out_of_memory(error) or not known:
         raise error
 
 

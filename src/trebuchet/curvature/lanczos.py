@@ -75,6 +75,8 @@ class Goal:
         certify: Ask for the certificate at θ_k, not only for residuals.
         against: Only ask for a certificate that no eigenvalue exceeds this by more than `rtol`;
             stop as well when one is found that does.
+        watch: Expect symmetry. Of a deflated operator it only holds as far as what was taken out
+            is an eigenspace.
     """
 
     k: int = 1
@@ -85,6 +87,7 @@ class Goal:
     eps: float | Callable[[], float] | None = None
     certify: bool = True
     against: float | None = None
+    watch: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,10 +263,10 @@ class _Run:
         theta, s = np.linalg.eigh((t[:m, :m] + t[:m, :m].T) / 2)
         self.theta, self.s, self.t = theta[::-1].copy(), s[:, ::-1].copy(), t
         self.size = float(np.abs(theta).max())
-        self.asymmetry = max(self.asymmetry, *skews[: m - self.first], 0.0)
         # In a metric, rounding is relative to factors that may be much larger than their product.
-        allowed = SYMMETRIC * self.eps * self.size
-        self.symmetric = self.metric is not None or self.asymmetry <= allowed
+        if self.goal.watch and self.metric is None:
+            self.asymmetry = max(self.asymmetry, *skews[: m - self.first], 0.0)
+        self.symmetric = self.asymmetry <= SYMMETRIC * self.eps * self.size
         self.noise = max(ROUNDING * self.eps * self.size, self.asymmetry)
         last = 0.0 if self.exhausted else float(t[m, m - 1])
         self.residuals = np.hypot(last * np.abs(self.s[m - 1]), self.noise)

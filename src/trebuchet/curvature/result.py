@@ -108,10 +108,12 @@ class TopEigen:
         The upper one holds except with probability `failure`, both up to rounding. Infinite where
         nothing is known, as of an operator that was found to be wrong.
         """
-        known = math.isfinite(self.residual)
-        if len(self.values) > 1 and not self.converged:
-            return (self.value if known else -math.inf), math.inf
-        return (self.value if known else -math.inf), max(self.upper, self.value)
+        if not math.isfinite(self.residual):
+            return -math.inf, math.inf
+        if len(self.values) == 1:
+            return self.value, max(self.upper, self.value)
+        # Of several values `upper` bounds the next one.
+        return self.value, self.value + self.residual if self.converged else math.inf
 
     @property
     def lr_crit_bounds(self) -> tuple[float, float]:

@@ -199,6 +199,7 @@ class Solver:
                 self.goal,
                 k=1,
                 failure=share,
+                watch=False,
                 against=None if short else float(found.values[k - 1]),
             )
             vector, overlap = self._fresh()
