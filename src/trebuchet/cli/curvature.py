@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+from rich.markup import escape
 
 from trebuchet.cli.loading import load_data, load_model, load_weights, shaped
 from trebuchet.cli.output import console
@@ -150,9 +151,12 @@ def summary(top: "TopEigen") -> str:
         Rich markup, a few lines.
     """
     names = {"ggn": "Gauss–Newton matrix", "ntk": "NTK ÷ samples", "hessian": "Hessian"}
+    known = top.worded()
+    mode = f"{top.mode} mode" + (f" with {top.statistics}" * bool(top.statistics))
     lines = [
-        f"[bold]λ = {top.value:.6g}[/]  top eigenvalue of the {names[top.operator]}"
-        f"  [dim]({top.n_samples} samples, {top.n_parameters:,} parameters, {top.mode} mode)[/]"
+        f"[bold]λ {'= ' if top.converged else ''}{known}[/]  top eigenvalue of the "
+        f"{names[top.operator]}  [dim]({top.n_samples} samples, {top.n_parameters:,} parameters, "
+        f"{mode})[/]"
     ]
     for i, (value, residual) in enumerate(zip(top.values, top.residuals, strict=True)):
         if len(top.values) > 1:
@@ -165,16 +169,17 @@ def summary(top: "TopEigen") -> str:
             sure = f"no other eigenvalue is above {top.upper:.6g}"
         lines.append(f"    converged: residual {top.residual:.1e}, {sure}")
     else:
-        lines.append(f"    [bold yellow]not converged[/]: {top.note or 'see the bounds'}")
+        lines.append(f"    [bold yellow]not converged[/]: {escape(top.note) or 'see the bounds'}")
         lines.append(f"    residual {top.residual:.1e}, upper bound {top.upper:.6g}")
+    lines += [f"    {escape(remark)}" for remark in top.remarks]
     rate = top.lr_crit
     if math.isnan(rate):
         lines.append("    no learning rate: the NTK knows no loss; use --operator ggn for it")
-    elif math.isinf(rate):
-        lines.append("    no critical learning rate: there is no positive curvature here")
+    elif math.isinf(rate) and top.converged:
+        lines.append("    no critical rate: there is no positive curvature here")
     else:
         lines.append(
-            f"[bold]critical learning rate {rate:.6g}[/]  for {top.optimizer} with this loss: "
+            f"[bold]critical rate {top.worded_rate()}[/]  for {top.optimizer} with this loss: "
             "below it training starts smoothly, above it the loss first grows"
         )
     return "\n".join(lines)
@@ -202,6 +207,8 @@ def numbers(top: "TopEigen") -> dict[str, object]:
         "converged": top.converged,
         "note": top.note,
         "lr_crit": plain(top.lr_crit),
+        "lr_crit_bounds": [plain(rate) for rate in top.lr_crit_bounds],
+        "remarks": list(top.remarks),
         "optimizer": top.optimizer,
         "method": top.method,
         "products": top.products,

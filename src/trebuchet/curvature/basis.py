@@ -1,5 +1,7 @@
 """Orthonormal vectors on the operator's device, in blocks, with their inner product."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,25 @@ def dot(u: Tensor, v: Tensor) -> Tensor:
         for a, b in zip(torch.split(u, 1 << 16), torch.split(v, 1 << 16), strict=True)
     ]
     return torch.stack(parts).sum(dtype=torch.float64)
+
+
+def normal(
+    shape: Iterable[int], like: Tensor, seed: int = 0, generator: torch.Generator | None = None
+) -> Tensor:
+    """Normal numbers from a seed, drawn on the CPU, so that they are the same everywhere.
+
+    Args:
+        shape: Their shape.
+        like: Gives dtype and device.
+        seed: Of the numbers, unless there is a generator.
+        generator: On the CPU.
+
+    Returns:
+        The numbers.
+    """
+    generator = generator or torch.Generator("cpu").manual_seed(seed)
+    numbers = torch.randn(tuple(shape), generator=generator, dtype=torch.float64, device="cpu")
+    return numbers.to(like)
 
 
 class Basis:

@@ -9,6 +9,7 @@ a shift of all logits, so R = K − 1: two classes cost as much as one output.
 import torch
 from torch import Tensor
 
+from trebuchet.curvature.basis import normal
 from trebuchet.curvature.loss_curvature import LossCurvature
 from trebuchet.curvature.problem import Problem
 from trebuchet.problem.batches import Batch
@@ -46,7 +47,7 @@ def loss_factor(
         u[:, i] = 1
         columns.append(product(u))
     blocks = torch.stack(columns, dim=2)  # (D, K, K)
-    probe = torch.randn(d, k, generator=torch.Generator().manual_seed(seed)).to(z)
+    probe = normal((d, k), z, seed)
     want, got = product(probe), (blocks @ probe[..., None])[..., 0]
     size = float(blocks.abs().max())
     eps = float(torch.finfo(z.dtype).eps)

@@ -8,6 +8,7 @@ the gradient in float64: the loss alone is cheap.
 import torch
 from torch import Tensor
 
+from trebuchet.curvature.basis import normal
 from trebuchet.curvature.explain import NoDerivativeError, missing
 from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.suspects import suspects
@@ -39,9 +40,7 @@ class LossCurvature:
             (gradient,) = torch.autograd.grad(loss, self.z, create_graph=True, allow_unused=True)
         self.gradient = None if gradient is None or not gradient.requires_grad else gradient
         if gradient is not None and doubted:
-            probe = torch.randn(
-                self.z.shape, generator=torch.Generator().manual_seed(0), dtype=self.z.dtype
-            ).to(self.z.device)
+            probe = normal(self.z.shape, self.z)
             if not self._agree(self.product(probe), self._differences(probe)):
                 self._by_differences(f"that of {', '.join(doubted)} is wrong")
 

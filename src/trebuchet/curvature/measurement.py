@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trebuchet.curvature import dense, layer_rule
+from trebuchet.curvature.basis import normal
 from trebuchet.curvature.differences import ROUNDING as DIFFERENCES
 from trebuchet.curvature.differences import DifferenceHessian
 from trebuchet.curvature.distributed import Ranks
@@ -176,8 +177,7 @@ class Measurement:
             return None
         if not layer_rule.is_cheaper(run, factor.shape[2]) and self.method != "dense":
             return None
-        generator = torch.Generator().manual_seed(self.seed)
-        r = torch.randn(d, factor.shape[2], generator=generator).to(z)
+        r = normal((d, factor.shape[2]), z, self.seed)
         a, ours = layer_rule.gram(run, factor, None if run.trusted else r)
         if not bool(torch.isfinite(a).all()):
             msg = "model: its derivatives are NaN or infinite; curvature needs a smooth point"
@@ -258,7 +258,7 @@ class Measurement:
             basis_cap=self.basis_cap or self._cap(op),
             eps=lambda: self._eps(op),  # only products tell whether one is by differences
         )
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator("cpu").manual_seed(self.seed)
         return Solver(op, like, goal, generator, self.ranks, self.on_step).solve(start)
 
     def _cap(self, op: Operator) -> int:
@@ -340,9 +340,7 @@ class Measurement:
             curvature = LossCurvature(self.problem, z, batch)
             if curvature.zero:
                 return 0.0
-            probe = torch.randn(
-                z.shape, generator=torch.Generator().manual_seed(self.seed), dtype=z.dtype
-            ).to(z.device)
+            probe = normal(z.shape, z, self.seed)
             h = curvature.product(probe)
             c = float((h / probe).mean()) if z.numel() else math.nan
             if float((h - c * probe).abs().max()) > 1e-4 * abs(c):

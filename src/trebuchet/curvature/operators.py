@@ -84,7 +84,7 @@ def random_direction(n: int, like: Tensor, generator: torch.Generator) -> Tensor
     Returns:
         Shape (n,).
     """
-    numbers = torch.rand(n, generator=generator, dtype=like.dtype)
+    numbers = torch.rand(n, generator=generator, dtype=like.dtype, device="cpu")
     return numbers.sub_(0.5).mul_(math.sqrt(12)).to(like.device)
 
 

@@ -229,14 +229,15 @@ class Problem:
                 out = evaluate()
         else:
             out = evaluate()
-        still = [(t, saved) for t, saved in self.state if id(t) not in self._moving]
-        moved = {id(t): saved for t, saved in still if not _same(t, saved)}
+        moved = {id(t): saved for t, saved in self.state if not _same(t, saved)}
         if not moved:
             return out
         with torch.no_grad():
             for t, saved in self.state:
                 if id(t) in moved:
                     t.copy_(saved)
+        if moved.keys() <= self._moving.keys():
+            return out  # no module's own: a tally that a closure keeps, put back by value
         self._moving |= moved
         return self._steadily(evaluate, batch)
 
@@ -276,5 +277,12 @@ def _same(t: Tensor, saved: Tensor) -> bool:
 
 def _statistics(module: nn.Module) -> set[int]:
     """Running statistics of batch norms: in training they move, and nothing depends on them."""
-    norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase))
+    norms = (m for m in module.modules() if _is_norm(m))
     return {id(b) for m in norms for b in m.buffers(recurse=False)}
+
+
+def _is_norm(module: nn.Module) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):  # a class of its own; the names are kept
+        names = {name for name, _ in module.named_buffers(recurse=False)}
+        return {"running_mean", "num_batches_tracked"} <= names
+    return isinstance(module, nn.modules.batchnorm._NormBase)

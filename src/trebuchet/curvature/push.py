@@ -21,6 +21,7 @@ import torch
 import torch.autograd.forward_ad as fwd
 from torch import Tensor
 
+from trebuchet.curvature.basis import normal
 from trebuchet.curvature.explain import NoDerivativeError, missing
 from trebuchet.curvature.swapped import swapped
 from trebuchet.curvature.twin import Twin
@@ -203,12 +204,9 @@ def pushed(at: "Linearised", v: Parts) -> Tensor:
 
 def _is_adjoint(at: "Linearised", push: Push) -> bool:
     """Try ⟨u, J v⟩ = ⟨Jᵀ u, v⟩ on random vectors, to rounding."""
-    generator = torch.Generator().manual_seed(0)
-    u = torch.randn(at.size, generator=generator, dtype=at.outputs.dtype).to(at.outputs.device)
-    v = [
-        torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p.device)
-        for p in at.problem.leaves
-    ]
+    generator = torch.Generator("cpu").manual_seed(0)
+    u = normal((at.size,), at.outputs, generator=generator)
+    v = [normal(p.shape, p, generator=generator) for p in at.problem.leaves]
     jv, back = push(v), at.vjp(u)
     ours = float(torch.dot(u.double(), jv.double()))
     pairs = [(g.double(), t.double()) for g, t in zip(back, v, strict=True) if g is not None]

@@ -55,7 +55,7 @@ class Witness:
         if not doubted:
             return ""
         like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
-        v = random_direction(op.dim, like, torch.Generator().manual_seed(self.seed))
+        v = random_direction(op.dim, like, torch.Generator("cpu").manual_seed(self.seed))
         off = self._off(v, op.product(v.clone()), 0.0)
         named = ", ".join(doubted)
         return "" if off is None or off <= AGREE else _said(f"that of {named} is wrong", off)

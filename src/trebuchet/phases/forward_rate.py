@@ -1,4 +1,4 @@
-"""The critical rate without curvature: how far along the first step the loss comes back up.
+"""The forward-only rate, without curvature: how far along the first step the loss comes back up.
 
 Kalra & Barkeshli (arXiv 2406.09405): double η until L(θ₁) ≥ L(θ₀), then bisect until the upper end
 has L ≤ (1 + δ) L₀. It costs one gradient and about ten forward passes, needs no second derivative,
@@ -29,7 +29,7 @@ from trebuchet.problem.stream import make_stream
 
 @dataclass(frozen=True, slots=True)
 class ForwardRate:
-    """A bracket of the critical rate, from forward passes.
+    """A bracket of the forward-only rate: where one step no longer lowers the loss.
 
     Attributes:
         low: The loss after one step at this rate is below the start.
@@ -115,7 +115,7 @@ def forward_critical_rate(
 def along_first_step(
     objective: Objective, factory: Factory, batches: Sequence[Batch], delta: float = 0.01
 ) -> ForwardRate:
-    """Bracket the critical rate along the optimizer's first step from the model's weights.
+    """Bracket the forward-only rate, along the optimizer's first step from the model's weights.
 
     The optimizer takes one step at a small rate; the others are that step, scaled. So weight decay,
     preconditioning and parameter groups are all in it. The weights are put back.

@@ -32,8 +32,9 @@ class Warmup:
 
     Attributes:
         needed: Whether rates that fail from the initialisation are fine later in training.
-        start: The rate to warm up from: the critical rate at the initialisation.
-        later: The critical rate after training at the suggestion.
+        start: The rate to warm up from: the smaller of the forward-only rate and, where curvature
+            was measured, the rate at which catapults begin, at the initialisation.
+        later: The forward-only rate after training at the suggestion.
         reason: A sentence.
     """
 
@@ -55,6 +56,8 @@ class Critical:
         convention: Loss, reduction, samples and formula, in words.
         lr_catapult: Where catapults from the initialisation begin: 2/λ₀ for heavy-ball momentum,
             whose first steps are those of gradient descent, else `lr`.
+        converged: Whether λ₀ is known to a tolerance; if not, it is a lower bound, and the two
+            rates are upper bounds.
     """
 
     lr: float
@@ -62,6 +65,16 @@ class Critical:
     operator: str
     convention: str
     lr_catapult: float = math.nan
+    converged: bool = True
+
+    def worded(self) -> str:
+        """The critical rate and λ₀, as far as they are known, with what they are of."""
+        top = f"λ₀ = {self.top_eigenvalue:.4g}"
+        rate = "" if math.isnan(self.lr) else f"critical rate {self.lr:.3g}, "
+        if not self.converged:
+            top = f"λ₀ not converged, at least {self.top_eigenvalue:.4g}"
+            rate = rate and f"critical rate at most {self.lr:.3g}, "
+        return f"{rate}{top} ({self.convention})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,7 +84,8 @@ class Scan:
     Attributes:
         suggestion: One rate to use, with its interval and its reason.
         critical: λ₀ and the critical rate with their conventions; `lr_crit` for short.
-        lr_forward: The forward-only critical rate, a second opinion without curvature.
+        lr_forward: The forward-only rate: where one step no longer lowers the loss, a second
+            opinion without curvature.
         lr_loss: Smallest rate whose loss rises above its start, as the interval between two rates
             that were tried.
         lr_max: Largest rate that trains, which is to end the horizon below its start, as such an
@@ -137,18 +151,8 @@ class Scan:
         """
         s = self.suggestion
         lines = [f"use {s.rate:.3g} (about as good: {s.low:.3g} to {s.high:.3g}): {s.reason}."]
-        if not math.isnan(self.lr_crit):
-            lines.append(
-                f"critical rate {self.lr_crit:.3g}, λ₀ = {self.top_eigenvalue:.4g} "
-                f"({self.critical.convention}); without curvature: {self.lr_forward}."
-            )
-        elif not math.isnan(self.top_eigenvalue):
-            lines.append(
-                f"λ₀ = {self.top_eigenvalue:.4g} ({self.critical.convention}); critical rate "
-                f"without curvature: {self.lr_forward}."
-            )
-        else:
-            lines.append(f"critical rate without curvature: {self.lr_forward}.")
+        known = "" if math.isnan(self.top_eigenvalue) else f"{self.critical.worded()}; "
+        lines.append(f"{known}forward-only rate: {self.lr_forward}.")
         lines.append(f"the loss first rises at: {self.lr_loss}; training ends at: {self.lr_max}.")
         if not self.has_catapult:
             lines.append("No catapult exists here: no run rose above its start and came back.")
@@ -171,8 +175,9 @@ class Scan:
 
     def __repr__(self) -> str:
         """In one line; ``print`` says more."""
+        bound = "" if self.critical.converged else "≤"
         return (
-            f"Scan(suggestion={self.suggestion.rate:.4g}, lr_crit={self.lr_crit:.4g}, "
+            f"Scan(suggestion={self.suggestion.rate:.4g}, lr_crit={bound}{self.lr_crit:.4g}, "
             f"lr_loss='{self.lr_loss}', lr_max='{self.lr_max}', runs={len(self.runs)})"
         )
 

@@ -22,6 +22,8 @@ a list or dict that a forward pass fills stays as it is, since only the module k
 import contextlib
 import copy
 import random
+import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -128,6 +130,7 @@ def held_still(
     copied = [p for p in parameters.values() if parameters_too or not _trained(p, ours)]
     copied += [t for t in leaves if not t.requires_grad]
     with (
+        _turn(model),
         contextlib.ExitStack() as stack,
         torch.inference_mode(mode=False),  # and so the copies below are ordinary tensors
         _random_states(parameters.values()),
@@ -149,6 +152,16 @@ def held_still(
         trained = {id(p) for p in model.parameters() if p.requires_grad}
         still = [(t, saved) for t, saved in values if id(t) not in trained]
         yield Held(list(held), still)
+
+
+_LOCKS: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
+def _turn(model: nn.Module) -> Any:
+    """Threads that hold the same model take turns: one's flags and buffers are the other's."""
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(model, threading.RLock())
 
 
 def set_training(model: nn.Module) -> None:

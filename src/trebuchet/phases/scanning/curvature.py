@@ -88,16 +88,21 @@ def critical_rate(
     objective.cost.products += products
     spent = way.gradients if top.method == "layer rule" else products * each
     objective.cost.gradients += math.ceil(spent)
-    if not _settled(top, ENOUGH if stream.full_batch else 1e-2):
+    if not math.isfinite(top.residual):
+        return _unmeasured(objective, top.note)
+    settled = _settled(top, ENOUGH if stream.full_batch else 1e-2)
+    if not settled:
         objective.notes.append(
-            f"λ₀ had not converged after {top.products} products; it is at least {top.value:.4g}"
+            f"λ₀ had not converged after {top.products} products ({top.note or 'see its bounds'}); "
+            f"it is at least {top.value:.4g}, so the critical rate is an upper bound"
         )
+    objective.notes += top.remarks
     if edge.missing:
         objective.notes.append(f"λ₀ implies no critical rate here: {edge.missing}")
     convention = _convention(top, edge, size, stream.n_samples, loss)
     lr = edge.rate(top)
     begins = 2 / top.value if top.optimizer == "momentum" and top.value > 0 else lr
-    return Critical(lr, top.value, top.operator, convention, min(begins, lr))
+    return Critical(lr, top.value, top.operator, convention, min(begins, lr), settled)
 
 
 def final_eigenvalues(
@@ -292,6 +297,8 @@ def _convention(top: TopEigen, edge: OptimizerEdge, size: int, total: int, loss:
     operator = {"ggn": "Gauss–Newton", "hessian": "Hessian", "ntk": "NTK"}[top.operator]
     operator += edge.coordinates()
     part = "all samples" if size == total else f"{size} of {total} samples"
+    if top.statistics:
+        part += f", in {top.mode} mode with {top.statistics}"
     if edge.held is not None:
         part += ", in the parameters that the optimizer holds"
     return f"{operator} of {name} as given, a {top.reduction} over {part}; {edge.formula(top)}"

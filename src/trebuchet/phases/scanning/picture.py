@@ -54,9 +54,10 @@ def draw(scan: "Scan", ax: Axes | None = None) -> Axes:
         _edge(ax, scan.lr_loss, PHASE_COLOURS[Phase.CATAPULT], "loss first rises", hatched=True)
         _edge(ax, scan.lr_max, PHASE_COLOURS[Phase.DIVERGENT], "training ends", hatched=False)
         if np.isfinite(scan.lr_crit):
+            bound = "" if scan.critical.converged else "at most "
             ax.axvline(
                 scan.lr_crit, color=INK, linewidth=1.0, linestyle="--",
-                label=f"critical rate {scan.lr_crit:.3g}",
+                label=f"critical rate {bound}{scan.lr_crit:.3g}",
             )  # fmt: skip
         settings = scan.settings
         samples = settings["batch_size"]

@@ -50,7 +50,7 @@ class Setup:
         factory: Makes optimizers.
         trainer: Trains the runs.
         rates: The runs.
-        forward: The critical rate without curvature.
+        forward: The forward-only rate.
         critical: λ₀ and the critical rate.
         first: What the forward rate is measured on.
     """

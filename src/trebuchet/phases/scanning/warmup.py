@@ -11,7 +11,7 @@ from trebuchet.phases.scanning.suggest import Suggestion
 
 
 def warmup(setup: Setup, suggestion: Suggestion, lr_max: Interval) -> Warmup:
-    """Compare the critical rate at the initialisation with the one after training.
+    """Compare the forward-only rate at the initialisation with the one after training.
 
     Args:
         setup: The scan, its race run.
@@ -43,6 +43,7 @@ def warmup(setup: Setup, suggestion: Suggestion, lr_max: Interval) -> Warmup:
             except InputError:  # the gradient vanished, or every step rises: there is no such rate
                 setup.objective.cost.gradients = gradients + setup.first_cost
     rate = suggestion.rate
+    name = "forward-only rate" if start == forward else "critical rate"
     if later > max(lr_max.high, 1.5 * forward):
         reason = (
             f"needed for rates above {lr_max.low:.3g}, which fail from the initialisation though "
@@ -51,12 +52,12 @@ def warmup(setup: Setup, suggestion: Suggestion, lr_max: Interval) -> Warmup:
         return Warmup(True, start, later, reason)
     if rate <= start:
         reason = (
-            f"not needed: the suggested {rate:.3g} is below the critical rate at the "
+            f"not needed: the suggested {rate:.3g} is below the {name} at the "
             f"initialisation, {start:.3g}"
         )
     else:
         reason = (
-            f"not needed, but smoother: the suggested {rate:.3g} is above the critical rate at the "
+            f"not needed, but smoother: the suggested {rate:.3g} is above the {name} at the "
             f"initialisation, {start:.3g}, from which to warm up; runs survive without"
         )
     return Warmup(False, start, later, reason)
