@@ -55,7 +55,7 @@ def explained(model: nn.Module, what: str, advice: str) -> Iterator[None]:
 def _pass_on(error: BaseException) -> None:
     """Raise again what is no fault of the arguments, and what somebody made a type of their own."""
     known = type(error).__module__.partition(".")[0] in ("builtins", "torch")
-    if isinstance(error, InputError) or out_of_memory(error) or not known:
+    if isinstance(error, (InputError, Warning)) or out_of_memory(error) or not known:
         raise error
 
 

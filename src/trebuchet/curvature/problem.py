@@ -1,6 +1,7 @@
 """A model, a loss and data, held so that operators can ask for outputs, losses and weights."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -73,6 +74,20 @@ class Problem:
         }
         self.leaves = [self._substitutes[name] for name in self.params]
 
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Hold wide substitutes in the place of half-precision parameters and buffers, if any.
+
+        Throughout, since checkpointing evaluates the model in the middle of a backward pass.
+
+        Yields:
+            Nothing.
+        """
+        named = [*self.model.named_parameters(), *self.model.named_buffers()]
+        wide = self._substitutes or {}
+        with swapped([self.model] if wide else [], {id(t): wide[n] for n, t in named if n in wide}):
+            yield
+
     @property
     def modules(self) -> list[nn.Module]:
         """The model, and the modules that it or the loss reaches."""
@@ -84,7 +99,10 @@ class Problem:
         if self.held is None:
             return []
         free = {i for module in self.modules for i in _statistics(module)}
-        return [(t, saved) for t, saved in self.held.values if id(t) not in free]
+        wide = {} if self._substitutes is None else self._substitutes
+        frozen = [(t, t.detach().clone()) for name, t in wide.items() if name not in self.params]
+        values = [*self.held.values, *frozen]
+        return [(t, saved) for t, saved in values if id(t) not in free]
 
     @property
     def moves(self) -> bool:
@@ -121,8 +139,7 @@ class Problem:
         with explained(self.model, "model", "check model(inputs) on one batch"), self.autocast():
             if self._substitutes is None:
                 return batch.outputs_of(self.model)
-            args, kwargs = _map(_widen, batch.args), _map(_widen, batch.kwargs)
-            return torch.func.functional_call(self.model, self._fresh(), args, kwargs)
+            return self.model(*_map(_widen, batch.args), **_map(_widen, batch.kwargs))
 
     def outputs(self, batch: Batch) -> Tensor:
         """Return z = model(x) for one micro-batch, with its graph.
@@ -168,10 +185,13 @@ class Problem:
         targets = batch.targets
         if self._substitutes is not None:
             targets = _map(_widen, targets)
-        advice = "check loss(model(inputs), targets) on one batch"
-        with explained(self.model, "loss", advice), self.autocast():
-            value = self.loss(z) if targets is None else self.loss(z, targets)
-        return losses.check_scalar(value)
+        loss, advice = self.loss, "check loss(model(inputs), targets) on one batch"
+
+        def evaluate() -> Any:
+            with explained(self.model, "loss", advice), self.autocast():
+                return loss(z) if targets is None else loss(z, targets)
+
+        return losses.check_scalar(self._steadily(evaluate, batch, of_loss=True))
 
     def loss_of(self, batch: Batch) -> Tensor:
         """Return L_b for one micro-batch, with its graph in the parameters.
@@ -192,24 +212,12 @@ class Problem:
         def evaluate() -> Any:
             advice = "check loss(model, batch) on one batch"
             with explained(self.model, "loss", advice), self.autocast():
-                if self._substitutes is None:
-                    return loss.fn(self.model, batch.raw)
-                with swapped([self.model], self._by_id(self._fresh())):
-                    return loss.fn(self.model, _map(_widen, batch.raw))
+                raw = batch.raw if self._substitutes is None else _map(_widen, batch.raw)
+                return loss.fn(self.model, raw)
 
         return losses.check_scalar(self._steadily(evaluate, batch))
 
-    def _fresh(self) -> dict[str, Tensor]:
-        """The substitutes, with buffers that a forward pass may write to."""
-        buffers = {name for name, _ in self.model.named_buffers()}
-        tensors = (self._substitutes or {}).items()
-        return {name: t.clone() if name in buffers else t for name, t in tensors}
-
-    def _by_id(self, tensors: dict[str, Tensor]) -> dict[int, Tensor]:
-        named = [*self.model.named_parameters(), *self.model.named_buffers()]
-        return {id(t): tensors[name] for name, t in named if name in tensors}
-
-    def _steadily(self, evaluate: Callable[[], T], batch: Batch) -> T:
+    def _steadily(self, evaluate: Callable[[], T], batch: Batch, *, of_loss: bool = False) -> T:
         """Evaluate from the state the model is held in, whatever earlier evaluations moved.
 
         A teacher, a codebook or a memory bank that a forward pass moves would make every
@@ -219,11 +227,12 @@ class Problem:
         Args:
             evaluate: A forward pass.
             batch: Whose.
+            of_loss: Of the loss alone, whose noise is not the model's.
 
         Returns:
             What it returned.
         """
-        self._same_noise(batch)
+        self.same_noise(batch, of_loss=of_loss)
         if self._moving:
             with swapped(self.modules, {i: t.clone() for i, t in self._moving.items()}):
                 out = evaluate()
@@ -239,15 +248,20 @@ class Problem:
         if moved.keys() <= self._moving.keys():
             return out  # no module's own: a tally that a closure keeps, put back by value
         self._moving |= moved
-        return self._steadily(evaluate, batch)
+        return self._steadily(evaluate, batch, of_loss=of_loss)
 
-    def _same_noise(self, batch: Batch) -> None:
-        """Give every evaluation of a batch the same random numbers, should the model draw any.
+    def same_noise(self, batch: Batch, *, of_loss: bool = False) -> None:
+        """Give every evaluation of a batch the same random numbers, should there be any.
 
         Masks or samples that change from product to product would make the operator random.
         The policy restores the global random state afterwards.
+
+        Args:
+            batch: The batch.
+            of_loss: For the loss, whose numbers must not be the model's over again.
         """
-        torch.manual_seed(next(i for i, b in enumerate(self.batches) if b is batch))
+        index = next((i for i, b in enumerate(self.batches) if b is batch), 0)
+        torch.manual_seed(2 * index + of_loss)
 
     def unflatten(self, v: Tensor) -> list[Tensor]:
         """Return a flat vector of length P as tensors of the parameters' shapes and dtypes."""

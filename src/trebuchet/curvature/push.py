@@ -14,6 +14,7 @@ operations are not torch's own or the route is not the first.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -84,21 +85,20 @@ class Forward:
     name, tolerance = "forward mode", 0.0
 
     def __init__(self, at: "Linearised") -> None:
-        if at.problem.leaves[0] is not next(iter(at.problem.params.values())):
-            msg = "model: its half-precision parameters have substitutes already"
-            raise NoDerivativeError(msg)
         self.at = at
 
     def __call__(self, v: Parts) -> Tensor:
         """Return J v, flat, length D·K."""
         problem, batch = self.at.problem, self.at.batch
-        with fwd.dual_level():
+        with fwd.dual_level(), warnings.catch_warnings():
+            # torch's own, of formulas that it compiles when the first dual number is made
+            warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
             duals = [
                 fwd.make_dual(p.detach(), torch.zeros_like(p) if t is None else t.to(p.dtype))  # type: ignore[no-untyped-call]
                 for p, t in zip(problem.leaves, v, strict=True)
             ]
-            chosen = problem.params.values()
-            with swapped(problem.modules, {id(p): d for p, d in zip(chosen, duals, strict=True)}):
+            placed = {id(p): d for p, d in zip(problem.leaves, duals, strict=True)}
+            with swapped(problem.modules, placed):
                 z = problem.outputs(batch)
             tangent = fwd.unpack_dual(z).tangent  # type: ignore[no-untyped-call]
         return (torch.zeros_like(z) if tangent is None else tangent).detach().reshape(-1)

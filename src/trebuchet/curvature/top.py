@@ -1,5 +1,6 @@
 """The front door: the top eigenvalues of NTK, Gauss–Newton or Hessian, of any model."""
 
+import contextlib
 from typing import Any
 
 import torch
@@ -119,12 +120,17 @@ def top_eigen(
     autocast = Autocast.ambient(device)
     # The solver's own arithmetic must not be cast down; the model re-enters the caller's autocast.
     still = held_still(model, mode=mode, loader=data, also=loss)
-    with still as held, torch.autocast(device.type, enabled=False):
+    with (
+        still as held,
+        torch.autocast(device.type, enabled=False),
+        contextlib.ExitStack() as entered,
+    ):
         batches = as_batches(
             data, device=device, micro_batch=micro_batch, closure=closure, max_batches=max_batches
         )
         problem = Problem(model, chosen, resolved, batches, autocast, held=held)
-        versions = [p._version for p in chosen.values()]
+        entered.enter_context(problem.in_place())
+        versions = [p._version for p in problem.leaves]
         _weigh(problem, ranks, reduction)
         measurement = Measurement(
             problem=problem,
@@ -144,7 +150,7 @@ def top_eigen(
             warm=warm,
         )
         result = measurement.result(mode)
-        if versions != [p._version for p in chosen.values()]:
+        if versions != [p._version for p in problem.leaves]:
             msg = "model: its forward pass writes to its parameters; curvature needs a fixed point"
             raise InputError(msg)
     return result

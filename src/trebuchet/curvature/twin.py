@@ -34,7 +34,7 @@ class Twin:
         }  # fmt: skip
         self._state = {id(t): saved for t, saved in problem.state}
         self._fixed = {i: _double(t.detach()) for i, t in tensors.items()}
-        self._chosen = list(problem.params.values())
+        self._chosen = list(problem.leaves)
         norm = sum(float(p.detach().double().square().sum()) for p in self._chosen) ** 0.5
         self.reach = norm or 1.0
 
@@ -82,10 +82,11 @@ class Twin:
         Raises:
             InputError: If the model cannot be evaluated so.
         """
-        self.problem._same_noise(batch)
+        self.problem.same_noise(batch)
         with self._moved(leaves), explained(self.problem.model, "model", _ADVICE):
             model = self.problem.model
             z = model(*_map(_double, batch.args), **_map(_double, batch.kwargs))
+        # Outputs are only ever evaluated here, never differentiated.
         if not isinstance(z, Tensor) or z.dtype != torch.float64:
             msg = "model: does not follow its parameters into float64; " + _ADVICE
             raise InputError(msg)
@@ -105,27 +106,8 @@ class Twin:
         loss = problem.loss
         assert loss is not None
         assert not isinstance(loss, ModelLoss)
+        problem.same_noise(batch, of_loss=True)
         with self._moved(self.leaves()), explained(problem.model, "loss", _ADVICE):
-            return check_scalar(loss(z) if targets is None else loss(z, targets))
-
-    def loss(self, batch: Batch, leaves: Sequence[Tensor]) -> Tensor:
-        """Return L_b at given parameters, float64.
-
-        Args:
-            batch: The micro-batch.
-            leaves: The parameters.
-
-        Returns:
-            A scalar, with its graph.
-        """
-        problem, loss = self.problem, self.problem.loss
-        problem._same_noise(batch)
-        with self._moved(leaves), explained(problem.model, "loss", _ADVICE):
-            if isinstance(loss, ModelLoss):
-                return check_scalar(loss.fn(problem.model, _map(_double, batch.raw)))
-            assert loss is not None
-            z = problem.model(*_map(_double, batch.args), **_map(_double, batch.kwargs))
-            targets = _map(_double, batch.targets)
             return check_scalar(loss(z) if targets is None else loss(z, targets))
 
     def gradient(self, v: Sequence[Tensor], step: float) -> Tensor:
@@ -142,9 +124,22 @@ class Twin:
         out = torch.zeros(problem.n_parameters, dtype=torch.float64, device=problem.device)
         for batch, weight in zip(problem.batches, problem.weights, strict=True):
             leaves = self.leaves(v, step)
-            grads = torch.autograd.grad(self.loss(batch, leaves), leaves, allow_unused=True)
+            # The backward pass inside too: checkpointing runs the forward pass again in it.
+            with self._moved(leaves), explained(problem.model, "loss", _ADVICE):
+                grads = torch.autograd.grad(self._loss(batch), leaves, allow_unused=True)
             problem.add_flat(out, grads, weight)
         return out
+
+    def _loss(self, batch: Batch) -> Tensor:
+        problem, loss = self.problem, self.problem.loss
+        problem.same_noise(batch)
+        if isinstance(loss, ModelLoss):
+            return check_scalar(loss.fn(problem.model, _map(_double, batch.raw)))
+        assert loss is not None
+        z = problem.model(*_map(_double, batch.args), **_map(_double, batch.kwargs))
+        targets = _map(_double, batch.targets)
+        problem.same_noise(batch, of_loss=True)
+        return check_scalar(loss(z) if targets is None else loss(z, targets))
 
 
 def _double(t: Tensor) -> Tensor:

@@ -184,13 +184,14 @@ def _cheapest(
         problem = Problem(
             model, chosen, objective.loss, [batch], autocast, [1.0], batch.size, held=held
         )
-        barred = edge.adaptive or autocast.enabled
-        run = None if barred else layer_rule.record(problem, batch)
-        if run is None:
-            n = problem.outputs(batch).numel()
-            few = n if n < count and is_convex(objective.loss) else count
-            return _Way("auto", products=few)
-        factor = loss_factor(problem, run.outputs, batch, 1.0, 0)
+        with problem.in_place():
+            barred = edge.adaptive or autocast.enabled
+            run = None if barred else layer_rule.record(problem, batch)
+            if run is None:
+                n = problem.outputs(batch).numel()
+                few = n if n < count and is_convex(objective.loss) else count
+                return _Way("auto", products=few)
+            factor = loss_factor(problem, run.outputs, batch, 1.0, 0)
     if factor is None:
         return _Way("auto", products=count)
     rank = factor.shape[2]
