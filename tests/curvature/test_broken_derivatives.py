@@ -194,7 +194,7 @@ def test_a_straight_through_estimator_has_no_hessian(dtype: torch.dtype) -> None
 
 
 class Fused(torch.autograd.Function):
-    """Cross-entropy that keeps its gradient, as memory-saving ones do: twice differentiated, zero."""
+    """Cross-entropy that keeps its gradient, as memory-saving ones do."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, y: Tensor) -> Tensor:
@@ -281,7 +281,7 @@ def test_a_jacobian_too_large_to_form_is_had_by_differences(
     net, x = ONCE[name][0](), ONCE[name][1]()
     for operator in ("ggn", "ntk"):
         truth = spectrum(net, F.cross_entropy, x, CLASSES, operator)[0]
-        top = tb.top_eigen(net, "cross_entropy", (x, CLASSES), operator, rtol=1e-6)  # type: ignore[arg-type]
+        top = tb.top_eigen(net, "cross_entropy", (x, CLASSES), operator, rtol=1e-6)
         assert top.converged
         assert close(top.value, truth, 1e-6)
         assert "finite differences in float64" in top.remarks[0]
@@ -356,7 +356,7 @@ def test_what_a_layer_raises_is_one_sentence_that_names_it() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(5, 1)).double()
     for operator in ("ggn", "ntk", "hessian"):
         with pytest.raises(InputError, match="in Linear '2'") as caught:
-            tb.top_eigen(net, "mse", data(), operator)  # type: ignore[arg-type]
+            tb.top_eigen(net, "mse", data(), operator)
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="loss: it cannot take this data"):
         tb.top_eigen(nn.Linear(3, 2).double(), "cross_entropy", (data()[0], CLASSES + 7))

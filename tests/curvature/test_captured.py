@@ -88,10 +88,8 @@ WAYS: dict[str, Callable[[nn.Module], Callable[..., Tensor]]] = {
 @pytest.mark.parametrize("way", [*WAYS, "global", "global of a helper"])
 def test_a_critic_that_the_loss_reaches_is_held_still(way: str) -> None:
     critic = make_critic() if way in WAYS else GLOBAL
-    if way in WAYS:
-        loss = WAYS[way](critic)
-    else:
-        loss = by_global if way == "global" else through_a_helper
+    globally = {"global": by_global, "global of a helper": through_a_helper}
+    loss = WAYS[way](critic) if way in WAYS else globally[way]
     assert captured_modules(loss) == [critic]
     torch.manual_seed(0)
     net, x = nn.Linear(2, 2).double(), torch.randn(6, 2, dtype=F64)
@@ -160,7 +158,8 @@ def test_a_tensor_that_wants_a_gradient_keeps_its_own() -> None:
     net, x = nn.Linear(2, 1).double(), torch.ones(3, 2, dtype=F64)
 
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
-        return (model(batch) * temperature).square().sum()
+        value: Tensor = (model(batch) * temperature).square().sum()
+        return value
 
     assert captured(loss).tensors[0] is temperature
     with held_still(net, also=loss):
@@ -194,7 +193,8 @@ def test_a_module_that_lies_there_unused_does_no_harm() -> None:
         unused = nn.LazyLinear(3)
 
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
-        return model(batch).square().mean() if batch.ndim else unused(batch)
+        value: Tensor = model(batch).square().mean() if batch.ndim else unused(batch)
+        return value
 
     net, x = nn.Linear(2, 1).double(), torch.ones(3, 2, dtype=F64)
     assert tb.top_eigen(net, loss, x, "hessian").converged

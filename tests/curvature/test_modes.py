@@ -71,7 +71,8 @@ def test_several_batches_have_statistics_of_their_own_and_it_is_said() -> None:
 
     def loss(z: Tensor, t: Tensor) -> Tensor:
         halves = (net(x[:12]) - y[:12]).square().mean() + (net(x[12:]) - y[12:]).square().mean()
-        return halves / 2 + 0 * (z - t).sum()
+        total: Tensor = halves / 2 + 0 * (z - t).sum()
+        return total
 
     assert close(top.value, spectrum(net, loss, x, y, "hessian")[0], 1e-7)
     assert "of 2 batches each by itself" in str(top)
@@ -88,7 +89,7 @@ def test_batch_statistics_without_parameters_mix_samples_too(method: Any) -> Non
 @pytest.mark.parametrize("options", [{"micro_batch": 23}, {"micro_batch": 1}])
 def test_a_single_sample_has_no_statistics(options: Any) -> None:
     net, (x, y) = batch_normed(), data()
-    with pytest.raises(InputError, match="BatchNorm1d '1'.*mode='eval'") as caught:
+    with pytest.raises(InputError, match=r"BatchNorm1d '1'.*mode='eval'") as caught:
         tb.top_eigen(net, "mse", (x, y), **options)
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="at least two samples"):
@@ -142,7 +143,8 @@ def test_detectors_are_measured_in_training() -> None:
     net, (x, y) = Detector().eval(), data()
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
-        return sum(model(*batch).values())  # type: ignore[return-value]
+        total: Tensor = sum(model(*batch).values())
+        return total
 
     top = tb.top_eigen(net, loss, (x, y), "hessian", rtol=1e-8)
     wide = torch.cat([x, torch.ones(24, 1, dtype=F64)], 1)
@@ -175,7 +177,7 @@ def test_every_evaluation_starts_from_the_same_state(operator: Any) -> None:
     truth = spectrum(Taught(follow=False), F.mse_loss, x, y, operator)[0]
     for given in ((x, y), [(x[:9], y[:9]), (x[9:], y[9:])]):
         for method in ("lanczos", "dense"):
-            top = tb.top_eigen(net, "mse", given, operator, method=method, rtol=1e-8)  # type: ignore[arg-type]
+            top = tb.top_eigen(net, "mse", given, operator, method=method, rtol=1e-8)
             assert top.converged
             assert close(top.value, truth, 1e-7)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())

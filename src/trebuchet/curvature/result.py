@@ -204,7 +204,9 @@ class TopEigen:
         rate = self.lr_crit
         if self.converged and not math.isnan(rate):
             return f"{rate:.{digits}g}"
-        if math.isnan(rate) or not math.isfinite(self.residual) or math.isinf(rate):
+        if math.isnan(rate):
+            return "not known, since the NTK knows no loss"
+        if not math.isfinite(self.residual) or math.isinf(rate):
             return "not known"
         return f"at most {rate:.{digits}g}, λ not converged"
 

@@ -93,8 +93,7 @@ def critical_rate(
     settled = _settled(top, ENOUGH if stream.full_batch else 1e-2)
     if not settled:
         objective.notes.append(
-            f"λ₀ had not converged after {top.products} products ({top.note or 'see its bounds'}); "
-            f"it is at least {top.value:.4g}, so the critical rate is an upper bound"
+            f"λ₀ had not converged after {top.products} products; it is at least {top.value:.4g}"
         )
     objective.notes += top.remarks
     if edge.missing:
