@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from trebuchet._environment import environment
 from trebuchet.errors import InputError
 from trebuchet.problem.held_still import Mode
 from trebuchet.theory.stability import OptimizerName, critical_lr
@@ -52,6 +53,7 @@ class TopEigen:
         names: The parameters' names and shapes, in the order of `vectors`.
         warm: Start for the next measurement.
         note: Why it did not converge, if it did not.
+        environment: The CPU, its instruction set, threads and versions: what rounding owes to.
     """
 
     values: Tensor
@@ -76,6 +78,7 @@ class TopEigen:
     names: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     warm: WarmState | None = field(default=None, repr=False)
     note: str = ""
+    environment: dict[str, str | int] = field(default_factory=environment, repr=False)
 
     @property
     def value(self) -> float:
