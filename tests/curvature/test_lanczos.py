@@ -91,6 +91,7 @@ def test_float32_residual_bound_covers_rounding() -> None:
         assert result.certified
 
 
+@pytest.mark.many_seeds
 def test_certificate_is_calibrated() -> None:
     """With failure = 0.2, a claim may be wrong one time in five; it must not be more often.
 

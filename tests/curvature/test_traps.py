@@ -40,6 +40,7 @@ def wrong(top: TopEigen) -> bool:
     return top.converged and not close(top.value, TOP, 1e-3)
 
 
+@pytest.mark.many_seeds
 def test_trap_01_close_pair_is_never_mistaken_over_300_seeds() -> None:
     net, data, _ = close_pair()
     runs = [top_eigen(net, half_mse, data, method="lanczos", seed=s) for s in range(300)]
@@ -63,6 +64,7 @@ def test_trap_01_tanh_net_in_float32_over_300_seeds() -> None:
         assert close(top.value, truth, 1e-3)
 
 
+@pytest.mark.many_seeds
 def test_trap_02_stale_warm_starts_300_of_them() -> None:
     net, data, eigenvectors = close_pair()
     first = top_eigen(net, half_mse, data, method="lanczos", micro_batch=60)

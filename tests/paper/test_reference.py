@@ -1,31 +1,20 @@
 """Figures 1, 2 and 6 against numbers that the authors' own code printed."""
 
-import json
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 
+from tests.paper.authors import needs_reference, reference, top_eigenvalue
 from trebuchet.dynamics.sweep import sweep
 from trebuchet.paper.problems import paper_problem
 from trebuchet.paper.settings import FIGURES
 from trebuchet.phases.edges import edges
 from trebuchet.phases.label import label
 
-REFERENCE = Path(__file__).parents[2] / "../shared/reference"
-pytestmark = pytest.mark.skipif(
-    not REFERENCE.is_dir(), reason="needs the authors' numbers, which lie beside the project only"
-)
+pytestmark = needs_reference
 NUMBERS = [1, 2, 6]
-
-
-@cache
-def reference(number: int) -> dict[str, Any]:
-    """The file, its "inf" strings as numbers."""
-    return dict(json.loads((REFERENCE / f"fig{number}.json").read_text()))
 
 
 @cache
@@ -48,9 +37,11 @@ def runs(number: int) -> xr.Dataset:
 def test_top_eigenvalue_and_edges(number: int) -> None:
     expected = reference(number)
     found = edges(paper_problem(FIGURES[number]))
-    assert found["critical"].top_eigenvalue_init == pytest.approx(expected["ntk0"], rel=1e-5)
+    lam = found["critical"].top_eigenvalue_init
+    # Sums of a thousand float32 terms: √n·u = 2e-6 as a rule.
+    assert lam == pytest.approx(top_eigenvalue(number), rel=1e-5)
     for name in ("upper", "upper_omega"):
-        if name in expected["pred"]:
+        if name in expected["pred"]:  # in ηλ₀: the factor is in both η and λ₀
             assert found[name].lr_ratio == pytest.approx(expected["pred"][name], rel=1e-4)
 
 
@@ -58,24 +49,27 @@ def test_top_eigenvalue_and_edges(number: int) -> None:
 def test_runs_up_to_three(number: int) -> None:
     """Beyond the first catapult rounding is amplified: single runs are compared up to ηλ₀ = 3."""
     parameters = runs(number).attrs["n_parameters"]
+    short = reference(number)["ntk0"] / top_eigenvalue(number)  # of their losses, by their q
     compared = 0
     for ratio, expected in reference(number)["runs"].items():
         if float(ratio) > 3.0:
             continue
         run = runs(number).sel(lr=float(ratio)).isel(seed=0)
         eta = run.learning_rate.item()
-        assert run.loss_max.item() == pytest.approx(expected["loss_max"], rel=1e-3)
+        assert short * run.loss_max.item() == pytest.approx(expected["loss_max"], rel=2e-4)
         assert eta * run.top_eigenvalue_final.item() == pytest.approx(
-            expected["lrntk_last"], rel=1e-3
+            expected["lrntk_last"], rel=2e-4
         )
         assert run.weight_norm_final.item() / parameters == pytest.approx(
-            expected["wn_last"], rel=1e-3
+            expected["wn_last"], rel=2e-4
         )
-        # The series, state by state, while z is well above float32 rounding of its many terms.
-        series = np.array(expected["loss"][:40])
-        ours = run.loss.values[: series.size]
-        alive = np.isfinite(ours) & (series > 1e-4 * series[0])
-        np.testing.assert_allclose(ours[alive], series[alive], rtol=5e-3)
+        # The outputs, |z| = √(2L), state by state: sums of some 1024 terms in float32, which cannot
+        # know a small z better than n·u of the terms.
+        theirs = np.sqrt(expected["loss"][:40])
+        ours = np.sqrt(short * run.loss.values[: theirs.size])
+        alive = np.isfinite(ours)
+        rounding = 1024 * 2**-24 * theirs.max()
+        np.testing.assert_allclose(ours[alive], theirs[alive], rtol=2e-4, atol=rounding)
         compared += 1
     assert compared >= 30
 

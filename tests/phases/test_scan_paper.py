@@ -1,16 +1,15 @@
 """Scans of the paper's models, against numbers that the authors' own code printed, and theorems."""
 
 import copy
-import json
 import math
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.paper.authors import needs_reference, reference, top_eigenvalue
 from trebuchet.curvature import half_mse
 from trebuchet.dynamics.problem import Problem
 from trebuchet.models import MLP
@@ -20,19 +19,9 @@ from trebuchet.paper.settings import FIGURES
 from trebuchet.phases.edges import edges
 from trebuchet.phases.scan import Scan, scan
 
-REFERENCE = Path(__file__).parents[2] / "../shared/reference"
-needs_reference = pytest.mark.skipif(
-    not REFERENCE.is_dir(), reason="needs the authors' numbers, which lie beside the project only"
-)
 HORIZON = 100
 WIDTH = 0.01
 NUMBERS = [1, 2, 6]
-
-
-@cache
-def reference(number: int) -> dict[str, Any]:
-    """The file of one figure."""
-    return dict(json.loads((REFERENCE / f"fig{number}.json").read_text()))
 
 
 def last_converging(number: int) -> float:
@@ -65,7 +54,7 @@ def _scan(problem: Problem) -> Scan:
 @needs_reference
 @pytest.mark.parametrize("number", [1, 2, 6])
 def test_critical_rate_is_two_over_the_authors_eigenvalue(number: int) -> None:
-    top = reference(number)["ntk0"]
+    top = top_eigenvalue(number)
     assert scanned(number).top_eigenvalue == pytest.approx(top, rel=1e-5)
     assert scanned(number).lr_crit == pytest.approx(2 / top, rel=1e-5)
     assert "had not converged" not in " ".join(scanned(number).notes)
@@ -74,7 +63,7 @@ def test_critical_rate_is_two_over_the_authors_eigenvalue(number: int) -> None:
 @needs_reference
 @pytest.mark.parametrize("number", NUMBERS)
 def test_lr_max_lies_between_the_last_rate_that_converged_and_the_next(number: int) -> None:
-    top, edge = reference(number)["ntk0"], scanned(number).lr_max
+    top, edge = top_eigenvalue(number), scanned(number).lr_max
     last = last_converging(number)
     step = 0.1  # of the authors' grid
     assert edge.closed
@@ -86,7 +75,7 @@ def test_lr_max_lies_between_the_last_rate_that_converged_and_the_next(number: i
 @needs_reference
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_whole_run_is_what_the_authors_found_at_its_rate(number: int) -> None:
-    result, top = scanned(number), reference(number)["ntk0"]
+    result, top = scanned(number), top_eigenvalue(number)
     last = last_converging(number)
     table = result.table[result.table["status"] != "dropped"]
     ratio = table["rate"] * top
@@ -101,7 +90,7 @@ def test_every_whole_run_is_what_the_authors_found_at_its_rate(number: int) -> N
 def test_the_loss_first_rises_at_two(number: int) -> None:
     result = scanned(number)
     assert result.has_catapult
-    assert result.lr_loss.value * reference(number)["ntk0"] == pytest.approx(2, rel=0.01)
+    assert result.lr_loss.value * top_eigenvalue(number) == pytest.approx(2, rel=0.01)
 
 
 def _point(x: float, y: float) -> tuple[Tensor, Tensor]:

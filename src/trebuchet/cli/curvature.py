@@ -217,4 +217,5 @@ def numbers(top: "TopEigen") -> dict[str, object]:
         "n_parameters": top.n_parameters,
         "rtol": top.rtol,
         "failure": top.failure,
+        "environment": top.environment,
     }

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from trebuchet._environment import environment
 from trebuchet.errors import InputError
 from trebuchet.problem.held_still import Mode
 from trebuchet.theory.stability import OptimizerName, critical_lr
@@ -54,6 +55,7 @@ class TopEigen:
         warm: Start for the next measurement.
         note: Why it did not converge, if it did not.
         remarks: Which other route was taken where automatic differentiation has none, and why.
+        environment: The CPU, its instruction set, threads and versions: what rounding owes to.
     """
 
     values: Tensor
@@ -80,6 +82,7 @@ class TopEigen:
     note: str = ""
     remarks: tuple[str, ...] = ()
     statistics: str = ""
+    environment: dict[str, str | int] = field(default_factory=environment, repr=False)
 
     @property
     def value(self) -> float:

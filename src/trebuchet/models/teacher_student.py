@@ -44,13 +44,7 @@ def pure_teacher_student(
     _check_masked("masked", masked, n)
     draws = generator if isinstance(generator, Draws) else Draws(generator)
     psi = MetaFeature.draw(
-        n,
-        d,
-        eigenvalues=eigenvalues,
-        elementwise=elementwise,
-        generator=draws,
-        dtype=dtype,
-        exponential=torch.float32,
+        n, d, eigenvalues=eigenvalues, elementwise=elementwise, generator=draws, dtype=dtype
     )
     basis = draws.choice(n, n - masked)
     student = PureQuadratic(psi.select(basis), draws.normal(n - masked).to(dtype))
@@ -102,13 +96,7 @@ def biased_teacher_student(
     features = draws.normal(d, p).to(dtype)
     seen = draws.choice(p, p - masked_features).sort().values
     psi = MetaFeature.draw(
-        n,
-        d,
-        eigenvalues=eigenvalues,
-        elementwise=elementwise,
-        generator=draws,
-        dtype=dtype,
-        exponential=torch.float32,
+        n, d, eigenvalues=eigenvalues, elementwise=elementwise, generator=draws, dtype=dtype
     )
     basis = draws.choice(n, n - masked)
     teacher_phi, teacher_psi = draws.normal(p).to(dtype), draws.normal(n).to(dtype)

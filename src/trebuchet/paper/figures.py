@@ -77,8 +77,8 @@ def figure(
 
     Example:
         >>> fig = figure(6, quick=True)
-        >>> round(fig.edges["upper"].lr_ratio, 4)
-        3.2896
+        >>> round(fig.edges["upper"].lr_ratio, 2)
+        3.29
         >>> fig.runs.phase.sel(lr=[1.6, 2.4, 4.0]).values[:, 0].tolist()
         ['lazy', 'catapult', 'divergent']
     """

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from trebuchet._checks import checked_seeds
+from trebuchet._environment import environment
 from trebuchet._progress import Progress, progress_bar
 from trebuchet._types import Status
 from trebuchet.phases.scan_result import Scan
@@ -258,6 +259,7 @@ def _settings(setup: Setup) -> dict[str, Any]:
         "loss_first": setup.trainer.loss_first,
         "dtype": str(params[0].dtype).removeprefix("torch."),
         "device": str(params[0].device),
+        **environment(),
     }
 
 

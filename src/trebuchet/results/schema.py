@@ -7,18 +7,17 @@ A dataset has dims ``lr, seed, step`` (and ``layer``). ``lr`` is the index of wh
 
 import hashlib
 import json
-import platform
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from trebuchet._environment import FACTS, environment
 from trebuchet._types import Status
 from trebuchet.errors import InputError
 
@@ -84,7 +83,7 @@ VARIABLES: dict[str, Variable] = {
 }
 # fmt: on
 
-_VOLATILE = {"created", "versions", "device", "interrupted", "config_hash"}
+_VOLATILE = {"created", "device", "interrupted", "config_hash", *FACTS}
 
 
 def make_dataset(
@@ -154,7 +153,7 @@ def make_dataset(
         **facts,
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
+        **environment(),
         "config_hash": config_hash(settings),
     }
     validate(ds)
@@ -206,13 +205,6 @@ def validate(ds: xr.Dataset) -> None:
         if unknown:
             msg = f"status: expected one of {', '.join(Status)}, got {min(unknown)!r}"
             raise InputError(msg)
-
-
-def versions() -> str:
-    """Versions that decide the numbers, as one line: "trebuchet 0.1.0, python 3.11.9, …"."""
-    packages = ("trebuchet", "torch", "numpy", "xarray")
-    named = [("python", platform.python_version()), *((name, version(name)) for name in packages)]
-    return ", ".join(f"{name} {number}" for name, number in named)
 
 
 def config_hash(settings: Mapping[str, Any]) -> str:

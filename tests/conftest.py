@@ -1,0 +1,19 @@
+"""Which tests are run again under other instruction sets and with one thread (`.ci/run`)."""
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+LINEAR_ALGEBRA = [
+    *("curvature", "dynamics", "models", "paper", "theory"),
+    *(f"phases/test_{name}.py" for name in ("edges", "scan_critical", "scan_paper")),
+]
+"""Folders and files whose numbers come from sums that a CPU's kernels round."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {TESTS / place for place in LINEAR_ALGEBRA}
+    for item in items:
+        if places & {item.path, *item.path.parents}:
+            item.add_marker(pytest.mark.linear_algebra)
