@@ -1,11 +1,15 @@
-"""Kill a figure with SIGKILL at random moments, resume it, and compare with an uninterrupted run.
+"""Stop a figure at random moments by signals, resume it, and compare with an uninterrupted run.
 
-    python bench/killed.py --data-root DIR [--figure 3] [--kills 5]
+    python bench/killed.py --data-root DIR [--figure 3] [--quick] [--times 6] [--rounds 1]
 
-Prints when each kill came, and whether every number of the two results is the same.
+Signals are Ctrl-C (SIGINT), SIGTERM and SIGKILL in turn. Prints when each came and how the command
+ended, and whether every bit of the two results is the same and nothing else is left in the folder.
 """
 
 import argparse
+import itertools
+import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,41 +20,71 @@ import numpy as np
 
 from trebuchet.results.store import load
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
-def command(figure: int, data_root: Path, out: Path) -> list[str]:
+
+def command(options: argparse.Namespace, out: Path) -> list[str]:
     """The same command a user would type, and type again."""
-    arguments = ["paper", figure, "--data-root", data_root, "--out", out, "--resume"]
-    return [sys.executable, "-m", "trebuchet", *map(str, arguments)]
+    words = ["paper", options.figure, "--data-root", options.data_root, "--out", out, "--resume"]
+    words += ["--quick"] if options.quick else []
+    return [sys.executable, "-m", "trebuchet", *map(str, words)]
+
+
+def differing(figure: int, whole: Path, broken: Path) -> list[str]:
+    """What is not the same to the last bit, and what should not be there."""
+    a, b = (load(out / f"fig{figure}.zarr") for out in (whole, broken))
+    names = set(a.variables) ^ set(b.variables)
+    names |= {n for n in a.variables if a[n].values.tobytes() != b[n].values.tobytes()}
+    told = [json.loads((out / f"fig{figure}.json").read_text()) for out in (whole, broken)]
+    names |= {"json"} if told[0] != told[1] else set()
+    left = {p.name for p in broken.iterdir()} - {p.name for p in whole.iterdir()}
+    return sorted(map(str, names | left))
+
+
+def stopped(options: argparse.Namespace, out: Path, moment: float, number: signal.Signals) -> str:
+    """Start the command, send the signal after so many seconds, and say how it ended."""
+    process = subprocess.Popen(
+        command(options, out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        _, error = process.communicate(timeout=moment)
+    except subprocess.TimeoutExpired:
+        process.send_signal(number)
+        _, error = process.communicate()
+    if "Traceback" in error:
+        print(error)
+    return f"{number.name} after {moment:.1f} s: exit code {process.returncode}"
 
 
 def main() -> None:
-    """Run once whole, once with kills, and compare."""
+    """Run once whole, then with signals, and compare."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--figure", type=int, default=3)
-    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--times", type=int, default=6, help="signals a round")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    rng = np.random.default_rng(arguments.seed)
+    options = parser.parse_args()
+    rng = np.random.default_rng(options.seed)
+    turns = itertools.cycle(SIGNALS)
+    wrong = 0
     with tempfile.TemporaryDirectory() as folder:
-        whole, broken = Path(folder) / "whole", Path(folder) / "broken"
+        whole = Path(folder) / "whole"
         start = time.monotonic()
-        subprocess.run(command(arguments.figure, arguments.data_root, whole), check=True)
+        subprocess.run(command(options, whole), check=True)
         length = time.monotonic() - start
         print(f"uninterrupted: {length:.1f} s")
-        for kill in range(arguments.kills):
-            process = subprocess.Popen(command(arguments.figure, arguments.data_root, broken))
-            moment = float(rng.uniform(0.1, 0.6)) * length
-            time.sleep(moment)
-            ended = process.poll() is not None
-            process.kill()
-            process.wait()
-            print(f"kill {kill + 1}: after {moment:.1f} s{' (it had ended)' if ended else ''}")
-        subprocess.run(command(arguments.figure, arguments.data_root, broken), check=True)
-        a, b = (load(out / f"fig{arguments.figure}.zarr") for out in (whole, broken))
-        differ = [name for name in a.data_vars if not a[name].equals(b[name])]
-        print("every number is the same" if not differ else f"these differ: {differ}")
-        raise SystemExit(bool(differ))
+        for turn in range(options.rounds):
+            broken = Path(folder) / f"broken-{turn}"
+            for _ in range(options.times):
+                moment = float(rng.uniform(0.2, 0.9)) * length
+                print(stopped(options, broken, moment, next(turns)), flush=True)
+            subprocess.run(command(options, broken), check=True, stdout=subprocess.DEVNULL)
+            differ = differing(options.figure, whole, broken)
+            wrong += bool(differ)
+            print("every bit is the same" if not differ else f"these differ: {differ}", flush=True)
+    raise SystemExit(bool(wrong))
 
 
 if __name__ == "__main__":

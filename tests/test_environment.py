@@ -52,7 +52,9 @@ def test_a_scan_and_a_curvature_hold_the_same() -> None:
 
 
 def test_a_choice_of_kernels_is_told() -> None:
-    code = "import json; from trebuchet._environment import environment as e; print(json.dumps(e()))"
+    code = (
+        "import json; from trebuchet._environment import environment as e; print(json.dumps(e()))"
+    )
     told = []
     for own in ({}, {"ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "1"}):
         variables = {k: v for k, v in os.environ.items() if k not in {*SWITCHES, "OMP_NUM_THREADS"}}

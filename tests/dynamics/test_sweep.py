@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import trebuchet
 from tests.zoo import F64, biased, inputs, mlp, pure, sequential
 from trebuchet.dynamics import law
 from trebuchet.dynamics.optimizers import GradientDescent
@@ -298,17 +299,18 @@ def long_sweep(folder: str | None) -> xr.Dataset:
 
 def test_killed_at_random_moments_and_resumed_is_uninterrupted(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    here = Path(__file__).parents[2], Path(trebuchet.__file__).parents[1]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, here))}
     command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)]
     for _ in range(3):
         process = subprocess.Popen(command, env=env)
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("chunk-*.pt")) and time.monotonic() < deadline:
+        while not list(tmp_path.glob("chunk-*.arrays")) and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(rng.uniform(0.1, 0.6))
         process.kill()
         process.wait()
-    assert list(tmp_path.glob("chunk-*.pt"))
+    assert list(tmp_path.glob("chunk-*.arrays"))
     resumed, whole = long_sweep(str(tmp_path)), long_sweep(None)
     for name in ("loss", "top_eigenvalue", "loss_max", "weight_norm_final", "steps"):
         np.testing.assert_array_equal(resumed[name], whole[name])

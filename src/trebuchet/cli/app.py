@@ -1,8 +1,12 @@
 """The commands, put together; each is a thin layer over one call."""
 
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event, current_thread, main_thread
+from types import FrameType
 
 import typer
 
@@ -52,13 +56,48 @@ def build(wanted: str | None = None) -> typer.Typer:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; a mistake of the user's ends in one sentence and exit code 2."""
+    """Run a command; a mistake of the user's ends in one sentence and exit code 2.
+
+    Ctrl-C ends it in order, with exit code 130, and so does SIGTERM, which a scheduler sends before
+    it kills, with 143.
+
+    Args:
+        arguments: The words of the command line; this process's own unless given.
+
+    Raises:
+        SystemExit: With the exit code.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with _terminated_in_order() as terminated:
+        try:
+            build(arguments[0] if arguments else None)(args=arguments, prog_name="trebuchet")
+        except TrebuchetError as error:
+            screen = console(stderr=True)
+            screen.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            console(stderr=True).print("interrupted")
+            raise SystemExit(143 if terminated.is_set() else 130) from None
+        except SystemExit as end:
+            if end.code == 130 and terminated.is_set():
+                raise SystemExit(143) from None
+            raise
+
+
+@contextmanager
+def _terminated_in_order() -> Iterator[Event]:
+    """Have SIGTERM do what Ctrl-C does, where nobody else has a say in it; the event tells."""
+    terminated = Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        terminated.set()
+        raise KeyboardInterrupt
+
+    ours = current_thread() is main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, interrupt)
     try:
-        build(arguments[0] if arguments else None)(args=arguments, prog_name="trebuchet")
-    except TrebuchetError as error:
-        console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        console(stderr=True).print("interrupted")
-        raise SystemExit(130) from None
+        yield terminated
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

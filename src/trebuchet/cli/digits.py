@@ -1,13 +1,13 @@
 """`trebuchet scan digits`: the paper's ReLU experiment on scikit-learn's embedded digits."""
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from trebuchet._types import Phase
+from trebuchet._whole import whole
 from trebuchet.cli.output import check_folder, console, prepare_folder, refuse_existing
 from trebuchet.cli.tables import rates_table
 from trebuchet.errors import InputError
@@ -62,10 +62,9 @@ def run_digits(
         screen.print("[yellow]interrupted:[/] what was finished is above and is written too")
     prepare_folder(out)
     save(runs, data, overwrite=overwrite)
-    part = out / ".scan.part.png"
     title = f"{problem.name[0].upper()}{problem.name[1:]}"
-    sweep_overview(runs, edges(problem), title).savefig(part, dpi=160)
-    os.replace(part, picture)
+    with whole(picture) as part:
+        sweep_overview(runs, edges(problem), title).savefig(part, dpi=160)
     screen.print(f"picture  {picture}\ndata     {data}   (xarray: trebuchet.load)", soft_wrap=True)
 
 

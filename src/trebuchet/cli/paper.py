@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from trebuchet._lock import sole_writer
 from trebuchet._progress import progress_bar
 from trebuchet.cli.output import console, prepare_folder, refuse_existing
 from trebuchet.errors import InputError
@@ -50,8 +51,8 @@ def paper(
 
     For each figure N this writes figN.zarr (every run, an xarray Dataset),
     figN.png (the paper's panels) and figN.json (the numbers). Image figures
-    save their runs as they go: after a kill, the same command with --resume
-    goes on where it was.
+    save their runs as they go: after Ctrl-C or a kill, the same command with
+    --resume goes on where it was, to the same digits.
 
     Example: trebuchet paper 1 2 6 --out figures
     """  # noqa: DOC501 - this text is what --help shows
@@ -73,23 +74,24 @@ def paper(
     for number in numbers:
         screen.print(f"[bold]Figure {number}[/]  {FIGURES[number].title}")
         unfinished = out / f".fig{number}-unfinished"
-        result = figure(
-            number,
-            seeds=seeds,
-            quick=quick,
-            dtype=getattr(torch, dtype),
-            data_root=data_root,
-            checkpoint=unfinished if FIGURES[number].long else None,
-            progress=progress_bar(f"figure {number}"),
-        )
-        for line in headline(result):
-            screen.print(f"  {line}", soft_wrap=True)
-        interrupted = bool(result.runs.attrs["interrupted"])
-        if interrupted:
-            break
-        for path in save_figure(result, out, overwrite=overwrite):
-            screen.print(f"  wrote {path}", soft_wrap=True)
-        shutil.rmtree(unfinished, ignore_errors=True)
+        with sole_writer(unfinished, "--out"):
+            result = figure(
+                number,
+                seeds=seeds,
+                quick=quick,
+                dtype=getattr(torch, dtype),
+                data_root=data_root,
+                checkpoint=unfinished if FIGURES[number].long else None,
+                progress=progress_bar(f"figure {number}"),
+            )
+            for line in headline(result):
+                screen.print(f"  {line}", soft_wrap=True)
+            interrupted = bool(result.runs.attrs["interrupted"])
+            if interrupted:
+                break
+            for path in save_figure(result, out, overwrite=overwrite):
+                screen.print(f"  wrote {path}", soft_wrap=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
     if interrupted:
         screen.print(
             "interrupted: this figure was not written; the same command with --resume goes on"

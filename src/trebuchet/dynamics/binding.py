@@ -15,6 +15,7 @@ from trebuchet.curvature.gram import top_of_gram
 from trebuchet.dynamics.kernels import Kernel, make_kernel
 from trebuchet.dynamics.kernels.choose import Engine
 from trebuchet.dynamics.problem import Problem
+from trebuchet.dynamics.threads import one_thread
 from trebuchet.errors import InputError
 
 DENSE_LIMIT = 4096
@@ -23,7 +24,12 @@ DENSE_LIMIT = 4096
 
 @dataclass(slots=True)
 class Bound:
-    """A problem on a device, at its initialisations."""
+    """A problem on a device, at its initialisations.
+
+    Attributes:
+        start: L(θ_0), |∂L/∂z| and λ₀, a row a seed: what tells another forward pass, or another
+            loss, from this one.
+    """
 
     models: list[nn.Module]
     x: Tensor
@@ -32,6 +38,7 @@ class Bound:
     engine: Engine
     span: bool
     top: NDArray[np.float64]
+    start: NDArray[np.float64]
     mixes_seeds: bool
     layers: int
     bytes_per_run: int
@@ -76,29 +83,26 @@ def bind(
         return t.to(weight.device, weight.dtype if t.is_floating_point() else t.dtype)
 
     x, y = place(problem.x), place(problem.y)
-    tops, digest, kernel = [], hashlib.sha256(), None
-    for model in models:
-        kernel = make_kernel([model], x, engine=engine, span=span)
-        with torch.no_grad():
-            z = kernel.forward()
-            size = z[0].numel()
-            if size > DENSE_LIMIT:
-                msg = (
-                    f"x: samples × outputs is {size}, above the {DENSE_LIMIT} whose Gram matrix a "
-                    "sweep can follow; use fewer samples, or trebuchet.scan"
-                )
-                raise InputError(msg)
-            tops.append(float(top_of_gram(kernel.gram())[0]))
-        for p in [x, y, *model.parameters()]:
-            digest.update(p.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    starts, digest, kernel = [], hashlib.sha256(), None
+    with one_thread(weight.device), torch.no_grad():
+        for model in models:
+            kernel = make_kernel([model], x, engine=engine, span=span)
+            z = _outputs(kernel)
+            y = _labels(y, z, problem)
+            starts.append(_start(kernel, z, y, problem))
+            for t in [x, place(problem.y), *model.parameters(), *model.buffers()]:
+                _digest(digest, t)
     assert kernel is not None
-    if not np.all(np.isfinite(tops)) or min(tops) <= 0:
-        msg = f"model: expected a positive top NTK eigenvalue at every seed, got {tops}"
+    start = np.array(starts, dtype=np.float64)
+    top = start[:, 2].copy()
+    if not np.all(np.isfinite(top)) or top.min() <= 0:
+        msg = f"model: expected a positive top NTK eigenvalue at every seed, got {top.tolist()}"
         raise InputError(msg)
-    y = _labels(y, z, problem)
     test = None
     if problem.test is not None:
         test_x, test_y = (place(t) for t in problem.test)
+        for t in (test_x, test_y):
+            _digest(digest, t)
         if y.ndim == 1 and test_y.ndim == 2 and test_y.shape[1] == 1:
             test_y = test_y[:, 0]
         test = test_x, test_y
@@ -113,9 +117,40 @@ def bind(
         "kernel": type(kernel).__name__,
     }
     return Bound(
-        models, x, y, test, engine, span, np.array(tops), kernel.mixes_seeds,
+        models, x, y, test, engine, span, top, start, kernel.mixes_seeds,
         kernel.sparsity_layers, kernel.bytes_per_run(), digest.hexdigest(), facts,
     )  # fmt: skip
+
+
+def _outputs(kernel: Kernel) -> Tensor:
+    """z at the start, of a model that is a function of its weights."""
+    z, again = kernel.forward(), kernel.forward()
+    if z[0].numel() > DENSE_LIMIT:
+        msg = (
+            f"x: samples × outputs is {z[0].numel()}, above the {DENSE_LIMIT} whose Gram matrix a "
+            "sweep can follow; use fewer samples, or trebuchet.scan"
+        )
+        raise InputError(msg)
+    rounding = torch.finfo(z.dtype).eps ** 0.5
+    if not torch.allclose(z, again, rtol=rounding, atol=rounding, equal_nan=True):
+        msg = (
+            "model: expected a function of weights and inputs alone, but two passes over the same "
+            "data gave different outputs (dropout, noise, or a state that forward moves); call "
+            "eval() on it first, or use trebuchet.scan"
+        )
+        raise InputError(msg)
+    return again
+
+
+def _start(kernel: Kernel, z: Tensor, y: Tensor, problem: Problem) -> tuple[float, float, float]:
+    """L, |∂L/∂z| and λ₀, after ``forward``."""
+    loss, dz = problem.loss(z, y)
+    slope = torch.linalg.vector_norm(dz, dtype=torch.float64)
+    return float(loss[0]), float(slope), float(top_of_gram(kernel.gram())[0])
+
+
+def _digest(into: "hashlib._Hash", t: Tensor) -> None:
+    into.update(t.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def _labels(y: Tensor, z: Tensor, problem: Problem) -> Tensor:

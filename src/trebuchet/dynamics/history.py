@@ -1,6 +1,6 @@
 """What is remembered of a chunk of runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -74,10 +74,29 @@ class History:
         for name, value in finals.items():
             self.per_run[name][runs] = value
 
-    def state(self) -> dict[str, Any]:
-        """Everything, for a checkpoint."""
-        return dict(self.__dict__)
+    def state(self) -> dict[str, Array]:
+        """Everything, for a checkpoint: arrays by name."""
+        return {
+            **{f"traces/{name}": trace for name, trace in self.traces.items()},
+            **{f"per_run/{name}": numbers for name, numbers in self.per_run.items()},
+            "sparsity_final": self.sparsity_final,
+            "steps": self.steps,
+            "status": self.status,
+        }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up where ``state()`` left off."""
-        self.__dict__.update(state)
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up where ``state()`` left off.
+
+        Args:
+            state: Arrays by the names of ``state()``.
+
+        Raises:
+            KeyError: If one is missing.
+            ValueError: If one does not have the shape or the dtype that it has here.
+        """
+        for name, mine in self.state().items():
+            saved = state[name]
+            if saved.shape != mine.shape or saved.dtype != mine.dtype:
+                msg = f"{name}: {saved.dtype} of shape {saved.shape}"
+                raise ValueError(msg)
+            mine[...] = saved

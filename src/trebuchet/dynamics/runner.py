@@ -1,9 +1,9 @@
 """One chunk of runs, from its first step to its last."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from trebuchet._types import Status
 from trebuchet.curvature.gram import top_of_gram
 from trebuchet.dynamics import law
-from trebuchet.dynamics.checkpoint import read, write
+from trebuchet.dynamics.checkpoint import ChunkFile
 from trebuchet.dynamics.history import History
 from trebuchet.dynamics.kernels import Kernel
 from trebuchet.dynamics.losses import Loss
@@ -58,16 +58,28 @@ class Control:
 class Runner:
     """Runs a chunk; runs that end leave the stack.
 
+    A chunk goes round in turns: *observe* θ_t, let runs go, *step* to θ_{t+1}. Between two turns it
+    stands at a boundary: θ_t is in the kernel and has not been observed. Only there is it saved,
+    and only there does it stop, so that what is taken up again makes every turn once.
+
     Args:
         kernel: The runs, at their first state.
         lr: η of every run, shape ``(R,)``.
         layers: Hidden layers whose sparsity is observed.
         plan: What is common to the sweep.
         checkpoint: File to resume from and to save to; None for neither.
+
+    Raises:
+        InputError: If the file is not a state of this chunk.
     """
 
     def __init__(
-        self, kernel: Kernel, lr: Tensor, layers: int, plan: Plan, checkpoint: Path | None = None
+        self,
+        kernel: Kernel,
+        lr: Tensor,
+        layers: int,
+        plan: Plan,
+        checkpoint: ChunkFile | None = None,
     ) -> None:
         self.kernel, self.lr, self.plan, self.checkpoint = kernel, lr, plan, checkpoint
         self.history = History(kernel.runs, plan.schedule, layers, plan.delta)
@@ -92,24 +104,31 @@ class Runner:
             The history of every run.
         """
         control = control or Control()
+        control.advance(self._steps_done())
         while self.runs.size:
-            self._one_state()
-            if not self.runs.size:
+            stopping = control.stop.is_set()
+            if stopping or time.monotonic() - self.saved_at > self.plan.checkpoint_seconds:
                 self._save()
-                break
-            if control.stop.is_set():
-                self._save()
-                self._end(np.arange(self.runs.size), [Status.INTERRUPTED] * self.runs.size)
-                break
-            dz = self._dz
-            self.plan.optimizer.step_(self.kernel, dz, self.lr, self.velocity)
-            self.step += 1
-            control.advance(self.runs.size)
-            if time.monotonic() - self.saved_at > self.plan.checkpoint_seconds:
-                self._save()
+            # What is observed of a chunk that stops goes to the caller, not to the checkpoint.
+            self._observe()
+            if stopping:
+                if self.runs.size:
+                    self._end(np.arange(self.runs.size), [Status.INTERRUPTED] * self.runs.size)
+                return self.history
+            if self.runs.size:
+                self.plan.optimizer.step_(self.kernel, self._dz, self.lr, self.velocity)
+                self.step += 1
+                control.advance(self.runs.size)
+        self._save()
         return self.history
 
-    def _one_state(self) -> None:
+    def _steps_done(self) -> int:
+        """Updates that all runs of the chunk have made together."""
+        ended = np.ones(self.history.steps.size, dtype=bool)
+        ended[self.runs] = False
+        return int(self.history.steps[ended].sum()) + self.step * self.runs.size
+
+    def _observe(self) -> None:
         """Observe θ_t, and let the runs that have ended go."""
         row = self.rows.get(self.step)
         z = self.kernel.forward(sparsity=row is not None and "sparsity" in self.plan.observables)
@@ -231,22 +250,91 @@ class Runner:
         return (z.amax(1) - z.amin(1)).reshape(kernel.runs, -1).amax(1).double().cpu().numpy()
 
     def _save(self) -> None:
+        """Save the boundary that the chunk stands at; of a chunk that has ended, its history."""
         self.saved_at = time.monotonic()
         if self.checkpoint is None:
             return
-        names = ("step", "runs", "previous", "check_after", "lr", "velocity", "pending")
-        state = {name: getattr(self, name) for name in names}
-        state["params"], state["history"] = self.kernel.params, self.history.state()
-        write(self.checkpoint, state)
+        arrays: dict[str, Tensor | NDArray[Any]] = {
+            f"history/{name}": array for name, array in self.history.state().items()
+        }
+        if self.runs.size:
+            arrays |= {"previous": self.previous, "check_after": self.check_after, "lr": self.lr}
+            arrays |= {f"params/{i}": p for i, p in enumerate(self.kernel.params)}
+            arrays |= {f"velocity/{i}": v for i, v in enumerate(self.velocity)}
+            if self.pending is not None:
+                arrays["pending/weight_norm"] = self.pending.weight_norm
+                arrays["pending/scale"] = self.pending.scale
+        self.checkpoint.save({"step": self.step, "left": self.runs.tolist()}, arrays)
 
     def _resume(self) -> None:
-        state = None if self.checkpoint is None else read(self.checkpoint)
-        if state is None:
+        """Stand at the boundary that was saved, if one was."""
+        saved = None if self.checkpoint is None else self.checkpoint.load()
+        if saved is None:
             return
-        self.history.restore(state.pop("history"))
-        params = state.pop("params")
-        for name, value in state.items():
-            setattr(self, name, value)
-        if self.runs.size:
-            self.kernel = self.kernel.subset(self.runs.tolist())
-            self.kernel.params = params
+        assert self.checkpoint is not None
+        with _expected(self.checkpoint):
+            self._restore(*saved)
+
+    def _restore(self, header: dict[str, Any], arrays: dict[str, Any]) -> None:
+        self.history.restore(_history(arrays))
+        self.step = int(header["step"])
+        left = [int(run) for run in header["left"]]
+        if left != self.runs.tolist():
+            self.runs = np.array(left, dtype=np.int64)
+            self.kernel = self.kernel.subset(left)
+        device = self.lr.device
+        self.previous, self.check_after = arrays["previous"], arrays["check_after"]
+        self.lr = arrays["lr"].to(device)
+        # Tensors of their own, in the strides of the saved ones: copies would lie differently.
+        self.kernel.params = [
+            _like(arrays[f"params/{i}"], p) for i, p in enumerate(self.kernel.params)
+        ]
+        self.velocity = [
+            _like(arrays[f"velocity/{i}"], p)
+            for i, p in zip(range(len(self.velocity)), self.kernel.params, strict=False)
+        ]
+        if "pending/scale" in arrays:
+            self.pending = law.Prediction(arrays["pending/weight_norm"], arrays["pending/scale"])
+
+
+def restore_ended(file: ChunkFile, history: History) -> bool:
+    """Whether a saved chunk has ended; then the history becomes its.
+
+    Args:
+        file: Of the chunk.
+        history: A new one, of the shape of the saved one.
+
+    Returns:
+        False where the chunk has runs left, or nothing is saved.
+
+    Raises:
+        InputError: If the file is not a state of this chunk.
+    """
+    saved = file.load()
+    if saved is None or saved[0].get("left") != []:
+        return False
+    with _expected(file):
+        history.restore(_history(saved[1]))
+    return True
+
+
+def _history(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("history/"): array for name, array in arrays.items()}
+
+
+@contextmanager
+def _expected(file: ChunkFile) -> Iterator[None]:
+    """Say of a file in one sentence that its contents, though whole, are not a chunk's."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
+        reason = f"it does not hold a state of these runs: {error}"
+        raise file.damaged(reason) from error
+
+
+def _like(saved: Tensor, like: Tensor) -> Tensor:
+    """The saved tensor on the device of the other, whose shape and dtype it must have."""
+    if saved.shape != like.shape or saved.dtype != like.dtype:
+        msg = f"{saved.dtype} of shape {tuple(saved.shape)} for {tuple(like.shape)}"
+        raise ValueError(msg)
+    return saved.to(like.device)

@@ -1,6 +1,7 @@
 """Many runs of one problem, over learning rates × seeds."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ from trebuchet._progress import Progress, progress_bar
 from trebuchet.dynamics import chunking
 from trebuchet.dynamics.assemble import assemble
 from trebuchet.dynamics.binding import Bound, bind
-from trebuchet.dynamics.checkpoint import keep_chunk, saved_chunk
+from trebuchet.dynamics.checkpoint import Checkpoint, Identity, hold
 from trebuchet.dynamics.kernels.choose import Engine
 from trebuchet.dynamics.optimizers import GradientDescent
-from trebuchet.dynamics.pool import Job, intra_op_threads
+from trebuchet.dynamics.pool import Job
 from trebuchet.dynamics.problem import Problem
 from trebuchet.dynamics.recording import Recording
 from trebuchet.dynamics.runner import Plan
 from trebuchet.dynamics.stopping import StopRule
+from trebuchet.dynamics.threads import one_thread
 from trebuchet.errors import InputError
 
 OBSERVABLES = frozenset({"top_eigenvalue", "sparsity", "test_loss"})
@@ -72,7 +74,9 @@ def sweep(
         workers: Chunks in flight together; a core each unless given, one on a GPU.
         memory: Bound, in bytes, on all chunks in flight.
         device: Where to run; where the model's weights are unless given.
-        checkpoint: A folder to save to and to resume from; the same sweep called again goes on.
+        checkpoint: A folder to save to and to resume from: the same sweep called again goes on
+            where it was, and equals the uninterrupted one bit for bit (on another kind of machine
+            or another torch: to rounding). One process at a time may use it.
         checkpoint_seconds: How often an unfinished chunk is saved.
         progress: Show a progress bar once the work has taken two seconds; or a function of
             (steps done, steps in all).
@@ -83,7 +87,8 @@ def sweep(
 
     Raises:
         InputError: If a rate is not positive and finite, both or neither of the two scales are
-            given, seeds repeat, or the problem has one initialisation and several seeds are asked.
+            given, seeds repeat, the problem has one initialisation and several seeds are asked, or
+            the checkpoint is another sweep's, in use, damaged, or cannot be written.
         LawViolationError: If a homogeneous model breaks the weight-norm law beyond rounding.
 
     Example:
@@ -102,9 +107,6 @@ def sweep(
         msg = f"observables: expected any of {sorted(OBSERVABLES)}, got {sorted(unknown)}"
         raise InputError(msg)
     bound = bind(problem, seed_list, device, engine, span)
-    learning_rate = rates[:, None] / bound.top[None, :] if swept == "lr_ratio" else None
-    if learning_rate is None:
-        learning_rate = np.broadcast_to(rates[:, None], (rates.size, len(seed_list))).copy()
     plan = Plan(
         loss=problem.loss,
         y=bound.y,
@@ -117,9 +119,8 @@ def sweep(
         test=bound.test,
         checkpoint_seconds=checkpoint_seconds,
     )
-    on_cpu = bound.x.device.type == "cpu"
-    workers = workers or (torch.get_num_threads() if on_cpu else 1)
-    folder = None if checkpoint is None else Path(checkpoint)
+    device_ = bound.x.device
+    workers = workers or (torch.get_num_threads() if device_.type == "cpu" else 1)
     settings: dict[str, Any] = {
         "problem": problem.name, "loss": problem.loss.name, "swept": swept,
         "rates": rates.tolist(), "seeds": seed_list, "steps": steps, "tolerance": tolerance,
@@ -128,8 +129,13 @@ def sweep(
         "engine": engine, "span": span, "initial": bound.fingerprint,
         "dtype": str(bound.x.dtype).removeprefix("torch."),
     }  # fmt: skip
-    with intra_op_threads(1 if on_cpu else None):
-        chunk = _chunk_size(chunk, bound, rates.size, memory, workers, folder, settings)
+    rounding = float(torch.finfo(bound.x.dtype).eps) ** 0.5
+    identity = Identity(settings, device_.type, bound.start, rounding)
+    held = nullcontext() if checkpoint is None else hold(Path(checkpoint), identity)
+    with one_thread(device_), held as folder:
+        chunk, top = _begun(chunk, bound, rates.size, memory, workers, folder)
+        scale = top[None, :] if swept == "lr_ratio" else np.ones((1, len(seed_list)))
+        learning_rate = rates[:, None] / scale
         chunks = _split(rates.size, len(seed_list), chunk, bound.mixes_seeds)
         bar = progress if callable(progress) else progress_bar("sweep", shown=progress)
         job = Job(bound, plan, learning_rate, chunks, folder, bar)
@@ -142,7 +148,7 @@ def sweep(
         rates=rates,
         seeds=seed_list,
         learning_rate=learning_rate,
-        top_eigenvalue_init=bound.top,
+        top_eigenvalue_init=top,
         attrs={
             **bound.facts,
             **problem.facts,
@@ -207,27 +213,41 @@ def _split(rates: int, seeds: int, chunk: int, mixes_seeds: bool) -> list[list[t
     return [pool[i : i + chunk] for pool in pools for i in range(0, len(pool), chunk)]
 
 
-def _chunk_size(
+def _begun(
     chunk: int | None,
     bound: Bound,
     rates: int,
     memory: int,
     workers: int,
-    folder: Path | None,
-    settings: dict[str, Any],
-) -> int:
-    """The chunk size asked for, that of the checkpoint, or the fastest."""
+    folder: Checkpoint | None,
+) -> tuple[int, NDArray[np.float64]]:
+    """Chunk size and λ₀: those the checkpoint was begun with, or those asked for and measured.
+
+    Both decide how numbers round, and neither need come out the same twice.
+
+    Returns:
+        Both.
+
+    Raises:
+        InputError: If the chunk size is none, or not the one the checkpoint was begun with.
+    """
     if chunk is not None and chunk < 1:
         msg = f"chunk: expected a positive number, got {chunk}"
         raise InputError(msg)
-    saved = None if folder is None else saved_chunk(folder, settings)
-    if saved is not None:
-        return saved
+    begun = None if folder is None else folder.pinned()
+    if folder is not None and begun is not None:
+        if chunk is not None and chunk != begun["chunk"]:
+            msg = (
+                f"chunk: {folder.folder} was begun with chunk={begun['chunk']}, got {chunk}; leave "
+                "it out to go on, or name another checkpoint"
+            )
+            raise InputError(msg)
+        return int(begun["chunk"]), np.array(begun["top_eigenvalue_init"], dtype=np.float64)
     if chunk is None:
         runs = rates * (len(bound.models) if bound.mixes_seeds else 1)
         sizes = chunking.candidates(runs, bound.bytes_per_run, memory, workers)
         with torch.no_grad():
             chunk = chunking.fastest(lambda size: bound.kernel([0] * size), sizes)
     if folder is not None:
-        keep_chunk(folder, settings, chunk)
-    return chunk
+        folder.pin({"chunk": chunk, "top_eigenvalue_init": bound.top.tolist()})
+    return chunk, bound.top

@@ -2,12 +2,13 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
+from trebuchet._whole import whole, write_whole
+from trebuchet.errors import InputError
 from trebuchet.paper.figures import Figure
 from trebuchet.paper.picture import draw
 from trebuchet.results.store import save
@@ -31,16 +32,21 @@ def save_figure(result: Figure, folder: Path, *, overwrite: bool = False) -> lis
 
     Returns:
         The three paths.
+
+    Raises:
+        InputError: If one of them cannot be written.
     """
     data, picture, numbers = figure_paths(folder, result.number)
     save(result.runs, data, overwrite=overwrite)
     image = draw(result)
-    part = picture.with_suffix(".part.png")
-    image.savefig(part, dpi=160)
-    os.replace(part, picture)
-    part = numbers.with_suffix(".part.json")
-    part.write_text(json.dumps(to_json(result), indent=1, ensure_ascii=False) + "\n")
-    os.replace(part, numbers)
+    try:
+        with whole(picture) as part:
+            image.savefig(part, dpi=160)
+        text = json.dumps(to_json(result), indent=1, ensure_ascii=False) + "\n"
+        write_whole(numbers, text.encode())
+    except OSError as error:
+        msg = f"folder: cannot write figure {result.number} to {folder} ({error.strerror or error})"
+        raise InputError(msg) from error
     return [data, picture, numbers]
 
 

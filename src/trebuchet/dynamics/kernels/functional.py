@@ -77,7 +77,10 @@ class FunctionalKernel(Kernel):
 
     def _one(self, params: Sequence[Tensor], x: Tensor) -> Tensor:
         named = dict(zip(self.names, params, strict=True))
-        z: Tensor = functional_call(self.model, {**self.fixed, **named}, (x,))
+        # Copies, since forward may move them (BatchNorm's averages, a bank of past samples): a step
+        # is then a function of the weights alone, whatever ran before it or beside it.
+        fixed = {name: t.clone() for name, t in self.fixed.items()}
+        z: Tensor = functional_call(self.model, {**fixed, **named}, (x,))
         return z.squeeze(-1) if z.ndim == 2 and z.shape[-1] == 1 else z
 
     def _stacked(self, params: Sequence[Tensor], x: Tensor) -> Tensor:
