@@ -74,9 +74,7 @@ class Hessian:
         """Name the operations whose second derivative is not believed unchecked (suspects.py)."""
         if self.doubted is None:
             self._gradient(0)
-        # What a forward pass moves it moves without a derivative, even if by the parameters.
-        moved = ["what its forward pass moves"] if self.problem.moves else []
-        return [*(self.doubted or []), *moved]
+        return self.doubted or []
 
     def product(self, v: Tensor) -> Tensor:
         """Return the Hessian times v, shape (P,)."""

@@ -40,6 +40,12 @@ _NO_POTENTIAL = (
 )
 
 
+MOVES = (
+    "its forward pass moves state of its own (a teacher, a codebook, a norm's estimate), which is "
+    "held constant in every derivative"
+)
+
+
 @dataclass(slots=True)
 class Measurement:
     """One measurement: choose the side and the method, solve, and report.
@@ -309,7 +315,7 @@ class Measurement:
             names={n: tuple(p.shape) for n, p in problem.params.items()},
             warm=WarmState(s.side, s.vectors) if s.method == "lanczos" else None,
             note=s.note,
-            remarks=tuple(problem.remarks),
+            remarks=(*problem.remarks, *([MOVES] if problem.moves else [])),
             statistics=self._statistics(mode),
         )
 
