@@ -265,7 +265,7 @@ def _trebuchet(
     from trebuchet.curvature import top_eigen
 
     top, used = measured(
-        lambda: top_eigen(net, loss, (x, y), op, rtol=RTOL, method=method)  # type: ignore[arg-type]
+        lambda: top_eigen(net, loss, (x, y), op, rtol=RTOL, method=method, mode="eval")  # type: ignore[arg-type]
     )
     answer: Answer = {
         **used, "value": top.value, "products": top.products, "claims": top.converged,
@@ -277,7 +277,7 @@ def _trebuchet(
     for _ in range(steps):
         descend(net, loss, x, y, 0.5 * top.lr_crit)
         meter = Meter()
-        warm = top_eigen(net, loss, (x, y), op, rtol=1e-2, method=method, warm=warm)  # type: ignore[arg-type]
+        warm = top_eigen(net, loss, (x, y), op, rtol=1e-2, method=method, warm=warm, mode="eval")  # type: ignore[arg-type]
         cpu += meter.read()["cpu_s"] / steps
         products += warm.products / steps
     return {**answer, "warm_cpu_s": cpu, "warm_products": products}

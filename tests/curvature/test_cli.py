@@ -88,7 +88,7 @@ def test_the_numbers_are_top_eigens(folder: Path) -> None:
     assert got["values"] == pytest.approx(want.values.tolist())
     assert close(got["lr_crit"], want.lr_crit, 1e-9)
     assert f"{want.value:.6g}" in result.output
-    assert f"critical learning rate {want.lr_crit:.6g}" in result.output
+    assert f"critical rate {want.lr_crit:.6g}" in result.output
     again = run(
         "--model",
         "some_nets:make",
@@ -188,7 +188,7 @@ def test_an_array_of_objects_beside_the_data_and_big_endian_numbers_do_no_harm()
         for data in ("reals.npz", "more.npz")
     ]
     assert shown[0] == shown[1]
-    assert "critical learning rate" in shown[0]
+    assert "critical rate" in shown[0]
 
 
 def test_help_teaches() -> None:

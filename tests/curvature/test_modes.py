@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import trebuchet as tb
 from tests.curvature.reference import close, spectrum
@@ -122,6 +123,35 @@ def test_dropout_is_off_where_it_is_a_function(operator: Any) -> None:
         assert close(top.value, truth, 1e-7)
     noisy = tb.top_eigen(net.train(), "mse", (x, y), operator, mode="as_is")
     assert not close(noisy.value, truth, 1e-3)
+
+
+class Recomputing(Dropping):
+    """Evaluates its first half again in the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        def half(u: Tensor) -> Tensor:
+            return F.dropout(torch.tanh(self.first(u)), 0.5, training=self.training)
+
+        z: Tensor = self.last(checkpoint(half, x, use_reentrant=False))
+        return z
+
+
+@pytest.mark.parametrize("operator", ["ggn", "ntk", "hessian"])
+def test_dropout_is_off_in_the_backward_pass_too(operator: Any) -> None:
+    net, (x, y) = Recomputing(), data()
+    truth = spectrum(net.eval(), F.mse_loss, x, y, operator)[0]
+    top = tb.top_eigen(net.train(), "mse", (x, y), operator, rtol=1e-8)
+    assert close(top.value, truth, 1e-7)
+
+
+def test_dropout_in_a_closure_is_off() -> None:
+    (x, y), net = data(), nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return F.mse_loss(F.dropout(model(batch[0]), 0.5), batch[1])
+
+    truth = spectrum(net, F.mse_loss, x, y, "hessian")[0]
+    assert close(tb.top_eigen(net, loss, (x, y), "hessian", rtol=1e-8).value, truth, 1e-7)
 
 
 class Detector(nn.Module):

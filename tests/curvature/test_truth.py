@@ -1,4 +1,9 @@
-"""Every supported loss × model against dense float64 autograd and against curvlinops."""
+"""Every supported loss × model against dense float64 autograd and against curvlinops.
+
+Tolerances: up to ten times the `rtol` asked of the solver, as the truth is a dense solve of its
+own; and never below what the dtype can know of sums over P parameters, P·u: 10⁻¹² in float64,
+10⁻⁴ in float32.
+"""
 
 import copy
 import warnings

@@ -1,4 +1,9 @@
-"""Every kernel against plain autograd on the module it stacks."""
+"""Every kernel against plain autograd on the module it stacks.
+
+Tolerances: the same sums in another order, of n < 100 float64 terms of order 1 to 10, differ by
+n·u, 10⁻¹⁴ to 10⁻¹³ of the largest; a step or two more multiply that by η times the curvature,
+under ten.
+"""
 
 import copy
 

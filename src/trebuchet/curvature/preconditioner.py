@@ -45,7 +45,7 @@ def view_of(
     problem: Problem,
     gradient: Callable[[], Tensor],
 ) -> OptimizerView:
-    """Read off an optimizer what decides its critical learning rate.
+    """Read off an optimizer what decides its critical rate.
 
     Args:
         optimizer: An instance (its state is read, never changed), a name with the usual settings,

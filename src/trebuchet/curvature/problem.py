@@ -15,7 +15,7 @@ from trebuchet.errors import InputError
 from trebuchet.problem import losses
 from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch, _map
-from trebuchet.problem.held_still import Held
+from trebuchet.problem.held_still import Held, WithoutDropout, may_drop
 
 T = TypeVar("T")
 
@@ -61,6 +61,8 @@ class Problem:
     leaves: list[Tensor] = field(default_factory=list)
     _substitutes: dict[str, Tensor] | None = None
     _moving: dict[int, Tensor] = field(default_factory=dict)
+    _dropping: bool | None = None
+    _entered: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __post_init__(self) -> None:
         half = any(p.dtype in (torch.bfloat16, torch.float16) for p in self.params.values())
@@ -78,14 +80,16 @@ class Problem:
     def in_place(self) -> Iterator[None]:
         """Hold wide substitutes in the place of half-precision parameters and buffers, if any.
 
-        Throughout, since checkpointing evaluates the model in the middle of a backward pass.
+        Throughout, since checkpointing evaluates the model in the middle of a backward pass; and so
+        is dropout off where a function does it.
 
         Yields:
             Nothing.
         """
         named = [*self.model.named_parameters(), *self.model.named_buffers()]
         wide = self._substitutes or {}
-        with swapped([self.model] if wide else [], {id(t): wide[n] for n, t in named if n in wide}):
+        tensors = {id(t): wide[n] for n, t in named if n in wide}
+        with swapped([self.model] if wide else [], tensors), self._entered:
             yield
 
     @property
@@ -233,6 +237,8 @@ class Problem:
             What it returned.
         """
         self.same_noise(batch, of_loss=of_loss)
+        if self._dropping is None and not of_loss:
+            return self._first(evaluate, batch)
         if self._moving:
             with swapped(self.modules, {i: t.clone() for i, t in self._moving.items()}):
                 out = evaluate()
@@ -249,6 +255,19 @@ class Problem:
             return out  # no module's own: a tally that a closure keeps, put back by value
         self._moving |= moved
         return self._steadily(evaluate, batch, of_loss=of_loss)
+
+    def _first(self, evaluate: Callable[[], T], batch: Batch) -> T:
+        """Evaluate for the first time, and find out whether dropout is called as a function."""
+        held = self.held
+        own = isinstance(self.loss, losses.ModelLoss) or may_drop(self.model)
+        self._dropping = held is not None and held.mode != "as_is" and own
+        if not self._dropping:
+            return self._steadily(evaluate, batch)
+        with WithoutDropout() as watch:
+            out = self._steadily(evaluate, batch)
+        if watch.met:
+            self._entered.enter_context(WithoutDropout())
+        return out
 
     def same_noise(self, batch: Batch, *, of_loss: bool = False) -> None:
         """Give every evaluation of a batch the same random numbers, should there be any.
@@ -276,6 +295,7 @@ class Problem:
         at = 0
         for p, g in zip(self.leaves, grads, strict=True):
             if g is not None:
+                g = g.to_dense() if g.layout != torch.strided else g  # of a sparse embedding
                 out[at : at + p.numel()].add_(g.detach().reshape(-1).to(out.dtype), alpha=scale)
             at += p.numel()
         return out

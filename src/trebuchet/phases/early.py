@@ -11,6 +11,7 @@ Between c_loss and c_sharp the loss catapults while the sharpness only falls; th
 reduction* opens up as depth and 1/width grow, and closes at 2 for wide nets.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from torch import nn
 from trebuchet.curvature.top import top_eigen
 from trebuchet.errors import InputError
 from trebuchet.problem.autocast import Autocast
-from trebuchet.problem.held_still import MODE, held_still
+from trebuchet.problem.held_still import MODE, WithoutDropout, held_still, may_drop
 from trebuchet.problem.losses import resolve
 from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.selection import select, unwrap
@@ -95,7 +96,8 @@ def early_constants(
         raise InputError(msg)
     params = list(select(model).values())
     device = params[0].device
-    with held_still(model, mode=MODE, loader=data, parameters_too=True, also=loss):
+    off = WithoutDropout() if may_drop(model) else contextlib.nullcontext()
+    with held_still(model, mode=MODE, loader=data, parameters_too=True, also=loss), off:
         stream = make_stream(
             data, device=device, batch_size=None, accumulate=1, horizon=train_steps,
             closure=hasattr(resolved, "fn"),

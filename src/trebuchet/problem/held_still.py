@@ -3,9 +3,10 @@
 A measurement of curvature evaluates the model many times, so it must (a) always see the same
 function and (b) leave no trace. :func:`held_still` promises both. Inside it:
 
-- dropout is off, layers and functions alike: a mask that changes from product to product is no
-  operator at all. With ``mode="train"`` the rest is as in training, so that BatchNorm uses batch
-  statistics; with ``mode="eval"`` it uses its running ones;
+- dropout layers are off: a mask that changes from product to product is no operator at all
+  (:class:`WithoutDropout` is for dropout that is called as a function). With ``mode="train"`` the
+  rest is as in training, so that BatchNorm uses batch statistics; with ``mode="eval"`` it uses its
+  running ones;
 - attention runs through the plain ("math") kernel and cuDNN's and oneDNN's recurrent kernels are
   off: the fused ones have no second derivative;
 - gradients are enabled, whatever the caller had set, inference mode included.
@@ -66,10 +67,12 @@ class Held:
         values: Tensors that no evaluation should move, each with a copy of its values: buffers,
             frozen parameters, what was captured. A copy is a few of them at most where they are
             very large, see `COPIED`.
+        mode: How the model is evaluated.
     """
 
     modules: list[nn.Module]
     values: list[tuple[Tensor, Tensor]]
+    mode: Mode
 
 
 @contextlib.contextmanager
@@ -131,7 +134,6 @@ def held_still(
     copied += [t for t in leaves if not t.requires_grad]
     with (
         _turn(model),
-        contextlib.ExitStack() as stack,
         torch.inference_mode(mode=False),  # and so the copies below are ordinary tensors
         _random_states(parameters.values()),
         _loader_state(loader),
@@ -147,11 +149,9 @@ def held_still(
         elif mode == "train":
             set_training(model)
             _silence_dropout(model)
-        if mode != "as_is" and not all(_root(m) == "torch" for m in model.modules()):
-            stack.enter_context(_WithoutDropout())
         trained = {id(p) for p in model.parameters() if p.requires_grad}
         still = [(t, saved) for t, saved in values if id(t) not in trained]
-        yield Held(list(held), still)
+        yield Held(list(held), still, mode)
 
 
 _LOCKS: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKeyDictionary()
@@ -177,25 +177,41 @@ def set_training(model: nn.Module) -> None:
         model.train()
 
 
-class _WithoutDropout(TorchFunctionMode):
-    """Turn off dropout that a forward pass calls as a function, where no flag of a layer does."""
+class WithoutDropout(TorchFunctionMode):
+    """Turn off dropout that a forward pass calls as a function, where no flag of a layer does.
+
+    Every call of torch passes through it, so it is for models that do (`met` tells), and for all of
+    a measurement: checkpointing evaluates parts of a model again in the backward pass.
+    """
+
+    met = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
         if func in _DROPPING:
+            self.met = True
             return args[0] if args else kwargs["input"]
-        if func is F.scaled_dot_product_attention:
+        if func is F.scaled_dot_product_attention and (len(args) > 4 or "dropout_p" in kwargs):
+            self.met = True
             if len(args) > 4:
                 args = (*args[:4], 0.0, *args[5:])
-            elif "dropout_p" in kwargs:
+            else:
                 kwargs["dropout_p"] = 0.0
         return func(*args, **kwargs)
 
 
-def _root(module: nn.Module) -> str:
-    return type(module).__module__.partition(".")[0]
+def may_drop(model: nn.Module) -> bool:
+    """Whether a model may call dropout as a function: torch's own layers have a flag for it.
+
+    Args:
+        model: The model.
+
+    Returns:
+        True if it has a class of its own.
+    """
+    return any(type(m).__module__.partition(".")[0] != "torch" for m in model.modules())
 
 
 def _parameters_of(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
