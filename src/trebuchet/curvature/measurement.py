@@ -130,6 +130,8 @@ class Measurement:
         except NoDerivativeError as error:
             found, wrong = None, f"{error} has no second derivative"
         if not wrong and found is not None:
+            if witness.moves or problem.moves:
+                problem.remarks.append(MOVES)
             return found
         problem.remarks.append(f"the Hessian is by finite differences of the gradient: {wrong}")
         try:
@@ -315,7 +317,7 @@ class Measurement:
             names={n: tuple(p.shape) for n, p in problem.params.items()},
             warm=WarmState(s.side, s.vectors) if s.method == "lanczos" else None,
             note=s.note,
-            remarks=(*problem.remarks, *([MOVES] if problem.moves else [])),
+            remarks=tuple(problem.remarks),
             statistics=self._statistics(mode),
         )
 

@@ -25,14 +25,17 @@ class Twin:
 
     Args:
         problem: The problem.
+
+    Attributes:
+        moves: Whether a gradient's evaluation was seen to move state of the model's own.
     """
 
     def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+        self.problem, self.moves = problem, False
         tensors = {
             id(t): t for m in problem.modules for t in [*m.parameters(), *m.buffers()]
         }  # fmt: skip
-        self._state = {id(t): saved for t, saved in problem.state}
+        self._state = [id(t) for t, _ in problem.state]
         self._fixed = {i: _double(t.detach()) for i, t in tensors.items()}
         self._chosen = list(problem.leaves)
         norm = sum(float(p.detach().double().square().sum()) for p in self._chosen) ** 0.5
@@ -45,6 +48,8 @@ class Twin:
         tensors |= dict(zip((id(p) for p in self._chosen), leaves, strict=True))
         with swapped(self.problem.modules, tensors), torch.autocast(self._device, enabled=False):
             yield
+        mine = [(tensors[i], self._fixed[i]) for i in self._state if i in tensors]
+        self.moves |= any(not torch.equal(t.detach(), was) for t, was in mine)
 
     @property
     def _ids(self) -> set[int]:

@@ -44,6 +44,9 @@ class Witness:
 
     def __init__(self, problem: Problem, ranks: Ranks, scale: Tensor | None, seed: int) -> None:
         self.problem, self.ranks, self.scale, self.seed = problem, ranks, scale, seed
+        self.moves = (
+            False  # seen by differences alone: a teacher that equals its student stands still
+        )
 
     def before(self, op: Hessian) -> str:
         """Try one product if an operation is doubted.
@@ -81,15 +84,16 @@ class Witness:
         off = self._off(found.vectors.sum(0), values @ found.vectors, float(found.values[0]))
         top = float(np.abs(found.values).max())
         slack = float(np.sum(found.residuals)) / top if top > 0 else 0.0
-        # Differences may be what shows that it moves: a teacher that equals its student stands still.
-        if off is None or off <= AGREE + slack or self.problem.moves:
+        if off is None or off <= AGREE + slack or self.problem.moves or self.moves:
             return ""
         return _said("automatic differentiation's is wrong", off)
 
     def _off(self, v: Tensor, hv: Tensor, size: float) -> float | None:
         try:
             differences = DifferenceHessian(self.problem, ranks=self.ranks, scale=self.scale)
-            return differences.disagreement(v, hv, size)
+            off = differences.disagreement(v, hv, size)
+            self.moves |= differences.twin.moves
+            return off
         except InputError:  # it cannot be evaluated elsewhere: no witness, no verdict
             return None
 
