@@ -75,7 +75,7 @@ class Hessian:
         if self.doubted is None:
             self._gradient(0)
         # What a forward pass moves it moves without a derivative, even if by the parameters.
-        moved = ["what its forward pass moves"] if self.problem.moves else []
+        moved = ["the state that a forward pass moves"] if self.problem.moves else []
         return [*(self.doubted or []), *moved]
 
     def product(self, v: Tensor) -> Tensor:
