@@ -42,7 +42,7 @@ class LossCurvature:
         if gradient is not None and doubted:
             probe = normal(self.z.shape, self.z)
             if not self._agree(self.product(probe), self._differences(probe)):
-                self._by_differences(f"that of {', '.join(doubted)} is wrong")
+                self._by_differences(f"the second derivative of {', '.join(doubted)} is wrong")
 
     @property
     def zero(self) -> bool:

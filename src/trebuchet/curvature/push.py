@@ -180,9 +180,9 @@ def pushed(at: "Linearised", v: Parts) -> Tensor:
             push = kind(at)
             out = push(v)
             wrong = (doubted or problem.route > 0) and not _is_adjoint(at, push)
-            why = f"that of {', '.join(doubted)} is wrong" if wrong else ""
+            why = f"the second derivative of {', '.join(doubted)} is wrong" if wrong else ""
         except (RuntimeError, NotImplementedError) as error:
-            why = f"{missing(error, problem.model)} has none"
+            why = f"{missing(error, problem.model)} has no second derivative"
         except InputError as error:
             why = str(error)
         if not why:
@@ -193,7 +193,7 @@ def pushed(at: "Linearised", v: Parts) -> Tensor:
                 if remark not in problem.remarks:
                     problem.remarks.append(remark)
             return out
-        problem.why_not = problem.why_not or f"of second derivatives, {why}"
+        problem.why_not = problem.why_not or why
         problem.route += 1
     msg = (
         f"model: there is no way to take the product with its Jacobian ({problem.why_not}); give "
