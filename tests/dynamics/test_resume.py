@@ -163,10 +163,10 @@ def test_progress_of_a_resumed_sweep_goes_on_where_it_was(tmp_path: Path) -> Non
 
 def test_strides_of_the_weights_are_part_of_the_state(tmp_path: Path) -> None:
     """A transposed weight multiplies in another order: resumed as a plain one, it rounds apart."""
-    net = sequential(width=40).float()
+    net = sequential(d=40, width=40)
     net[0].weight = nn.Parameter(net[0].weight.detach().T.contiguous().T)
     assert not net[0].weight.is_contiguous()
-    p = Problem(net, inputs(30, 5), inputs(30, 1))
+    p = Problem(net, inputs(30, 40), inputs(30, 1))
     arguments: dict[str, Any] = {"lr_ratio": [0.9], "steps": 40, "optimizer": Watched()}
     whole = sweep(p, **arguments)
     sweep(p, **arguments, checkpoint=tmp_path, progress=STOPPER.at(20))
@@ -174,10 +174,9 @@ def test_strides_of_the_weights_are_part_of_the_state(tmp_path: Path) -> None:
     assert differing(whole, sweep(p, **arguments, checkpoint=tmp_path)) == []
 
 
-def test_digits_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+def test_digits_do_not_depend_on_the_number_of_threads() -> None:
     """Neither λ₀ nor a run, so that a sweep may be resumed under another number of them."""
-    x, y = inputs(300, 40), inputs(300, 1)
-    p = Problem(lambda s: mlp(d=40, width=300, seed=s).float(), x, y)
+    p = Problem(lambda s: mlp(d=40, width=300, seed=s), inputs(300, 40), inputs(300, 1))
     before = torch.get_num_threads()
     results = []
     try:
