@@ -178,9 +178,13 @@ def test_another_sweep_is_refused(begun: Path, changes: dict[str, Any], what: st
 
 def test_another_loss_of_the_same_name_is_refused(tmp_path: Path) -> None:
     """Two lambdas are told apart by what they compute."""
-    sweep(problem(loss=lambda z, y: (z - y).square().mean()), lr=[0.1], steps=3, checkpoint=tmp_path)
+    sweep(
+        problem(loss=lambda z, y: (z - y).square().mean()), lr=[0.1], steps=3, checkpoint=tmp_path
+    )
     with pytest.raises(InputError, match="what the model or the loss computes"):
-        sweep(problem(loss=lambda z, y: (z - y).abs().mean()), lr=[0.1], steps=3, checkpoint=tmp_path)
+        sweep(
+            problem(loss=lambda z, y: (z - y).abs().mean()), lr=[0.1], steps=3, checkpoint=tmp_path
+        )
 
 
 @pytest.mark.parametrize("name", ["chunk-0.arrays", "chunk-1.arrays"])
