@@ -6,14 +6,8 @@ squared, by 2 more. Losses that run to zero are compared beside the largest, hen
 part.
 """
 
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import trebuchet
 from tests.zoo import F64, biased, inputs, mlp, pure, sequential
 from trebuchet.dynamics import law
 from trebuchet.dynamics.optimizers import GradientDescent
@@ -279,53 +272,6 @@ def test_interruption_keeps_what_is_finished(request: pytest.FixtureRequest) -> 
     assert runs.status.values[:, 0].tolist() == ["blew_up", "interrupted"]
     assert runs.steps.values[1, 0] < 300_000
     assert np.isfinite(runs.loss_first.values[0, 0])
-
-
-KILLED = """
-    import sys
-    import torch
-    from tests.dynamics.test_sweep import long_sweep
-    torch.set_num_threads(1)
-    long_sweep(sys.argv[1])
-"""
-
-
-def long_sweep(folder: str | None) -> xr.Dataset:
-    """A few seconds of work, checkpointed often."""
-    return sweep(
-        problem("relu"),
-        lr_ratio=[0.3, 0.9, 2.2],
-        steps=6000,
-        chunk=1,
-        record=Recording(dense=10),
-        checkpoint=folder,
-        checkpoint_seconds=0.05,
-    )
-
-
-def test_killed_at_random_moments_and_resumed_is_uninterrupted(tmp_path: Path) -> None:
-    rng = np.random.default_rng(4)
-    here = Path(__file__).parents[2], Path(trebuchet.__file__).parents[1]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, here))}
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)]
-    for _ in range(3):
-        process = subprocess.Popen(command, env=env)
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("chunk-*.arrays")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(rng.uniform(0.1, 0.6))
-        process.kill()
-        process.wait()
-    assert list(tmp_path.glob("chunk-*.arrays"))
-    resumed, whole = long_sweep(str(tmp_path)), long_sweep(None)
-    for name in ("loss", "top_eigenvalue", "loss_max", "weight_norm_final", "steps"):
-        np.testing.assert_array_equal(resumed[name], whole[name])
-
-
-def test_a_checkpoint_of_another_sweep_is_refused(tmp_path: Path) -> None:
-    sweep(problem("pure"), lr_ratio=[1.0], steps=5, checkpoint=tmp_path)
-    with pytest.raises(InputError, match=r"another sweep.*steps"):
-        sweep(problem("pure"), lr_ratio=[1.0], steps=6, checkpoint=tmp_path)
 
 
 @pytest.mark.parametrize(

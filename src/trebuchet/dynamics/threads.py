@@ -2,21 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
+from threading import Lock, Thread
 
 import torch
 
 _lock = Lock()
-_inside = 0
-_before = 0
+_inside = 0  # how many sweeps are at work
+_outside = 1  # the number of threads before the first of them
 
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
     """Have each product on the CPU made by one thread, so that digits do not depend on how many.
 
-    The setting is the process's: sweeps that run side by side share it, and the last one that ends
-    puts back what the first one found.
+    Torch keeps one number for the calling thread and another for the process: new threads and the
+    matrix products of every thread go by the second. Sweeps that run side by side share that one,
+    and the last of them puts back what the first one found.
 
     Args:
         device: Where the work is; nothing is changed for another than a CPU.
@@ -24,19 +25,29 @@ def one_thread(device: torch.device) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    global _inside, _before
+    global _inside, _outside
     if device.type != "cpu":
         yield
         return
     with _lock:
+        before = torch.get_num_threads()
         if _inside == 0:
-            _before = torch.get_num_threads()
-            torch.set_num_threads(1)
+            _outside = before
         _inside += 1
+        torch.set_num_threads(1)
     try:
         yield
     finally:
         with _lock:
             _inside -= 1
-            if _inside == 0:
-                torch.set_num_threads(_before)
+            torch.set_num_threads(before)  # of this thread, and of the process
+            shared = 1 if _inside else _outside
+            if shared != before:
+                _set_for_process(shared)
+
+
+def _set_for_process(threads: int) -> None:
+    """Set the number of the process from a thread of its own, whose own number is gone with it."""
+    setter = Thread(target=torch.set_num_threads, args=(threads,))
+    setter.start()
+    setter.join()
