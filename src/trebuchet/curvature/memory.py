@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from trebuchet.curvature.problem import Problem
+from trebuchet.problem.losses import ModelLoss
 
 KEEP_BYTES = 1 << 30
 """Memory for kept graphs when there are several micro-batches: 1 GiB."""
@@ -35,7 +36,7 @@ def how_many_fit(problem: Problem) -> int:
 
     biggest = max(problem.batches, key=lambda b: b.size)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        if biggest.raw is not None and not biggest.args and not biggest.kwargs:
+        if isinstance(problem.loss, ModelLoss):
             kept = problem.loss_of(biggest)
         else:
             kept = problem.outputs(biggest)

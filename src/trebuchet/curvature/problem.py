@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from trebuchet.errors import InputError
 from trebuchet.problem import losses
 from trebuchet.problem.autocast import Autocast
-from trebuchet.problem.batches import Batch, _map
+from trebuchet.problem.batches import Batch
+from trebuchet.problem.tree import mapped as _map
 
 
 @dataclass(slots=True)

@@ -52,6 +52,7 @@ class TopEigen:
         names: The parameters' names and shapes, in the order of `vectors`.
         warm: Start for the next measurement.
         note: Why it did not converge, if it did not.
+        notes: What else to know, such as what batches counted by.
     """
 
     values: Tensor
@@ -76,6 +77,7 @@ class TopEigen:
     names: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     warm: WarmState | None = field(default=None, repr=False)
     note: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def value(self) -> float:
@@ -141,6 +143,7 @@ class TopEigen:
             f"[D = {self.n_samples}, P = {self.n_parameters:,}, model in {self.mode} mode, "
             f"{self.method}, {self.products} products]"
         )
+        lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 
