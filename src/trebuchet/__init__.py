@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from trebuchet.phases.forward_rate import forward_critical_rate
     from trebuchet.phases.label import label
     from trebuchet.phases.scan import Scan, scan
+    from trebuchet.problem.losses import ModelLoss
     from trebuchet.results.store import load, save
     from trebuchet.results.summary import table
     from trebuchet.theory import stability
@@ -45,7 +46,7 @@ _HOMES = {
     "edges": "phases.edges", "label": "phases.label", "Scan": "phases.scan", "scan": "phases.scan",
     "early_constants": "phases.early", "forward_critical_rate": "phases.forward_rate",
     "load": "results.store", "save": "results.store", "table": "results.summary",
-    "Edge": "theory.edges", "Phase": "_types", "Status": "_types",
+    "ModelLoss": "problem.losses", "Edge": "theory.edges", "Phase": "_types", "Status": "_types",
 }  # fmt: skip
 _SUBMODULES = {"data", "models", "paper", "plots", "theory"}
 
@@ -54,6 +55,7 @@ __all__ = [
     "Edge",
     "GradientDescent",
     "MetaFeature",
+    "ModelLoss",
     "Phase",
     "Problem",
     "PureQuadratic",

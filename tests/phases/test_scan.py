@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from trebuchet.phases.scan import Scan, scan
 from trebuchet.phases.scanning.tables import RUN_COLUMNS
-from trebuchet.problem.stream import make_stream, take
+from trebuchet.problem.batch import take
+from trebuchet.problem.stream import make_stream
 
 CPU = torch.device("cpu")
 

@@ -10,34 +10,12 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from trebuchet.curvature.distributed import Ranks
 from trebuchet.curvature.lanczos import Product
 from trebuchet.curvature.operators import Linearisations, random_direction
 from trebuchet.curvature.problem import Problem
-from trebuchet.problem.losses import _settings, half_mse
-
-CONVEX = (
-    F.cross_entropy, F.mse_loss, F.huber_loss, F.smooth_l1_loss, half_mse,
-    F.binary_cross_entropy_with_logits, F.nll_loss, nn.CrossEntropyLoss, nn.MSELoss, nn.HuberLoss,
-    nn.SmoothL1Loss, nn.BCEWithLogitsLoss, nn.NLLLoss,
-)  # fmt: skip
-"""Losses known to be convex in the outputs: H ⪰ 0, so H can serve as an inner product."""
-
-
-def is_convex(loss: object) -> bool:
-    """Say whether the loss is one of those known to be convex in the outputs.
-
-    Args:
-        loss: A resolved loss.
-
-    Returns:
-        False also for losses that are convex without being known.
-    """
-    kind, _ = _settings(loss)
-    return any(kind is known for known in CONVEX)
 
 
 class GGN:

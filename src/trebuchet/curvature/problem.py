@@ -14,8 +14,9 @@ from trebuchet.curvature.swapped import swapped
 from trebuchet.errors import InputError
 from trebuchet.problem import losses
 from trebuchet.problem.autocast import Autocast
-from trebuchet.problem.batches import Batch, _map
+from trebuchet.problem.batches import Batch
 from trebuchet.problem.held_still import Held, WithoutDropout, may_drop
+from trebuchet.problem.tree import mapped as _map
 
 T = TypeVar("T")
 

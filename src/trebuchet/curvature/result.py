@@ -54,7 +54,8 @@ class TopEigen:
         names: The parameters' names and shapes, in the order of `vectors`.
         warm: Start for the next measurement.
         note: Why it did not converge, if it did not.
-        remarks: Which other route was taken where automatic differentiation has none, and why.
+        remarks: What else to know: which other route was taken where automatic differentiation has
+            none, what batches counted by.
         environment: The CPU, its instruction set, threads and versions: what rounding owes to.
     """
 

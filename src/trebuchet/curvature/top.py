@@ -1,13 +1,15 @@
 """The front door: the top eigenvalues of NTK, Gauss–Newton or Hessian, of any model."""
 
 import contextlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trebuchet.curvature.distributed import Ranks
-from trebuchet.curvature.ggn import is_convex
 from trebuchet.curvature.lanczos import Step
 from trebuchet.curvature.measurement import Measurement, Method, OperatorName
 from trebuchet.curvature.preconditioner import OptimizerView, view_of
@@ -15,10 +17,13 @@ from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.result import TopEigen
 from trebuchet.errors import InputError
 from trebuchet.problem.autocast import Autocast
-from trebuchet.problem.batches import as_batches
+from trebuchet.problem.batches import Batch, SizeOf, as_batches, uncounted
+from trebuchet.problem.closures import OWN_LOSS, maybe_closure, settled
+from trebuchet.problem.divisors import divisors, find_rule
 from trebuchet.problem.held_still import MODE, Mode, held_still
-from trebuchet.problem.losses import LossFn, ModelLoss, Reduction, batch_weights, resolve
+from trebuchet.problem.losses import LossFn, ModelLoss, Reduction, is_convex, resolve
 from trebuchet.problem.selection import Selection, select, unwrap
+from trebuchet.problem.tree import mapped
 
 
 def top_eigen(
@@ -37,6 +42,8 @@ def top_eigen(
     micro_batch: int | None = None,
     max_batches: int | None = None,
     reduction: Reduction | None = None,
+    weights: Sequence[float] | None = None,
+    size_of: SizeOf | None = None,
     convex: bool | None = None,
     method: Method = "auto",
     max_products: int = 1000,
@@ -64,7 +71,8 @@ def top_eigen(
         model: Any module. It is evaluated under `mode`, and nothing about it changes.
         loss: ``loss(outputs, targets) -> scalar``, a name (``"half_mse"``, ``"mse"``,
             ``"cross_entropy"``, ``"bce"``, ``"huber"`` …), or for Hessians a closure
-            ``loss_fn(model, batch)``. None only for the NTK.
+            ``loss_fn(model, batch)``. None is no loss for the NTK, and for the Hessian the model's
+            own: a scalar that it returns, or the ``loss`` in what it returns.
         data: ``(inputs, targets)``, a dict batch, or a loader; see ``batches.as_batches``.
         operator: Which curvature.
         k: How many eigenvalues.
@@ -78,7 +86,10 @@ def top_eigen(
         vectors: Also return unit eigenvectors in parameter space, (k, P).
         micro_batch: At most so many samples in one forward pass; bounds memory.
         max_batches: Read only so many batches of a loader.
-        reduction: ``"mean"`` or ``"sum"``; by default read off the loss, or found out by a trial.
+        reduction: ``"mean"`` or ``"sum"``; by default read off torch's own losses, and found out
+            by a trial of any other.
+        weights: What each batch of `data` counts, where it cannot be told.
+        size_of: The same as a function of a batch, such as ``lambda graphs: graphs.num_graphs``.
         convex: Whether the loss is convex in the outputs, so that Gauss–Newton may be worked on in
             the shorter space of outputs. Known for torch's own; for a callable of your own, say
             True if it is (cross-entropy of reshaped logits is): for large models that saves most
@@ -112,10 +123,11 @@ def top_eigen(
     """
     model = unwrap(model)
     resolved = resolve(loss)
+    if resolved is None and operator == "hessian":
+        resolved = OWN_LOSS
     chosen = select(model, params)
     device = next(iter(chosen.values())).device
     _check(operator, resolved, k, rtol, failure, max_products, method)
-    closure = isinstance(resolved, ModelLoss)
     ranks = Ranks(group, device)
     autocast = Autocast.ambient(device)
     # The solver's own arithmetic must not be cast down; the model re-enters the caller's autocast.
@@ -125,13 +137,21 @@ def top_eigen(
         torch.autocast(device.type, enabled=False),
         contextlib.ExitStack() as entered,
     ):
+        closure = maybe_closure(resolved)
         batches = as_batches(
-            data, device=device, micro_batch=micro_batch, closure=closure, max_batches=max_batches
-        )
+            data, device=device, model=model, closure=closure, max_batches=max_batches,
+            weights=weights, size_of=size_of,
+        )  # fmt: skip
+        if resolved is not None and closure is None:
+            resolved = settled(resolved, model, batches[0], autocast)
+            _check_operator(operator, resolved)
+        if micro_batch is not None:
+            closure = isinstance(resolved, ModelLoss)
+            batches = as_batches(batches, device=device, micro_batch=micro_batch, closure=closure)
         problem = Problem(model, chosen, resolved, batches, autocast, held=held)
         entered.enter_context(problem.in_place())
         versions = [p._version for p in problem.leaves]
-        _weigh(problem, ranks, reduction)
+        problem.remarks += _weigh(problem, ranks, reduction)
         measurement = Measurement(
             problem=problem,
             ranks=ranks,
@@ -174,11 +194,7 @@ def _check(
     if loss is None and operator != "ntk":
         msg = "loss: only the NTK goes without one; give the loss that is trained on"
         raise InputError(msg)
-    if isinstance(loss, ModelLoss) and operator != "hessian":
-        msg = (
-            f"loss: a closure loss_fn(model, batch) has a Hessian but no {operator}; use 'hessian'"
-        )
-        raise InputError(msg)
+    _check_operator(operator, loss)
     if not isinstance(k, int) or k < 1:
         msg = f"k: expected a positive integer, got {k!r}"
         raise InputError(msg)
@@ -193,35 +209,56 @@ def _check(
         raise InputError(msg)
 
 
-def _weigh(problem: Problem, ranks: Ranks, reduction: Reduction | None) -> None:
-    """Set the micro-batches' weights and D, over all ranks."""
+def _check_operator(operator: str, loss: object) -> None:
+    if isinstance(loss, ModelLoss) and operator != "hessian":
+        msg = (
+            f"loss: a closure loss_fn(model, batch) has a Hessian but no {operator}; use 'hessian'"
+        )
+        raise InputError(msg)
 
-    def outputs_of(batch: Any) -> Tensor:
-        z = problem.raw_outputs(batch)  # with gradients: a forward pass may take derivatives itself
-        if not isinstance(z, Tensor):
-            msg = (
-                "reduction: cannot be found out for a model that returns a "
-                f"{type(z).__name__}; say reduction='mean' or 'sum'"
-            )
-            raise InputError(msg)
-        return z.detach()
 
-    divisors, problem.reduction, total = batch_weights(
-        problem.loss,
-        problem.batches,
-        reduction=reduction,
-        outputs_of=outputs_of,
+def _weigh(problem: Problem, ranks: Ranks, reduction: Reduction | None) -> tuple[str, ...]:
+    """Set the micro-batches' weights and D, over all ranks; return what there is to say."""
+    batches = problem.batches
+
+    def outputs_of(batch: Batch) -> Any:
+        # With gradients: a forward pass may take derivatives itself.
+        return mapped(Tensor.detach, problem.raw_outputs(batch))
+
+    seeds = itertools.count()
+    rule = find_rule(
+        problem.loss, batches, reduction=reduction, outputs_of=outputs_of,
+        value_of=lambda batch: _closure_value(problem, batch, next(seeds)),
         always=not ranks.alone,
-    )
-    samples = float(sum(b.size for b in problem.batches))
+    )  # fmt: skip
+    problem.reduction = rule.reduction
+    found, total = [1.0], 1.0
+    if len(batches) > 1 or not ranks.alone:
+        found, total = divisors(rule, batches, outputs_of)
+    samples = float(sum(b.size for b in batches))
     total, samples = ranks.total([total, samples])
     if problem.reduction == "sum":
         total = 1.0
     if total == 0:
         msg = "data: no target counts (all are ignored), so the mean loss is 0/0"
         raise InputError(msg)
-    problem.weights = [d / total for d in divisors]
+    problem.weights = [d / total for d in found]
     problem.n_samples = int(samples)
+    return tuple(note for note in (uncounted(batches), rule.note) if note)
+
+
+def _closure_value(problem: Problem, batch: Batch, seed: int) -> Tensor:
+    """A closure's loss on samples of a batch, in evaluation mode: nothing mixes them there."""
+    flags = [(m, m.training) for m in problem.model.modules()]
+    # A batch's place among the others seeds it. Each call has another seed: noise shows itself.
+    kept, problem.batches = problem.batches, [*[replace(batch)] * seed, batch]
+    try:
+        problem.model.eval()
+        return problem.loss_of(batch).detach()
+    finally:
+        problem.batches = kept
+        for module, flag in flags:
+            module.training = flag
 
 
 def _view(

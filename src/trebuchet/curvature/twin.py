@@ -14,8 +14,9 @@ from trebuchet.curvature.explain import explained
 from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.swapped import swapped
 from trebuchet.errors import InputError
-from trebuchet.problem.batches import Batch, _map
+from trebuchet.problem.batches import Batch
 from trebuchet.problem.losses import ModelLoss, check_scalar
+from trebuchet.problem.tree import mapped as _map
 
 _ADVICE = "it is evaluated in float64 here, as no second derivative can be had otherwise"
 

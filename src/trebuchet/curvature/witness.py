@@ -64,7 +64,11 @@ class Witness:
         v = random_direction(op.dim, like, torch.Generator("cpu").manual_seed(self.seed))
         off = self._off(v, op.product(v.clone()), 0.0)
         named = ", ".join(doubted)
-        return "" if off is None or off <= AGREE else _said(f"the second derivative of {named} is wrong", off)
+        return (
+            ""
+            if off is None or off <= AGREE
+            else _said(f"the second derivative of {named} is wrong", off)
+        )
 
     def after(self, op: Hessian, found: Spectrum) -> str:
         """Try the eigenvector that was found, in float64, or where symmetry is broken.

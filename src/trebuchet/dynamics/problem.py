@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trebuchet.dynamics.losses import HalfMeanSquare, Loss, LossFunction, UserLoss
 from trebuchet.errors import InputError
+from trebuchet.problem.losses import ModelLoss, resolve
 
 ModelFactory = Callable[[int], nn.Module]
 """Maps a seed to a freshly initialised module."""
@@ -24,8 +25,8 @@ class Problem:
             makes one, for sweeps over several seeds.
         x: Training inputs, D rows; array or tensor.
         y: Labels, D rows.
-        loss: ``"half_mse"``, L = (1/2D)Σ|z − y|², or a function of outputs and labels to a scalar
-            (its own reduction is part of it).
+        loss: ``"half_mse"``, L = (1/2D)Σ|z − y|², another name as for ``scan``, or a function of
+            outputs and labels to a scalar (its own reduction is part of it).
         test: Test inputs and labels, for a test loss beside the training loss.
         name: What results call it.
         facts: Anything to keep with the results, such as a checksum of the data.
@@ -116,10 +117,12 @@ def _loss(loss: str | LossFunction | Loss) -> Loss:
         return loss
     if loss == "half_mse":
         return HalfMeanSquare()
-    if isinstance(loss, str):
-        msg = f"loss: expected 'half_mse' or a function of (outputs, labels), got {loss!r}"
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+    function = resolve(loss)
+    if function is None or isinstance(function, ModelLoss):
+        msg = f"loss: expected a name or a function of (outputs, labels), got {loss!r}"
         raise InputError(msg)
-    return UserLoss(loss, getattr(loss, "__name__", type(loss).__name__))
+    return UserLoss(function, name)
 
 
 def _tensor(name: str, value: ArrayLike | Tensor) -> Tensor:

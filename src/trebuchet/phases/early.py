@@ -13,7 +13,7 @@ reduction* opens up as depth and 1/width grow, and closes at 2 for wide nets.
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,10 @@ from torch import nn
 from trebuchet.curvature.top import top_eigen
 from trebuchet.errors import InputError
 from trebuchet.problem.autocast import Autocast
+from trebuchet.problem.batches import Batch, SizeOf, warn_uncounted
+from trebuchet.problem.closures import OWN_LOSS, maybe_closure, settled
 from trebuchet.problem.held_still import MODE, WithoutDropout, held_still, may_drop
-from trebuchet.problem.losses import resolve
+from trebuchet.problem.losses import ModelLoss, resolve
 from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.selection import select, unwrap
 from trebuchet.problem.stream import make_stream
@@ -49,13 +51,15 @@ class EarlyConstants:
 
 def early_constants(
     model: nn.Module,
-    loss: str | Callable[..., Any],
+    loss: str | Callable[..., Any] | ModelLoss | None,
     data: object,
     *,
     steps: int = 10,
     train_steps: int = 100,
     rtol: float = 0.02,
     delta: float = 1e-2,
+    weights: Sequence[float] | None = None,
+    size_of: SizeOf | None = None,
 ) -> EarlyConstants:
     """Measure the constants of one initialisation, with full-batch gradient descent.
 
@@ -67,6 +71,8 @@ def early_constants(
         train_steps: Steps after which a loss below L₀ has trained.
         rtol: Relative width to which each edge is bisected.
         delta: δ.
+        weights: What each batch counts, as for ``top_eigen``.
+        size_of: The same as a function of a batch.
 
     Returns:
         The constants.
@@ -90,20 +96,20 @@ def early_constants(
         msg = f"steps: expected from 1 to train_steps = {train_steps}, got {steps}"
         raise InputError(msg)
     model = unwrap(model)
-    resolved = resolve(loss)
-    if resolved is None:
-        msg = "loss: expected a loss, got None"
-        raise InputError(msg)
+    resolved = resolve(loss) or OWN_LOSS
     params = list(select(model).values())
     device = params[0].device
     off = WithoutDropout() if may_drop(model) else contextlib.nullcontext()
     with held_still(model, mode=MODE, loader=data, parameters_too=True, also=loss), off:
         stream = make_stream(
-            data, device=device, batch_size=None, accumulate=1, horizon=train_steps,
-            closure=hasattr(resolved, "fn"),
+            data, device=device, batch_size=None, accumulate=1, horizon=10**9,
+            closure=maybe_closure(resolved), model=model, weights=weights, size_of=size_of,
         )  # fmt: skip
-        objective = Objective(model, resolved, params, Autocast.ambient(device), stream.n_samples)
-        run = _Descent(objective, list(stream.pool), loss, data, delta)
+        autocast = Autocast.ambient(device)
+        resolved = settled(resolved, model, stream.pool[0], autocast)
+        warn_uncounted(stream.pool)
+        objective = Objective(model, resolved, params, autocast, stream.n_samples, joint=True)
+        run = _Descent(objective, list(stream.pool), delta)
         if not run.sharpness > 0:
             msg = f"model: its sharpness is {run.sharpness:.3g}; a positive one is needed for c"
             raise InputError(msg)
@@ -116,17 +122,15 @@ def early_constants(
 class _Descent:
     """Gradient descent from one initialisation, again and again."""
 
-    def __init__(
-        self, objective: Objective, batches: list[Any], loss: Any, data: object, delta: float
-    ) -> None:
-        self.objective, self.batches, self.loss, self.data = objective, batches, loss, data
-        self.delta = delta
+    def __init__(self, objective: Objective, batches: list[Batch], delta: float) -> None:
+        self.objective, self.batches, self.delta = objective, batches, delta
         self.start = [p.detach().clone() for p in objective.params]
         self.first = objective.value(batches)
         self.sharpness = self._sharpness()
 
     def _sharpness(self) -> float:
-        return top_eigen(self.objective.model, self.loss, self.data, "hessian", rtol=1e-3).value
+        objective = self.objective
+        return top_eigen(objective.model, objective.loss, self.batches, "hessian", rtol=1e-3).value
 
     def _steps(self, c: float, steps: int, stop: Callable[[], bool] | None = None) -> list[float]:
         rate = c / self.sharpness
@@ -135,7 +139,7 @@ class _Descent:
             for p, w in zip(self.objective.params, self.start, strict=True):
                 p.copy_(w)
         for _ in range(steps):
-            self.objective.gradient(self.batches)
+            self.objective.gradient(self.batches, equally=False)
             with torch.no_grad():
                 for p in self.objective.params:
                     if p.grad is not None:

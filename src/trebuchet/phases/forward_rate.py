@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from trebuchet.errors import InputError
 from trebuchet.phases.scanning.checks import check_start
 from trebuchet.problem.autocast import Autocast
-from trebuchet.problem.batches import Batch
+from trebuchet.problem.batches import Batch, SizeOf, warn_uncounted
+from trebuchet.problem.closures import OWN_LOSS, maybe_closure, settled
 from trebuchet.problem.held_still import held_still
-from trebuchet.problem.losses import resolve
+from trebuchet.problem.losses import ModelLoss, resolve
 from trebuchet.problem.optimizers import Factory, make_factory
 from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.selection import select, unwrap
@@ -56,12 +57,14 @@ class ForwardRate:
 
 def forward_critical_rate(
     model: nn.Module,
-    loss: str | Callable[..., Any],
+    loss: str | Callable[..., Any] | ModelLoss | None,
     data: object,
     optimizer: str | torch.optim.Optimizer | Callable[..., Any] = "sgd",
     *,
     delta: float = 0.01,
     micro_batch: int | None = None,
+    weights: Sequence[float] | None = None,
+    size_of: SizeOf | None = None,
 ) -> ForwardRate:
     """Bracket the rate at which one step no longer lowers the loss.
 
@@ -72,6 +75,8 @@ def forward_critical_rate(
         optimizer: A name or a factory, as for ``scan``.
         delta: The upper end's loss is at most (1 + δ) L₀.
         micro_batch: At most so many samples in one forward pass.
+        weights: What each batch counts, as for ``top_eigen``.
+        size_of: The same as a function of a batch.
 
     Returns:
         The bracket.
@@ -91,20 +96,20 @@ def forward_critical_rate(
         Kalra & Barkeshli, arXiv 2406.09405, section 4.
     """
     model = unwrap(model)
-    resolved = resolve(loss)
-    if resolved is None:
-        msg = "loss: expected a loss, got None"
-        raise InputError(msg)
+    resolved = resolve(loss) or OWN_LOSS
     params = list(select(model).values())
     device = params[0].device
     owned = loss if isinstance(loss, nn.Module) else None
     with held_still(model, mode="as_is", loader=data, parameters_too=True, also=owned):
         stream = make_stream(
             data, device=device, batch_size=None, accumulate=1, horizon=10**9,
-            closure=not isinstance(loss, (str, nn.Module)) and hasattr(resolved, "fn"),
+            closure=maybe_closure(resolved), model=model, weights=weights, size_of=size_of,
         )  # fmt: skip
+        autocast = Autocast.ambient(device)
+        resolved = settled(resolved, model, stream.pool[0], autocast)
+        warn_uncounted(stream.pool)
         objective = Objective(
-            model, resolved, params, Autocast.ambient(device), stream.n_samples, micro_batch
+            model, resolved, params, autocast, stream.n_samples, micro_batch, joint=True
         )
         check_start(objective, list(stream.pool), stream)
         return along_first_step(
@@ -142,7 +147,7 @@ def along_first_step(
         raise InputError(msg)
     # The gradient of the very loss that is compared below: without dropout, in the same mode.
     with objective.flags(evaluation=not objective.has_batch_norm):
-        objective.gradient(batches)
+        objective.gradient(batches, equally=False)
     # The batches count as one step's here, whatever their number: what the optimizer would see.
     objective.cost.gradients += max(0, round(_samples(batches) / objective.samples_per_step) - 1)
     moves = any(p.grad is not None and bool((p.grad != 0).any()) for p in objective.params)

@@ -34,6 +34,7 @@ from trebuchet.phases.scanning.tables import frames
 from trebuchet.phases.scanning.training import Trainer
 from trebuchet.phases.scanning.warmup import warmup
 from trebuchet.problem.held_still import held_still
+from trebuchet.problem.losses import ModelLoss
 from trebuchet.problem.optimizers import describe
 from trebuchet.problem.selection import unwrap
 
@@ -43,7 +44,7 @@ QUICK_RTOL = 0.1
 
 def scan(
     model: nn.Module,
-    loss: str | Callable[..., Any],
+    loss: str | Callable[..., Any] | ModelLoss | None,
     data: object,
     optimizer: str | torch.optim.Optimizer | Callable[..., Any] = "sgd",
     *,
@@ -61,6 +62,8 @@ def scan(
     stacked: bool | None = None,
     delta: float | None = None,
     blowup: float = 1e8,
+    weights: Sequence[float] | None = None,
+    size_of: Callable[[Any], float] | None = None,
     progress: bool | Progress = False,
 ) -> Scan:
     """Find the learning rate to use, and the phases of the rates around it.
@@ -74,7 +77,8 @@ def scan(
     Args:
         model: Any module. It is trained in the modes it is in, or in train mode if it is in eval
             mode as a whole.
-        loss: A name, ``loss(outputs, targets)``, or a closure ``loss_fn(model, batch)``.
+        loss: A name, ``loss(outputs, targets)``, a closure ``loss_fn(model, batch)``, or None for
+            the model's own: a scalar that it returns, or the ``loss`` in what it returns.
         data: ``(inputs, targets)``, a dict batch, a list of batches or a ``DataLoader``.
         optimizer: ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"adam"``, ``"adamw"``, a factory
             ``(params, rate) -> optimizer`` such as ``torch.optim.RMSprop``, or an optimizer
@@ -102,6 +106,8 @@ def scan(
             module. By default on a GPU only: on a CPU core it gains nothing for most models.
         delta: A loss above (1 + δ) L₀ has risen; by default 1e-3 for full batches, else 1e-2.
         blowup: A loss above so many times its start has diverged.
+        weights: What each batch of a list counts in the mean loss, where it cannot be told.
+        size_of: The same as a function of a batch, such as ``lambda graphs: graphs.num_graphs``.
         progress: True for a bar on the terminal, or a function of (done, in all).
 
     Returns:
@@ -123,6 +129,7 @@ def scan(
     asked = Arguments(
         loss, data, optimizer, horizon, batch_size, checked_seeds(seeds), budget, rates, edge_rtol,
         curvature, accumulate, micro_batch, autocast, schedule, stacked, delta, blowup,
+        weights, size_of,
     )  # fmt: skip
     progress = checked_progress(progress)
     model = unwrap(model)
@@ -188,8 +195,7 @@ def _measure_ends(setup: Setup) -> None:
         run.sparsity = sparsity(setup.objective, setup.trainer.fixed)
     if setup.asked.curvature == "final":
         final_eigenvalues(
-            setup.trainer, whole, setup.critical, setup.asked.loss, setup.asked.optimizer,
-            setup.asked.horizon,
+            setup.trainer, whole, setup.critical, setup.asked.optimizer, setup.asked.horizon,
         )  # fmt: skip
 
 
@@ -250,6 +256,7 @@ def _settings(setup: Setup) -> dict[str, Any]:
         "batch_size": setup.stream.samples_per_step,
         "accumulate": asked.accumulate,
         "n_samples": setup.stream.n_samples,
+        "compared_on": setup.stream.described(setup.trainer.fixed),
         "n_parameters": sum(p.numel() for p in params),
         "seeds": list(setup.rates.seeds),
         "budget": asked.limit,

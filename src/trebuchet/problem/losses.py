@@ -1,19 +1,15 @@
-"""What a loss averages over: the half of "curvature" that tools get wrong.
+"""The losses that are known: one row each, with what a mean divides by and whether it is convex.
 
 Curvature scales with the loss. ``nn.MSELoss()`` is (1/DK) Σ ε², the theory's half-MSE is
 (1/2D) Σ ε²: for K = 1 the same problem has twice the eigenvalue and half the critical learning
-rate under the first. So nothing here assumes a convention: the loss is called as given, its
-Hessian at the outputs comes from autodiff, and the only thing to find out is how micro-batches add
-up. With L_b the loss on micro-batch b, the loss on everything is
-
-    L = Σ_b w_b L_b,   w_b = 1 for a sum over samples,   w_b = d_b / Σ_b d_b for a mean,
-
-with d_b what the mean divides by: the number of samples, or of targets that count (cross-entropy
-with ``ignore_index``), or their total class weight.
+rate under the first. So nothing here assumes a convention: the loss is called as given, and its
+Hessian at the outputs comes from autodiff. What has to be known besides is how micro-batches add
+up (divisors.py): the table says so for torch's own losses, and only for those themselves. A class
+of the user's own that carries an attribute ``reduction``, or overrides ``forward``, is unknown.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -23,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trebuchet.errors import InputError
-from trebuchet.problem.batches import Batch
 
 LossFn = Callable[..., Tensor]
 Reduction = Literal["mean", "sum"]
@@ -66,16 +61,125 @@ def half_mse(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets.reshape(outputs.shape)).square().sum() / (2 * outputs.shape[0])
 
 
-LOSSES: dict[str, LossFn] = {
-    "half_mse": half_mse,
-    "mse": F.mse_loss,
-    "cross_entropy": F.cross_entropy,
-    "bce": F.binary_cross_entropy_with_logits,
-    "huber": F.huber_loss,
-    "smooth_l1": F.smooth_l1_loss,
-    "nll": F.nll_loss,
-}
+# What a mean divides by, from the outputs (only their shape is looked at), targets and settings.
+Divisor = Callable[[Tensor, Any, dict[str, Any]], float]
+
+
+def _elements(z: Tensor, y: Any, settings: dict[str, Any]) -> float:
+    if settings.get("reduction") == "batchmean":
+        return _rows(z, y, settings)
+    if not isinstance(y, Tensor):
+        return float(z.numel())
+    return float((z.to("meta") + y.to("meta")).numel())
+
+
+def _rows(z: Tensor, y: Any, settings: dict[str, Any]) -> float:
+    del y, settings
+    return float(z.shape[0]) if z.ndim else 1.0
+
+
+def _all_but_classes(z: Tensor, y: Any, settings: dict[str, Any]) -> float:
+    del y, settings
+    return z.numel() / z.shape[min(1, z.ndim - 1)]
+
+
+def _targets(z: Tensor, y: Any, settings: dict[str, Any]) -> float:
+    if y.is_floating_point():  # class probabilities, whose weights torch does not divide by
+        return _all_but_classes(z, y, settings)
+    counted = y != settings.get("ignore_index", -100)
+    weight = settings.get("weight")
+    return float(counted.sum() if weight is None else weight[y[counted]].sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is known about a loss.
+
+    Attributes:
+        name: What it is called at every door; empty if it has no name there.
+        function: As in ``torch.nn.functional``, a mean unless told otherwise.
+        module: torch's class of it.
+        divides_by: What its mean divides by.
+        convex: Whether it is convex in the outputs: H ⪰ 0, so H can serve as an inner product.
+    """
+
+    name: str
+    function: LossFn
+    module: type[nn.Module] | None
+    divides_by: Divisor
+    convex: bool
+
+
+TABLE = (
+    Row("half_mse", half_mse, None, _rows, True),
+    Row("mse", F.mse_loss, nn.MSELoss, _elements, True),
+    Row("l1", F.l1_loss, nn.L1Loss, _elements, True),
+    Row("huber", F.huber_loss, nn.HuberLoss, _elements, True),
+    Row("smooth_l1", F.smooth_l1_loss, nn.SmoothL1Loss, _elements, True),
+    Row("cross_entropy", F.cross_entropy, nn.CrossEntropyLoss, _targets, True),
+    Row("nll", F.nll_loss, nn.NLLLoss, _targets, True),
+    Row("bce", F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss, _elements, True),
+    Row("", F.binary_cross_entropy, nn.BCELoss, _elements, False),
+    Row("kl_div", F.kl_div, nn.KLDivLoss, _elements, False),
+    Row("soft_margin", F.soft_margin_loss, nn.SoftMarginLoss, _elements, True),
+    Row("poisson_nll", F.poisson_nll_loss, nn.PoissonNLLLoss, _elements, False),
+    Row("", F.hinge_embedding_loss, nn.HingeEmbeddingLoss, _elements, False),
+    Row("", F.multi_margin_loss, nn.MultiMarginLoss, _rows, False),
+    Row("", F.multilabel_margin_loss, nn.MultiLabelMarginLoss, _rows, False),
+    Row("", F.multilabel_soft_margin_loss, nn.MultiLabelSoftMarginLoss, _all_but_classes, True),
+)
+
+LOSSES: dict[str, LossFn] = {row.name: row.function for row in TABLE if row.name}
 """Losses by name, with torch's conventions (means), except `half_mse`. `bce` takes logits."""
+
+_WEIGHTED = (F.cross_entropy, F.nll_loss, F.binary_cross_entropy, F.multi_margin_loss,
+             F.binary_cross_entropy_with_logits, F.multilabel_soft_margin_loss)  # fmt: skip
+_SETTINGS = ("reduction", "ignore_index", "weight")
+
+
+def known(loss: object) -> tuple[Row, dict[str, Any]] | None:
+    """Return what is known about a loss.
+
+    Args:
+        loss: A resolved loss.
+
+    Returns:
+        Its row and settings; None for anything but torch's own, with torch's own ``forward``, alone
+        or in a ``functools.partial`` of settings.
+    """
+    settings: dict[str, Any] = {}
+    while isinstance(loss, partial):
+        if loss.args:
+            return None
+        settings = {**loss.keywords, **settings}
+        loss = loss.func
+    if isinstance(loss, nn.Module):
+        kind = next(c for c in type(loss).__mro__ if "forward" in vars(c))
+        changed = "forward" in vars(loss) or loss._forward_hooks or loss._forward_pre_hooks
+        row = next((r for r in TABLE if r.module is kind), None)
+        if row is None or changed or type(loss).__call__ is not nn.Module.__call__:
+            return None
+        settings = {n: getattr(loss, n) for n in _SETTINGS if hasattr(loss, n)} | settings
+        return row, settings
+    row = next((r for r in TABLE if r.function is loss), None)
+    # Two ways of old to say the reduction, and weights of elements, which torch divides by.
+    odd = {"size_average", "reduce"} & {k for k, v in settings.items() if v is not None}
+    if settings.get("weight") is not None and not any(loss is f for f in _WEIGHTED):
+        odd.add("weight")
+    return None if row is None or odd else (row, settings)
+
+
+def is_convex(loss: object) -> bool:
+    """Say whether the loss is one of those known to be convex in the outputs.
+
+    Args:
+        loss: A resolved loss.
+
+    Returns:
+        False also for losses that are convex without being known.
+    """
+    found = known(loss)
+    return found is not None and found[0].convex
 
 
 def resolve(loss: object) -> LossFn | ModelLoss | None:
@@ -100,17 +204,23 @@ def resolve(loss: object) -> LossFn | ModelLoss | None:
     if not callable(loss):
         msg = f"loss: expected a name or a callable, got a {type(loss).__name__}"
         raise InputError(msg)
-    if getattr(loss, "reduction", None) == "none":
+    found = known(loss)
+    if found is not None and found[1].get("reduction") == "none":
         msg = "loss: has reduction='none' and returns a vector; use 'mean' or 'sum'"
         raise InputError(msg)
-    if not isinstance(loss, nn.Module):
-        try:
-            first = next(iter(inspect.signature(loss).parameters), "")
-        except (TypeError, ValueError):  # builtins have no signature: they are no closures either
-            first = ""
-        if first == "model":
-            return ModelLoss(loss)
+    if found is None and next(iter(parameters_of(loss)), "") == "model":
+        return ModelLoss(loss)
     return loss
+
+
+def parameters_of(loss: Callable[..., Any]) -> list[str]:
+    """The names of what a callable must be called with, in order; empty where nothing tells."""
+    try:
+        found = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters
+    except (TypeError, ValueError):  # builtins have no signature
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in found.values() if p.kind in kinds and p.default is p.empty]
 
 
 def check_scalar(value: object, where: str = "loss") -> Tensor:
@@ -140,118 +250,3 @@ def check_scalar(value: object, where: str = "loss") -> Tensor:
         msg = f"{where}: is {value.item()} at these parameters; curvature needs a finite loss"
         raise InputError(msg)
     return value.reshape(())
-
-
-def batch_weights(
-    loss: LossFn | ModelLoss | None,
-    batches: Sequence[Batch],
-    *,
-    reduction: Reduction | None,
-    outputs_of: Callable[[Batch], Tensor],
-    always: bool = False,
-) -> tuple[list[float], Reduction, float]:
-    """Return what the micro-batches' losses are multiplied with before they are added.
-
-    Args:
-        loss: The resolved loss; None (NTK without a loss) counts as a mean over samples.
-        batches: The micro-batches, B of them.
-        reduction: The caller's word on what the loss is; None finds out.
-        outputs_of: Gives a batch's outputs, for the trial on an unknown callable.
-        always: Find the reduction out even for one batch (distributed shards need it).
-
-    Returns:
-        B denominators d_b (all 1 for a sum), the reduction, and their total.
-
-    Raises:
-        InputError: If an unknown callable is neither a mean nor a sum over samples.
-    """
-    if reduction not in (None, "mean", "sum"):
-        msg = f"reduction: expected 'mean', 'sum' or None, got {reduction!r}"
-        raise InputError(msg)
-    named = _stated_reduction(loss)
-    if reduction is None:
-        reduction = named
-    if reduction is None:
-        if isinstance(loss, ModelLoss) or loss is None or (len(batches) == 1 and not always):
-            reduction = "mean"
-        else:
-            biggest = max(batches, key=lambda b: b.size)
-            reduction = _tried_reduction(loss, outputs_of(biggest).detach(), biggest.targets)
-    if reduction == "sum":
-        return [1.0] * len(batches), "sum", 1.0
-    divisors = [_divisor(loss, b) for b in batches]
-    return divisors, "mean", sum(divisors)
-
-
-def _settings(loss: object) -> tuple[object, dict[str, Any]]:
-    """A loss's function and settings, whether it came as module, function or partial."""
-    if isinstance(loss, partial):
-        inner, settings = _settings(loss.func)
-        return inner, {**settings, **loss.keywords}
-    if isinstance(loss, nn.Module):
-        names = ("reduction", "ignore_index", "weight")
-        settings = {n: getattr(loss, n) for n in names if hasattr(loss, n)}
-        return type(loss), settings
-    return loss, {}
-
-
-_TORCH_MEANS = (
-    F.cross_entropy, F.nll_loss, F.mse_loss, F.l1_loss, F.huber_loss, F.smooth_l1_loss,
-    F.binary_cross_entropy, F.binary_cross_entropy_with_logits, F.kl_div, F.soft_margin_loss,
-    F.poisson_nll_loss, F.gaussian_nll_loss, half_mse,
-)  # fmt: skip
-_PER_TARGET = (F.cross_entropy, F.nll_loss, nn.CrossEntropyLoss, nn.NLLLoss)
-
-
-def _stated_reduction(loss: object) -> Reduction | None:
-    kind, settings = _settings(loss)
-    stated = settings.get("reduction")
-    if stated == "mean" or (stated is None and any(kind is f for f in _TORCH_MEANS)):
-        return "mean"
-    return "sum" if stated == "sum" else None
-
-
-def _divisor(loss: object, batch: Batch) -> float:
-    """What torch divides by in a mean over this batch, up to a factor common to all batches."""
-    kind, settings = _settings(loss)
-    targets = batch.targets
-    if any(kind is f for f in _PER_TARGET) and isinstance(targets, Tensor):
-        if targets.is_floating_point():  # class probabilities: torch divides by the batch size
-            return float(batch.size)
-        counted = targets != settings.get("ignore_index", -100)
-        weight = settings.get("weight")
-        if weight is not None:
-            return float(weight[targets[counted]].sum())
-        return float(counted.sum())
-    return float(batch.size)
-
-
-def _tried_reduction(loss: LossFn, outputs: Tensor, targets: Any) -> Reduction:
-    """Split one batch in two unequal parts and see how their losses make up the whole's."""
-    n = outputs.shape[0] if outputs.ndim else 0
-    if n < 2 or not isinstance(targets, Tensor) or targets.ndim == 0 or targets.shape[0] != n:
-        # A batch of one: two copies of it have the same mean and twice the sum.
-        if n == 0 or (targets is not None and not isinstance(targets, Tensor)):
-            msg = "reduction: cannot be found out for these targets; say reduction='mean' or 'sum'"
-            raise InputError(msg)
-        parts, n = [(outputs, targets)] * 2, 2
-        whole = (torch.cat([outputs] * 2), None if targets is None else torch.cat([targets] * 2))
-        sizes = [1, 1]
-    else:
-        cut = max(1, n // 3)
-        parts = [(outputs[:cut], targets[:cut]), (outputs[cut:], targets[cut:])]
-        whole, sizes = (outputs, targets), [cut, n - cut]
-    total = float(check_scalar(loss(*whole)))
-    losses = [float(check_scalar(loss(*part))) for part in parts]
-    scale = max(abs(total), *(abs(x) for x in losses), 1e-30)
-    tolerance = 1e3 * float(torch.finfo(outputs.dtype).eps) * scale
-    mean = sum(x * s for x, s in zip(losses, sizes, strict=True)) / n
-    if abs(total - mean) <= tolerance:
-        return "mean"
-    if abs(total - sum(losses)) <= tolerance:
-        return "sum"
-    msg = (
-        "loss: is neither a mean nor a sum over samples, so micro-batches cannot be combined; "
-        "pass the data as one batch, or say reduction='mean' or 'sum'"
-    )
-    raise InputError(msg)

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from trebuchet.errors import InputError
 from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch
-from trebuchet.problem.losses import LossFn, ModelLoss, Reduction, batch_weights
-from trebuchet.problem.stream import mapped, pieces
+from trebuchet.problem.divisors import find_rule
+from trebuchet.problem.losses import LossFn, ModelLoss
+from trebuchet.problem.stream import pieces
+from trebuchet.problem.tree import mapped
+from trebuchet.problem.trial import NotAdditiveError, Rule, as_shapes
 
 T = TypeVar("T")
 _DROPOUT = nn.modules.dropout._DropoutNd
@@ -47,6 +50,8 @@ class Objective:
         autocast: The autocast the model runs in.
         samples_per_step: Samples of one gradient, the unit of cost.
         chunk: At most so many samples in one forward pass; halved when memory runs out.
+        joint: Several batches are one data set, whose loss a sum is over all of; they are those of
+            several steps otherwise, whose sums count equally.
         cost: What was spent.
         notes: What the user should be told.
     """
@@ -59,7 +64,9 @@ class Objective:
     chunk: int | None = None
     cost: Cost = field(default_factory=Cost)
     notes: list[str] = field(default_factory=list)
-    _reduction: Reduction | None = None
+    joint: bool = False
+    _rule: Rule | NotAdditiveError | None = None
+    _shapes: dict[Any, Any] = field(default_factory=dict)
     _seen_random: bool = False
 
     @property
@@ -161,14 +168,16 @@ class Objective:
             raise InputError(msg)
         return value.reshape(())
 
-    def gradient(self, batches: Sequence[Batch]) -> float:
+    def gradient(self, batches: Sequence[Batch], *, equally: bool = True) -> float:
         """Set ``.grad`` to the mean gradient over the batches, and return the mean loss.
 
         Memory running out halves the chunk and starts the gradient again: buffers and random
         states are put back first, so that the result is that of one undisturbed evaluation.
 
         Args:
-            batches: The step's batches, which count equally.
+            batches: The step's batches.
+            equally: They count equally, as in ``(loss / accumulate).backward()``; otherwise by
+                what the loss divides by, as in `value`.
 
         Returns:
             The mean of their losses.
@@ -182,9 +191,12 @@ class Objective:
             for p in self.params:
                 p.grad = None
             total = 0.0
-            for batch in batches:
+            even = [1 / len(batches)] * len(batches)
+            for batch, share in zip(
+                batches, even if equally else self.shares(batches), strict=True
+            ):
                 for piece, weight in self._weighted(batch):
-                    value = self.value_of(piece) * (weight / len(batches))
+                    value = self.value_of(piece) * (weight * share)
                     if not value.requires_grad:
                         msg = (
                             "loss: has no gradient in any trainable parameter; check for "
@@ -216,12 +228,12 @@ class Objective:
 
         def attempt() -> float:
             with self.flags(evaluation=evaluation), torch.no_grad():
-                weighted = [
-                    (float(self.value_of(piece)), weight, batch.size)
-                    for batch in batches
-                    for piece, weight in self._weighted(batch)
+                values = [
+                    sum(float(self.value_of(piece)) * weight for piece, weight in self._weighted(b))
+                    for b in batches
                 ]
-            return sum(v * w * n for v, w, n in weighted) / sum(b.size for b in batches)
+                shares = self.shares(batches)
+            return sum(v * share for v, share in zip(values, shares, strict=True))
 
         self.cost.forwards += sum(b.size for b in batches) / self.samples_per_step
         return self._shrinking(attempt, max(b.size for b in batches))
@@ -231,17 +243,97 @@ class Objective:
         if isinstance(self.loss, ModelLoss) or self.chunk is None or batch.size <= self.chunk:
             return [(batch, 1.0)]
         parts = pieces(batch, self.chunk)
+        rule = self.rule(parts)
+        found = [rule.divisor(part, self._shapes_of) for part in parts]
+        total = 1.0 if rule.reduction == "sum" else sum(found)
+        return [(part, d / total) for part, d in zip(parts, found, strict=True)]
 
-        def outputs_of(b: Batch) -> Tensor:
-            # Only to find out whether an unknown loss is a mean or a sum: it must leave no trace.
-            with self.flags(evaluation=True), torch.no_grad(), self.autocast():
-                z: Tensor = b.outputs_of(self.model)
-            return z
+    def rule(self, batches: Sequence[Batch]) -> Rule:
+        """How the losses of batches add up; found out once, leaving no trace.
 
-        divisors, self._reduction, total = batch_weights(
-            self.loss, parts, reduction=self._reduction, outputs_of=outputs_of
-        )
-        return [(part, d / total) for part, d in zip(parts, divisors, strict=True)]
+        Args:
+            batches: Some batches.
+
+        Returns:
+            The rule, of which a note is taken.
+
+        Raises:
+            NotAdditiveError: If the loss is unknown, and a trial finds it neither mean nor sum.
+        """
+        if isinstance(self._rule, NotAdditiveError):
+            raise self._rule
+        if self._rule is None:
+            try:
+                with self._untouched():
+                    self._rule = find_rule(
+                        self.loss, batches, reduction=None, outputs_of=self._outputs_of,
+                        value_of=self.value_of, always=True,
+                    )  # fmt: skip
+            except NotAdditiveError as error:
+                self._rule = error
+                raise
+            if self._rule.note and len(batches) > 1:
+                self.notes.append(self._rule.note)
+        return self._rule
+
+    def is_mean(self, batch: Batch) -> bool:
+        """Whether the loss is a mean over samples, so that its batches may be put together.
+
+        Args:
+            batch: To try it on.
+
+        Returns:
+            False for sums, and for losses of a batch as a whole.
+        """
+        try:
+            return self.rule([batch]).reduction == "mean"
+        except NotAdditiveError:
+            return False
+
+    def shares(self, batches: Sequence[Batch]) -> list[float]:
+        """What each batch of a fixed set counts in its mean loss.
+
+        Args:
+            batches: The fixed set.
+
+        Returns:
+            What the loss divides by, over the total.
+
+        Raises:
+            NotAdditiveError: If the batches are one data set, whose loss theirs do not make up.
+        """
+        if len(batches) == 1:
+            return [1.0]
+        found = [1.0] * len(batches)
+        try:
+            rule = self.rule(batches)
+            if rule.reduction == "mean":
+                found = [rule.divisor(b, self._shapes_of) for b in batches]
+            elif self.joint:
+                return found
+        except NotAdditiveError:
+            if self.joint:
+                raise
+        total = sum(found)
+        return [x / total for x in found]
+
+    def _outputs_of(self, batch: Batch) -> Any:
+        with torch.no_grad(), self.autocast():
+            return batch.outputs_of(self.model)
+
+    def _shapes_of(self, batch: Batch) -> Any:
+        key = batch.shapes
+        if key not in self._shapes:
+            with self._untouched():
+                self._shapes[key] = as_shapes(self._outputs_of(batch))
+        return self._shapes[key]
+
+    @contextlib.contextmanager
+    def _untouched(self) -> Iterator[None]:
+        """Evaluation mode, and the random state put back: for looking, not for training."""
+        devices = sorted({p.device.index for p in self.params if p.is_cuda})
+        with torch.random.fork_rng(devices=devices), self.flags(evaluation=True):
+            yield
 
     def _shrinking(self, attempt: Callable[[], T], size: int) -> T:
         state = torch.get_rng_state()

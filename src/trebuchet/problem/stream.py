@@ -5,17 +5,26 @@ them is the rate, not the luck of the draw. And a run that was set aside and tak
 batches it would have seen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, SequentialSampler
+from torch import nn
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    SequentialSampler,
+    default_collate,
+)
 
 from trebuchet.errors import InputError
-from trebuchet.problem.batches import Batch, as_batches, split
+from trebuchet.problem.batches import Batch, SizeOf, as_batches, join, split, take
+
+REFERENCE_SAMPLES = 4096
+"""Samples read besides, evenly from all of a loader in order that is longer than the runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +37,18 @@ class Stream:
             other; None takes the pool's own batches.
         accumulate: Batches whose mean gradient makes one step.
         shuffle: Whether seeds differ in their order; an unshuffled loader keeps its own.
+        reference: What runs are compared on is drawn from these; the pool unless given.
+        whole: The loss is no mean over samples: fixed sets keep to batches of the size trained on.
+        by_rows: Samples are known to lie along first axes, so that rows of batches may be mixed.
     """
 
     pool: tuple[Batch, ...]
     batch_size: int | None = None
     accumulate: int = 1
     shuffle: bool = True
+    reference: tuple[Batch, ...] = ()
+    whole: bool = False
+    by_rows: bool = False
 
     @property
     def n_samples(self) -> int:
@@ -80,19 +95,76 @@ class Stream:
     def fixed(self, samples: int, *, seed: int = 90210) -> list[Batch]:
         """A fixed set of about `samples` samples, the same for every run, to compare them on.
 
+        Rows drawn from the one pool; or, of a list or a loader, rows spread evenly over all its
+        batches, and whole batches where rows cannot be put together.
+
         Args:
             samples: How many; all of them if there are no more.
             seed: Of the draw.
 
         Returns:
-            Batches: rows of the one pool, or so many of the loader's batches.
+            One batch, or several.
         """
-        if len(self.pool) > 1:
-            count = max(1, min(len(self.pool), round(samples / self.pool[0].size)))
-            return list(self.pool[:count])
-        if samples >= self.n_samples:
-            return [self.pool[0]]
-        return [take(self.pool[0], sorted(_shuffled(seed, 0, self.n_samples)[:samples]))]
+        source = self.reference or self.pool
+        total = sum(b.size for b in source)
+        if len(source) == 1 and self.whole and self.batch_size is not None:
+            return self._of_training_size(samples, seed)
+        if samples >= total:
+            return list(source)
+        if len(source) == 1:
+            return [take(source[0], sorted(_shuffled(seed, 0, total)[:samples]))]
+        count = max(1, min(len(source), round(samples * len(source) / total)))
+        if self.by_rows and not self.whole:
+            spread = _spread_rows(source, samples)
+            if spread is not None:
+                return [spread]
+        return [source[i] for i in _evenly(len(source), count)]
+
+    def described(self, batches: Sequence[Batch]) -> str:
+        """Say of which samples a fixed set is.
+
+        Args:
+            batches: The fixed set.
+
+        Returns:
+            Such as "256 of 2560 samples, spread over 40 batches".
+        """
+        source = self.reference or self.pool
+        size, total = sum(b.size for b in batches), sum(b.size for b in source)
+        if size >= total:
+            over = f"{total} samples" if self.reference else f"all {total} samples"
+        else:
+            over = f"{size} of {total} samples"
+        return over if len(source) == 1 else f"{over}, spread over {len(source)} batches"
+
+    def _of_training_size(self, samples: int, seed: int) -> list[Batch]:
+        size, total = self.batch_size or 1, self.pool[0].size
+        order = _shuffled(seed, 0, total)
+        count = max(1, min(round(samples / size), total // size))
+        return [take(self.pool[0], sorted(order[i * size : (i + 1) * size])) for i in range(count)]
+
+
+def _evenly(n: int, count: int) -> list[int]:
+    """`count` of n places, in the middles of as many equal parts."""
+    return [(2 * i + 1) * n // (2 * count) for i in range(count)]
+
+
+def _spread_rows(source: Sequence[Batch], samples: int) -> Batch | None:
+    """Rows spread evenly over batches, as one batch; None where they do not go together."""
+    wanted = _evenly(sum(b.size for b in source), samples)
+    parts, start, at = [], 0, 0
+    try:
+        for batch in source:
+            rows = []
+            while at < len(wanted) and wanted[at] < start + batch.size:
+                rows.append(wanted[at] - start)
+                at += 1
+            start += batch.size
+            if rows:
+                parts.append(take(batch, rows))
+        return join(parts)
+    except InputError:  # samples are not along first axes
+        return None
 
 
 @lru_cache(maxsize=16)
@@ -102,42 +174,9 @@ def _shuffled(seed: int, passes: int, n: int) -> list[int]:
     return order
 
 
-def take(batch: Batch, rows: list[int]) -> Batch:
-    """Return some samples of a batch; what has no sample dimension is passed on as it is."""
-    index: dict[torch.device, Tensor] = {}
-
-    def cut(x: Tensor) -> Tensor:
-        if not x.ndim or x.shape[0] != batch.size:
-            return x
-        if x.device not in index:
-            index[x.device] = torch.tensor(rows, device=x.device)
-        return x[index[x.device]]
-
-    return Batch(
-        args=mapped(cut, batch.args),
-        kwargs=mapped(cut, batch.kwargs),
-        targets=mapped(cut, batch.targets),
-        raw=mapped(cut, batch.raw),
-        size=len(rows),
-    )
-
-
 def pieces(batch: Batch, size: int | None) -> list[Batch]:
     """Split a batch into micro-batches of at most `size` samples."""
     return [batch] if size is None or batch.size <= size else list(split(batch, size))
-
-
-def mapped(f: Any, item: Any) -> Any:
-    """Apply `f` to every tensor in a nest of tuples, lists and mappings."""
-    if isinstance(item, Tensor):
-        return f(item)
-    if isinstance(item, Mapping):
-        return {key: mapped(f, value) for key, value in item.items()}
-    if isinstance(item, (tuple, list)):
-        return (
-            type(item)(mapped(f, value) for value in item) if type(item) in (tuple, list) else item
-        )
-    return item
 
 
 def make_stream(
@@ -147,7 +186,10 @@ def make_stream(
     batch_size: int | None,
     accumulate: int,
     horizon: int,
-    closure: bool = False,
+    closure: bool | None = False,
+    model: nn.Module | None = None,
+    weights: Sequence[float] | None = None,
+    size_of: SizeOf | None = None,
 ) -> Stream:
     """Turn data in any of the usual shapes into a stream.
 
@@ -157,7 +199,10 @@ def make_stream(
         batch_size: Samples a batch; None is the loader's own, or the full batch.
         accumulate: Batches a step.
         horizon: Steps a run; of a loader no more is read than they need.
-        closure: The loss is a ``loss_fn(model, batch)``.
+        closure: The loss is a ``loss_fn(model, batch)``; None if not known yet.
+        model: Tells which inputs it takes by name, and its type.
+        weights: What each batch counts.
+        size_of: The same as a function of a batch.
 
     Returns:
         The stream.
@@ -173,12 +218,17 @@ def make_stream(
         raise InputError(msg)
     loader = isinstance(data, DataLoader)
     limit = horizon * accumulate if loader else None
-    batches = as_batches(data, device=device, closure=closure, max_batches=limit)
-    shuffle = True
+    settings: dict[str, Any] = {
+        "device": device, "model": model, "closure": closure, "size_of": size_of,
+    }  # fmt: skip
+    batches = as_batches(data, max_batches=limit, weights=weights, **settings)
+    reference: tuple[Batch, ...] = ()
+    shuffle, by_rows = True, False
     if loader:
         shuffle = not isinstance(getattr(data, "sampler", None), SequentialSampler)
         size = batch_size or getattr(data, "batch_size", None)
-        merged = _merge(batches) if shuffle and size else None
+        by_rows = _by_rows(data, batches)
+        merged = _joined(batches) if shuffle and size and by_rows else None
         if merged is not None and len(batches) > 1:
             batches, batch_size = [merged], size
         elif batch_size is not None and batch_size != getattr(data, "batch_size", None):
@@ -186,8 +236,11 @@ def make_stream(
             raise InputError(msg)
         else:
             batch_size = None
+            if limit is not None and len(batches) >= limit and not shuffle:
+                more = _from_all_of(data, len(batches), sum(b.size for b in batches) / len(batches))
+                reference = () if more is None else tuple(as_batches(more, **settings))
     elif len(batches) > 1 and batch_size is not None:
-        merged = _merge(batches)
+        merged = _joined(batches)
         if merged is None:
             msg = "batch_size: these batches cannot be put together; leave batch_size out"
             raise InputError(msg)
@@ -201,43 +254,58 @@ def make_stream(
         raise InputError(msg)
     if batch_size == total and len(batches) == 1:
         batch_size = None
-    return Stream(tuple(batches), batch_size, accumulate, shuffle)
+    if batch_size is not None:
+        take(batches[0], [0])  # says so now if the samples are not along first axes
+    return Stream(tuple(batches), batch_size, accumulate, shuffle, reference, by_rows=by_rows)
 
 
-def _merge(batches: list[Batch]) -> Batch | None:
-    """Put batches together along their first dimension; None if they do not fit."""
-    if len(batches) == 1:
-        return batches[0]
-    whole = [_join([getattr(b, part) for b in batches], [b.size for b in batches])
-             for part in ("args", "kwargs", "targets", "raw")]  # fmt: skip
-    if any(part is _MISFIT for part in whole):
+def _by_rows(loader: object, batches: Sequence[Batch]) -> bool:
+    """Whether what was counted along first axes are the samples that the loader puts together.
+
+    Sequences that were padded with time first have another first axis.
+
+    Args:
+        loader: The loader.
+        batches: Its batches.
+
+    Returns:
+        True also where only the loader's batch size agrees.
+    """
+    if getattr(loader, "collate_fn", None) is default_collate:
+        return True
+    size = getattr(loader, "batch_size", None)
+    return all(b.size == size for b in batches[:-1]) and batches[-1].size <= (size or 0)
+
+
+def _joined(batches: list[Batch]) -> Batch | None:
+    """Batches as one that can be cut again; None where they cannot."""
+    merged = join(batches)
+    if merged is not None and len(batches) > 1:
+        try:
+            take(merged, [0])
+        except InputError:
+            return None
+    return merged
+
+
+def _from_all_of(loader: object, read: int, size: float) -> DataLoader[Any] | None:
+    """A loader of batches spread evenly over all of one that yields them in order.
+
+    Args:
+        loader: The loader.
+        read: Batches read of it.
+        size: Samples a batch.
+
+    Returns:
+        It; None where its data can only be read from the start, or were read to the end.
+    """
+    assert isinstance(loader, DataLoader)
+    sampler = loader.batch_sampler
+    if isinstance(loader.dataset, IterableDataset) or type(sampler) is not BatchSampler:
         return None
-    args, kwargs, targets, raw = whole
-    return Batch(args, kwargs, targets, raw, sum(b.size for b in batches))
-
-
-_MISFIT = object()
-
-
-def _join(items: list[Any], sizes: list[int]) -> Any:
-    first = items[0]
-    if isinstance(first, Tensor):
-        fits = all(
-            isinstance(x, Tensor)
-            and x.ndim > 0
-            and x.shape[0] == n
-            and x.shape[1:] == first.shape[1:]
-            for x, n in zip(items, sizes, strict=True)
-        )
-        return torch.cat(items) if fits else _MISFIT
-    if isinstance(first, Mapping):
-        if any(set(x) != set(first) for x in items):
-            return _MISFIT
-        joined = {key: _join([x[key] for x in items], sizes) for key in first}
-        return _MISFIT if any(v is _MISFIT for v in joined.values()) else joined
-    if isinstance(first, (tuple, list)):
-        if any(len(x) != len(first) for x in items):
-            return _MISFIT
-        parts = [_join(list(column), sizes) for column in zip(*items, strict=True)]
-        return _MISFIT if any(v is _MISFIT for v in parts) else type(first)(parts)
-    return first if all(x == first for x in items) else _MISFIT
+    rows = list(sampler)
+    if len(rows) <= read:
+        return None
+    count = min(len(rows), max(1, round(REFERENCE_SAMPLES / size)))
+    chosen = [rows[i] for i in _evenly(len(rows), count)]
+    return DataLoader(loader.dataset, batch_sampler=chosen, collate_fn=loader.collate_fn)

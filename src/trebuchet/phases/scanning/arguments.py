@@ -11,6 +11,7 @@ import torch
 from trebuchet._checks import as_real, items, one_line, optional, real, shown, whole
 from trebuchet.errors import InputError
 from trebuchet.phases.scanning.runs import Schedule
+from trebuchet.problem.batches import SizeOf
 
 Curvature = Literal["initial", "final", "none"]
 """Where λ is measured: at the initialisation, also at the end of every whole run, or nowhere."""
@@ -37,6 +38,8 @@ class Arguments:
     stacked: bool | None
     delta: float | None
     blowup: float
+    weights: Sequence[float] | None = None
+    size_of: SizeOf | None = None
 
     def __post_init__(self) -> None:
         for name, value in self._checked().items():
@@ -96,6 +99,8 @@ class Arguments:
         """What to call the loss."""
         if isinstance(self.loss, str):
             return self.loss
+        if self.loss is None:
+            return "the model's own"
         return str(getattr(self.loss, "__name__", type(self.loss).__name__))
 
 

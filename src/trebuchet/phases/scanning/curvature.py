@@ -2,15 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from trebuchet.curvature import layer_rule
 from trebuchet.curvature.factor import loss_factor
-from trebuchet.curvature.ggn import is_convex
 from trebuchet.curvature.measurement import Method, OperatorName
 from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.result import TopEigen
@@ -23,7 +21,7 @@ from trebuchet.phases.scanning.training import Trainer
 from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch
 from trebuchet.problem.held_still import MODE, held_still
-from trebuchet.problem.losses import ModelLoss
+from trebuchet.problem.losses import ModelLoss, is_convex
 from trebuchet.problem.risk import Objective, out_of_memory
 from trebuchet.problem.selection import select
 from trebuchet.problem.stream import Stream
@@ -75,8 +73,8 @@ def critical_rate(
         products = max(FEW_PRODUCTS, int(at_most / each))
         way = _cheapest(objective, batches, edge, max(at_most, FEW_PRODUCTS * each))
         top = _measure(
-            objective, batches, loss, edge, way.method, rtol=_rtol(objective, stream),
-            products=products,
+            objective, batches, edge, way.method, whole=stream.whole,
+            rtol=_rtol(objective, stream), products=products,
         )  # fmt: skip
     except InputError as error:
         return _unmeasured(objective, str(error))
@@ -98,7 +96,12 @@ def critical_rate(
     objective.notes += top.remarks
     if edge.missing:
         objective.notes.append(f"λ₀ implies no critical rate here: {edge.missing}")
-    convention = _convention(top, edge, size, stream.n_samples, loss)
+    part = "all samples" if size == stream.n_samples else f"{size} of {stream.n_samples} samples"
+    if stream.whole:
+        part = (
+            f"{len(batches)} batch{'es' if len(batches) > 1 else ''} of {batches[0].size} samples"
+        )
+    convention = _convention(top, edge, part, loss)
     lr = edge.rate(top)
     begins = 2 / top.value if top.optimizer == "momentum" and top.value > 0 else lr
     return Critical(lr, top.value, top.operator, convention, min(begins, lr), settled)
@@ -108,7 +111,6 @@ def final_eigenvalues(
     trainer: Trainer,
     runs: Sequence[Run],
     critical: Critical,
-    loss: object,
     optimizer: object,
     horizon: int,
 ) -> None:
@@ -120,7 +122,6 @@ def final_eigenvalues(
         trainer: Holds the runs.
         runs: The runs.
         critical: What was measured at the start; nothing is measured if that was not.
-        loss: As given to ``scan``.
         optimizer: As given to ``scan``.
         horizon: Steps of a whole run.
     """
@@ -139,8 +140,8 @@ def final_eigenvalues(
         try:
             way = _cheapest(objective, batches, edge, FINAL_GRADIENTS)
             top = _measure(
-                objective, batches, loss, edge, way.method, rtol=_rtol(objective, stream),
-                products=200,
+                objective, batches, edge, way.method, whole=stream.whole,
+                rtol=_rtol(objective, stream), products=200,
             )  # fmt: skip
         except (InputError, RuntimeError) as error:
             first = str(error).splitlines()[0]
@@ -273,30 +274,30 @@ def sparsity(objective: Objective, batches: Sequence[Batch]) -> float:
 def _measure(
     objective: Objective,
     batches: Sequence[Batch],
-    loss: object,
     edge: OptimizerEdge,
     method: Method,
     *,
+    whole: bool,
     rtol: float,
     products: int,
 ) -> TopEigen:
     closure = isinstance(objective.loss, ModelLoss)
     operator: OperatorName = "hessian" if closure else "ggn"
-    data: Any = batches[0].raw if len(batches) == 1 else [b.raw for b in batches]
-    given: Any = loss
+    data = list(batches)  # as read: they are not interpreted a second time
+    if whole:  # of a loss that is no mean over samples, the mean over steps, as training sees it
+        data = [replace(b, weight=1.0) for b in data]
     with objective.autocast():
         return top_eigen(
-            objective.model, given, data, operator, rtol=rtol, params=edge.held,
+            objective.model, objective.loss, data, operator, rtol=rtol, params=edge.held,
             optimizer=edge.seen, method=method, max_products=products,
-            micro_batch=None if closure else objective.chunk,
+            micro_batch=None if closure else objective.chunk, reduction="mean" if whole else None,
         )  # fmt: skip
 
 
-def _convention(top: TopEigen, edge: OptimizerEdge, size: int, total: int, loss: object) -> str:
+def _convention(top: TopEigen, edge: OptimizerEdge, part: str, loss: object) -> str:
     name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
     operator = {"ggn": "Gauss–Newton", "hessian": "Hessian", "ntk": "NTK"}[top.operator]
     operator += edge.coordinates()
-    part = "all samples" if size == total else f"{size} of {total} samples"
     if top.statistics:
         part += f", in {top.mode} mode with {top.statistics}"
     if edge.held is not None:

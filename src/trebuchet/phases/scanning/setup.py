@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
@@ -18,8 +18,9 @@ from trebuchet.phases.scanning.race import Plan
 from trebuchet.phases.scanning.stack import can_stack
 from trebuchet.phases.scanning.training import Trainer
 from trebuchet.problem.autocast import Autocast
-from trebuchet.problem.batches import Batch
-from trebuchet.problem.losses import ModelLoss, resolve
+from trebuchet.problem.batches import Batch, uncounted
+from trebuchet.problem.closures import OWN_LOSS, maybe_closure, settled
+from trebuchet.problem.losses import resolve
 from trebuchet.problem.optimizers import Factory, make_factory
 from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.selection import select
@@ -85,10 +86,7 @@ def prepare(model: nn.Module, asked: Arguments) -> Setup:
     Raises:
         InputError: If the model, the loss or the data is not what was expected.
     """
-    loss = resolve(asked.loss)
-    if loss is None:
-        msg = "loss: expected a loss, got None; a scan needs the loss that is trained on"
-        raise InputError(msg)
+    loss = resolve(asked.loss) or OWN_LOSS
     params = list(select(model).values())
     device = params[0].device
     autocast = Autocast.ambient(device)
@@ -97,8 +95,10 @@ def prepare(model: nn.Module, asked: Arguments) -> Setup:
     factory = make_factory(asked.optimizer, params)
     stream = make_stream(
         asked.data, device=device, batch_size=asked.batch_size, accumulate=asked.accumulate,
-        horizon=asked.horizon, closure=isinstance(loss, ModelLoss),
+        horizon=asked.horizon, closure=maybe_closure(loss), model=model, weights=asked.weights,
+        size_of=asked.size_of,
     )  # fmt: skip
+    loss = settled(loss, model, min(stream.pool, key=lambda b: b.size), autocast)
     objective = Objective(
         model, loss, params, autocast, stream.samples_per_step, asked.micro_batch
     )  # fmt: skip
@@ -107,6 +107,11 @@ def prepare(model: nn.Module, asked: Arguments) -> Setup:
     fixed = stream.fixed(stream.n_samples if stream.full_batch else FIXED_SAMPLES)
     closing = fixed if stream.full_batch else stream.fixed(CLOSING_SAMPLES)
     check_start(objective, fixed, stream)
+    if not stream.full_batch and not objective.is_mean(max(fixed, key=lambda b: b.size)):
+        # Batches of another size have another loss: compare on batches as they are trained on.
+        stream = replace(stream, whole=True)
+        fixed, closing = stream.fixed(FIXED_SAMPLES), stream.fixed(CLOSING_SAMPLES)
+    objective.notes += [note for note in (uncounted(stream.pool),) if note]
     objective.watch_for_randomness(fixed[0])
     first = _for_first_step(stream, fixed, asked)
     forward = along_first_step(objective, factory, first)

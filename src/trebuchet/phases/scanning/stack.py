@@ -19,7 +19,7 @@ from trebuchet.problem.batches import Batch
 from trebuchet.problem.losses import ModelLoss
 from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.selection import select
-from trebuchet.problem.stream import mapped
+from trebuchet.problem.tree import mapped
 
 
 class _Loss(nn.Module):
@@ -91,11 +91,11 @@ class Stack:
         runs = len(self.weights[0])
         total = torch.zeros(runs, dtype=torch.float64)
         with self.objective.flags(evaluation=evaluation), torch.no_grad():
-            for batch in batches:
+            for batch, share in zip(batches, self.objective.shares(batches), strict=True):
                 kept = [b.clone() for b in self.buffers]
                 values = self._values(self.weights, kept, [batch] * runs)
-                total += values.double().cpu() * batch.size
-        return cast(list[float], (total / sum(b.size for b in batches)).tolist())
+                total += values.double().cpu() * share
+        return cast(list[float], total.tolist())
 
     def _values(
         self, weights: list[Tensor], buffers: list[Tensor], batches: Sequence[Batch]
