@@ -117,8 +117,7 @@ def top_eigen(
     ranks = Ranks(group, device)
     autocast = Autocast.ambient(device)
     # The solver's own arithmetic must not be cast down; the model re-enters the caller's autocast.
-    owned = loss if isinstance(loss, nn.Module) else None
-    still = held_still(model, mode=mode, loader=data, also=owned)
+    still = held_still(model, mode=mode, loader=data, also=loss)
     with still, torch.autocast(device.type, enabled=False):
         batches = as_batches(
             data, device=device, micro_batch=micro_batch, closure=closure, max_batches=max_batches

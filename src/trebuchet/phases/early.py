@@ -95,8 +95,7 @@ def early_constants(
         raise InputError(msg)
     params = list(select(model).values())
     device = params[0].device
-    owned = loss if isinstance(loss, nn.Module) else None
-    with held_still(model, mode="as_is", loader=data, parameters_too=True, also=owned):
+    with held_still(model, mode="as_is", loader=data, parameters_too=True, also=loss):
         stream = make_stream(
             data, device=device, batch_size=None, accumulate=1, horizon=train_steps,
             closure=hasattr(resolved, "fn"),

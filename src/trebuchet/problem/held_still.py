@@ -13,8 +13,10 @@ function and (b) leave no trace. :func:`held_still` promises both. Inside it:
 Afterwards, also after an exception or Ctrl-C, parameters, buffers, ``.grad``, train/eval flags,
 random states (torch on the CPU and on every CUDA device in use, NumPy, Python), the optimizer and
 the loader's own state are as they were, bit for bit. What a forward pass registered is gone again.
-Plain attributes that it sets on a module (a counter, a cache, a tensor never registered) stay:
-what they mean, and how to copy them, only the module knows.
+The same holds for modules and tensors that the model or the loss reaches without owning them, such
+as a closure's critic or a teacher in a plain list (captured.py says where they are looked for).
+Other plain attributes that a forward pass sets on a module (a counter, a cache) stay: what they
+mean, and how to copy them, only the module knows.
 """
 
 import contextlib
@@ -30,9 +32,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 
 from trebuchet.errors import InputError
+from trebuchet.problem.captured import captured
 
 Mode = Literal["eval", "train", "as_is"]
 """How the model is evaluated: as in evaluation, as in training but without dropout, untouched."""
+
+COPIED = 1 << 30
+"""Of what is not trained (frozen parameters, captured modules and tensors) at most 1 GiB is copied,
+the small before the large: a frozen base of many gigabytes is not doubled to guard its values."""
 
 _DROPOUT = nn.modules.dropout._DropoutNd  # private, but the one base of Dropout, …3d, AlphaDropout
 
@@ -45,7 +52,7 @@ def held_still(
     loader: object = None,
     optimizer: torch.optim.Optimizer | None = None,
     parameters_too: bool = False,
-    also: nn.Module | None = None,
+    also: object = None,
 ) -> Iterator[None]:
     """Evaluate `model` under one fixed policy, and restore every bit of state afterwards.
 
@@ -58,10 +65,11 @@ def held_still(
         loader: A data loader about to be read; its generators and ``state_dict`` are restored.
         optimizer: An optimizer about to be stepped; its state is copied and restored, and its
             parameters that `model` lacks are held like the model's own.
-        parameters_too: Copy the parameters as well. A curvature measurement never writes them and
-            skips the copy; a learning-rate scan trains, and needs it.
-        also: Another module whose state to restore, such as a loss with parameters or buffers; it
-            stays in the mode it is in.
+        parameters_too: Copy the trainable parameters as well. A curvature measurement never writes
+            them and skips the copy; a learning-rate scan trains, and needs it.
+        also: What else is evaluated: a loss with parameters or buffers, a closure, or a list of
+            modules, functions and tensors. What these reach is restored too, and so is what the
+            model reaches without having registered it; all of it stays in the mode it is in.
 
     Yields:
         Nothing; the policy holds inside the block.
@@ -80,18 +88,24 @@ def held_still(
     if mode not in ("eval", "train", "as_is"):
         msg = f"mode: expected 'eval', 'train' or 'as_is', got {mode!r}"
         raise InputError(msg)
-    held = nn.ModuleList([model] if also is None else [model, also])
-    parameters = {id(p): p for p in [*held.parameters(), *_parameters_of(optimizer)]}
+    found = captured(model, also, apart_from=model)
     _check("model", [*model.named_parameters(), *model.named_buffers()])
-    if also is not None:
+    if isinstance(also, nn.Module):
         _check("loss", [*also.named_parameters(), *also.named_buffers()])
     _check("optimizer", [(f"#{i}", p) for i, p in enumerate(_parameters_of(optimizer))])
+    held = nn.ModuleList([model, *(m for m in found.modules if _usable(m))])
+    leaves = [t for t in found.tensors if t.is_leaf and not t.is_inference()]
+    ours = {id(p): p for p in [*model.parameters(), *_parameters_of(optimizer)]}
+    wanting = [t for t in leaves if t.requires_grad]
+    parameters = {id(p): p for p in [*ours.values(), *held.parameters(), *wanting]}
+    copied = [p for p in parameters.values() if parameters_too or not _trained(p, ours)]
+    copied += [t for t in leaves if not t.requires_grad]
     with (
         torch.inference_mode(mode=False),  # and so the copies below are ordinary tensors
         _random_states(parameters.values()),
         _loader_state(loader),
         _optimizer_state(optimizer),
-        _values(held, parameters.values(), parameters_too=parameters_too),
+        _values(held, parameters.values(), _affordable(copied, ours)),
         _registered(held),
         _flags(held),
         _kernels(held),
@@ -126,6 +140,27 @@ def _check(owner: str, tensors: list[tuple[str, Tensor]]) -> None:
             f"({', '.join(frozen)}), which have no gradients; make or load it outside"
         )
         raise InputError(msg)
+
+
+def _usable(module: nn.Module) -> bool:
+    """Whether a module that was found has values to hold: it may lie there without being used."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return not any(is_lazy(t) or t.is_inference() for t in tensors)
+
+
+def _trained(p: Tensor, ours: dict[int, Tensor]) -> bool:
+    return p.requires_grad and id(p) in ours
+
+
+def _affordable(tensors: list[Tensor], ours: dict[int, Tensor]) -> list[Tensor]:
+    """What is trained, and of the rest as much as may be copied."""
+    room, out = COPIED, []
+    for t in sorted(tensors, key=lambda t: (not _trained(t, ours), t.numel() * t.element_size())):
+        if not _trained(t, ours):
+            room -= t.numel() * t.element_size()
+        if room >= 0:
+            out.append(t)
+    return out
 
 
 def _silence_dropout(model: nn.Module) -> None:
@@ -234,11 +269,11 @@ def _identities(registry: Any) -> Any:
 
 @contextlib.contextmanager
 def _values(
-    held: nn.Module, parameters: Iterable[Tensor], *, parameters_too: bool
+    held: nn.Module, parameters: Iterable[Tensor], copied: Iterable[Tensor]
 ) -> Iterator[None]:
     """Copy tensors back, and keep `.grad` out of reach: what is not there cannot be added to."""
-    buffers = [(b, b.detach().clone(), b._version) for b in held.buffers()]
-    weights = [(p, p.detach().clone()) for p in parameters] if parameters_too else []
+    filled = [t for t in [*held.buffers(), *copied] if not t.is_meta]
+    values = [(t, t.detach().clone(), t._version) for t in filled]
     others = [(p, p.requires_grad, p.grad) for p in parameters]
     for p in parameters:
         p.grad = None
@@ -246,12 +281,10 @@ def _values(
         yield
     finally:
         with torch.no_grad():
-            for buffer, saved, version in buffers:
+            for t, saved, version in values:
                 # Writing what is there already would spoil a graph that the user still holds.
-                if buffer._version != version or not torch.equal(buffer, saved):
-                    buffer.copy_(saved)
-            for p, saved in weights:
-                p.copy_(saved)
+                if t._version != version or not torch.equal(t, saved):
+                    t.copy_(saved)
         for p, wants, grad in others:
             p.grad = grad
             p.requires_grad_(wants)
