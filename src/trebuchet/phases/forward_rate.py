@@ -143,7 +143,9 @@ def along_first_step(
     # The gradient of the very loss that is compared below: without dropout, in the same mode, with
     # the same random numbers.
     with objective.as_looked_at():
-        objective.gradient(batches)
+        with_gradients = objective.gradient(batches)
+    if objective.watch_for_gradients(with_gradients, batches):
+        first = objective.value(batches)
     # The batches count as one step's here, whatever their number: what the optimizer would see.
     objective.cost.gradients += max(0, round(_samples(batches) / objective.samples_per_step) - 1)
     moves = any(p.grad is not None and bool((p.grad != 0).any()) for p in objective.params)

@@ -88,7 +88,7 @@ def phases(runs: Evidence, *, delta: float, blowup: float) -> NDArray[np.str_]:
     collapsed = runs.of(Status.GRADIENT_ZERO) & (spread == 0) & left_over
     # A run whose start already had no loss has nowhere to fall to.
     solved = (first == 0) & (peak == 0) & (final == 0)
-    over = runs.of(*(s for s in Status if s is not Status.INTERRUPTED))
+    over = _over(runs)
 
     found = np.full(np.broadcast_shapes(first.shape, below.shape), str(Phase.UNSETTLED), "<U9")
     for name, verdict in (
@@ -99,6 +99,24 @@ def phases(runs: Evidence, *, delta: float, blowup: float) -> NDArray[np.str_]:
     ):
         found[np.broadcast_to(verdict, found.shape)] = str(name)
     return found
+
+
+def _over(runs: Evidence) -> NDArray[np.bool_]:
+    return runs.of(*(s for s in Status if s is not Status.INTERRUPTED))
+
+
+def trained(runs: Evidence, phase: ArrayLike) -> NDArray[np.bool_]:
+    """Whether runs ended by themselves, below their start: also those that were still swinging.
+
+    Args:
+        runs: Their numbers.
+        phase: Their phases.
+
+    Returns:
+        False for what diverged, collapsed, was interrupted or dropped.
+    """
+    lost = np.isin(np.asarray(phase, dtype=str), [str(Phase.DIVERGENT), str(Phase.COLLAPSED)])
+    return np.asarray(_over(runs) & runs.below() & ~lost)
 
 
 def recovery_steps(runs: Evidence, phase: ArrayLike) -> NDArray[np.float64]:

@@ -107,22 +107,17 @@ class Objective:
         return self._ways.get(asked, (asked, False))[0]
 
     def watch_for_randomness(self, batch: Batch) -> None:
-        """Find out what no layer says: randomness, and a loss that needs gradients.
+        """Find out whether the loss in training is random where no layer says so.
 
         Functional dropout and noise in a forward pass are no modules. Two passes from different
-        random states tell; a third, in evaluation mode, tells a model that differs between modes;
-        and a fourth, with gradients, a loss that leaves a term out without them.
+        random states tell; a third, in evaluation mode, tells a model that differs between modes.
 
         Args:
             batch: On which samples.
         """
-        first = self.in_training(batch)
-        if self._passes_of(batch, 0, graded=True) != first:
-            self._graded = True
-            first = self.in_training(batch)
         if not self.randomised:
-            others = [self.in_training(batch, 1), self.value([batch], evaluation=True)]
-            values = [first, *others]
+            values = [self.in_training(batch, seed) for seed in (0, 1)]
+            values.append(self.value([batch], evaluation=True))
             # Sums on a GPU may differ in their last digits; noise that small is none.
             self._seen_random = max(values) - min(values) > 1e-5 * max(map(abs, values))
 
@@ -136,9 +131,6 @@ class Objective:
         Returns:
             The loss.
         """
-        return self._passes_of(batch, seed, graded=self._graded)
-
-    def _passes_of(self, batch: Batch, seed: int, *, graded: bool) -> float:
         def passes() -> float:
             seed_all(seed)
             found = sum(float(self.value_of(p).detach()) * w for p, w in self._weighted(batch))
@@ -146,8 +138,34 @@ class Objective:
             return found
 
         self.cost.forwards += batch.size / self.samples_per_step
-        with self.still(), torch.set_grad_enabled(graded or self._graded):
+        with self.still(), torch.set_grad_enabled(self._graded):
             return self._shrinking(passes, batch.size)
+
+    def watch_for_gradients(self, with_gradients: float, batches: Sequence[Batch]) -> bool:
+        """Find out whether the loss leaves a term out where gradients are switched off.
+
+        Args:
+            with_gradients: What `gradient` returned, as looked at.
+            batches: For which batches.
+
+        Returns:
+            Whether it does: looks are taken with gradients enabled from now on.
+        """
+        if self._graded:
+            return False
+
+        def passes() -> float:  # weighted and in the order as the gradient has them
+            parts = [pair for batch in batches for pair in self._weighted(batch)]
+            return sum(float(self.value_of(p).detach()) * w for p, w in parts) / len(batches)
+
+        evaluation = not self.has_batch_norm
+        without = self._look(passes, max(b.size for b in batches), evaluation=evaluation)
+        self.cost.forwards += sum(b.size for b in batches) / self.samples_per_step
+        if is_finite(without) and is_finite(with_gradients):
+            # Kernels differ with and without gradients in their last digits.
+            size = max(abs(without), abs(with_gradients))
+            self._graded = abs(without - with_gradients) > 1e-3 * size
+        return self._graded
 
     def ignores_input(self, batch: Batch) -> bool:
         """Whether the outputs are the same for every sample, and for samples scaled by two.
@@ -209,9 +227,8 @@ class Objective:
             The mean of their losses.
         """
         # Where nothing else was seen to move, only buffers are copied at every step.
-        moving = self.state.moving
-        before = self.state.snapshot() if moving else self.state.start
-        buffers = [] if moving else [(b, b.detach().clone()) for b in self.model.buffers()]
+        before = self.state.snapshot() if self.state.moving else None
+        buffers = [(b, b.detach().clone()) for b in self.model.buffers()] if not before else []
         again = False
 
         def attempt() -> float:
@@ -251,9 +268,9 @@ class Objective:
     def _backward(self, value: Tensor) -> None:
         torch.autograd.backward(value, inputs=None if self._plain_backward else self.params)
 
-    def _undo(self, before: Snapshot, buffers: Sequence[tuple[Tensor, Tensor]]) -> None:
-        weights = before.weights if self.state.moving else tuple(p.detach() for p in self.params)
-        self.state.restore(dataclasses.replace(before, weights=weights))
+    def _undo(self, before: Snapshot | None, buffers: Sequence[tuple[Tensor, Tensor]]) -> None:
+        if before is not None:
+            self.state.restore(before)
         with torch.no_grad():
             for b, saved in buffers:
                 b.copy_(saved)

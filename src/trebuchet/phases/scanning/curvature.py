@@ -181,7 +181,7 @@ def _cheapest(
         barred = edge.adaptive or autocast.enabled
         run = None if barred else layer_rule.record(problem, batch)
         if run is None:
-            with torch.no_grad():
+            with torch.set_grad_enabled(objective.looks_need_gradients):
                 n = problem.outputs(batch).numel()
             few = n if n < count and is_convex(objective.loss) else count
             return _Way("auto", products=few)

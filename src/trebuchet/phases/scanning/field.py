@@ -10,7 +10,7 @@ from trebuchet._types import Phase
 from trebuchet.phases.scanning.race import SOFT
 from trebuchet.phases.scanning.runs import Run
 from trebuchet.phases.scanning.training import Trainer
-from trebuchet.phases.verdict import Evidence, peak_ratios, phases, recovery_steps
+from trebuchet.phases.verdict import Evidence, peak_ratios, phases, recovery_steps, trained
 from trebuchet.results.levels import risen
 
 
@@ -191,7 +191,7 @@ class Rates:
 
     def trained(self, run: Run) -> bool:
         """Whether the run reached the horizon below its start."""
-        return self.phase(run) in (Phase.LAZY, Phase.CATAPULT)
+        return bool(trained(self.evidence(run), self.phase(run)))
 
     def evidence(self, run: Run) -> Evidence:
         """What the verdict on a run rests on."""

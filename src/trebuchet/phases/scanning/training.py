@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trebuchet._types import Status
+from trebuchet.phases.scanning.data_faults import check_batch_met
 from trebuchet.phases.scanning.runs import BudgetSpentError, Run, Schedule, State, looks
 from trebuchet.phases.scanning.stack import Stack
 from trebuchet.problem.batches import Batch
@@ -66,6 +67,7 @@ class Trainer:
         self.free_looks = stream.full_batch and not objective.randomised
         self.state = objective.state
         self._loaded: Run | None = None
+        self._blameless: set[tuple[int, int]] = set()  # (seed, step) whose batch is not at fault
         self._training: list[Run] = []  # whose state is in the making
         self.loss_first = objective.value(self.fixed)
         self._closing_first: tuple[float, float] | None = None
@@ -228,12 +230,23 @@ class Trainer:
 
     def _account(self, run: Run, value: float, norm: float) -> bool:
         """Take note of a gradient; whether the run goes on to make its step."""
+        if not is_finite(value) and not self.stream.full_batch:
+            self._blame(run)
         if (self.free_looks and run.steps > 0) or not is_finite(value):
             self._look(run, value)
             if run.stopped():
                 return False
         run.grad_norms = (norm if run.steps == 0 else run.grad_norms[0], norm)
         return True
+
+    def _blame(self, run: Run) -> None:
+        """Ask whether a loss that is not finite is the rate's fault, or the data's at any rate."""
+        if (run.seed, run.steps) in self._blameless:
+            return
+        with self.objective.still():
+            self.state.restore(self.state.start)
+            check_batch_met(self.objective, self.stream, run.seed, run.steps)
+        self._blameless.add((run.seed, run.steps))
 
     def _update(self, run: Run) -> None:
         assert run.state is not None
