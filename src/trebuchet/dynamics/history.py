@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trebuchet._types import Status
+from trebuchet.results.levels import risen
 
 Array = NDArray[Any]
 
@@ -55,7 +56,7 @@ class History:
             stats["loss_max"][runs[higher]] = loss[higher]
             stats["loss_max_step"][runs[higher]] = step
         stats["loss_min"][runs] = np.fmin(stats["loss_min"][runs], loss)
-        above = loss > first + self.delta * np.abs(first)
+        above = risen(loss, first, self.delta)
         stats["last_above"][runs[above]] = step
         stats["loss_final"][runs] = loss
         self.steps[runs] = step

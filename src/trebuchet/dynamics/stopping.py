@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from trebuchet._types import Status
 from trebuchet.errors import InputError
+from trebuchet.results.levels import blown_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class StopRule:
             One verdict a run.
         """
         finite = np.isfinite(loss)
-        blew_up = finite & (loss > self.blowup * np.abs(first)) & (first != 0)
+        blew_up = finite & blown_up(loss, first, self.blowup)
         settled = np.zeros_like(finite)
         if self.tolerance is not None:
             settled = finite & (np.abs(loss - previous) < self.tolerance)

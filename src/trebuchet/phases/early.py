@@ -22,14 +22,20 @@ from torch import nn
 
 from trebuchet.curvature.top import top_eigen
 from trebuchet.errors import InputError
+from trebuchet.phases.scanning.checks import check_start
 from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch, SizeOf, warn_uncounted
 from trebuchet.problem.closures import OWN_LOSS, maybe_closure, settled
 from trebuchet.problem.held_still import MODE, WithoutDropout, held_still, may_drop
 from trebuchet.problem.losses import ModelLoss, resolve
+from trebuchet.problem.noise import seed_all
 from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.selection import select, unwrap
 from trebuchet.problem.stream import make_stream
+from trebuchet.results.levels import blown_up, risen
+
+BLOWUP = 1e8
+"""A loss above so many times its start has diverged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +115,15 @@ def early_constants(
         resolved = settled(resolved, model, stream.pool[0], autocast)
         warn_uncounted(stream.pool)
         objective = Objective(model, resolved, params, autocast, stream.n_samples, joint=True)
-        run = _Descent(objective, list(stream.pool), delta)
-        if not run.sharpness > 0:
-            msg = f"model: its sharpness is {run.sharpness:.3g}; a positive one is needed for c"
-            raise InputError(msg)
-        c_max = _edge(lambda c: not run.trains(c, train_steps), rtol)
-        c_loss = _edge(lambda c: run.rises(c, steps), rtol)
-        c_sharp = _edge(lambda c: run.sharpens(c, steps), rtol, at_most=c_max)
+        with objective.brought_home():
+            check_start(objective, list(stream.pool), stream)
+            run = _Descent(objective, list(stream.pool), delta)
+            if not run.sharpness > 0:
+                msg = f"model: its sharpness is {run.sharpness:.3g}; a positive one is needed for c"
+                raise InputError(msg)
+            c_max = _edge(lambda c: not run.trains(c, train_steps), rtol)
+            c_loss = _edge(lambda c: run.rises(c, steps), rtol)
+            c_sharp = _edge(lambda c: run.sharpens(c, steps), rtol, at_most=c_max)
     return EarlyConstants(c_loss, c_sharp, c_max, run.sharpness)
 
 
@@ -124,7 +132,6 @@ class _Descent:
 
     def __init__(self, objective: Objective, batches: list[Batch], delta: float) -> None:
         self.objective, self.batches, self.delta = objective, batches, delta
-        self.start = [p.detach().clone() for p in objective.params]
         self.first = objective.value(batches)
         self.sharpness = self._sharpness()
 
@@ -135,17 +142,16 @@ class _Descent:
     def _steps(self, c: float, steps: int, stop: Callable[[], bool] | None = None) -> list[float]:
         rate = c / self.sharpness
         losses = []
-        with torch.no_grad():
-            for p, w in zip(self.objective.params, self.start, strict=True):
-                p.copy_(w)
-        for _ in range(steps):
+        self.objective.state.restore(self.objective.state.start)
+        for step in range(steps):
+            seed_all(step)
             self.objective.gradient(self.batches, equally=False)
             with torch.no_grad():
                 for p in self.objective.params:
                     if p.grad is not None:
                         p.sub_(rate * p.grad)
             losses.append(self.objective.value(self.batches))
-            if not is_finite(losses[-1]) or losses[-1] > 1e8 * self.first:
+            if not is_finite(losses[-1]) or blown_up(losses[-1], self.first, BLOWUP):
                 break
             if stop is not None and stop():
                 break
@@ -156,7 +162,8 @@ class _Descent:
         return len(losses) == steps and losses[-1] < self.first
 
     def rises(self, c: float, steps: int) -> bool:
-        return not max(self._steps(c, steps)) <= (1 + self.delta) * self.first
+        losses = self._steps(c, steps)
+        return not is_finite(losses[-1]) or bool(risen(max(losses), self.first, self.delta))
 
     def sharpens(self, c: float, steps: int) -> bool:
         seen = []

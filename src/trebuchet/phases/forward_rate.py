@@ -99,8 +99,7 @@ def forward_critical_rate(
     resolved = resolve(loss) or OWN_LOSS
     params = list(select(model).values())
     device = params[0].device
-    owned = loss if isinstance(loss, nn.Module) else None
-    with held_still(model, mode="as_is", loader=data, parameters_too=True, also=owned):
+    with held_still(model, mode="as_is", loader=data, parameters_too=True, also=loss):
         stream = make_stream(
             data, device=device, batch_size=None, accumulate=1, horizon=10**9,
             closure=maybe_closure(resolved), model=model, weights=weights, size_of=size_of,
@@ -111,10 +110,11 @@ def forward_critical_rate(
         objective = Objective(
             model, resolved, params, autocast, stream.n_samples, micro_batch, joint=True
         )
-        check_start(objective, list(stream.pool), stream)
-        return along_first_step(
-            objective, make_factory(optimizer, params), list(stream.pool), delta
-        )
+        with objective.brought_home():
+            check_start(objective, list(stream.pool), stream)
+            return along_first_step(
+                objective, make_factory(optimizer, params), list(stream.pool), delta
+            )
 
 
 def along_first_step(
@@ -145,9 +145,12 @@ def along_first_step(
             "model gives finite numbers on this data"
         )
         raise InputError(msg)
-    # The gradient of the very loss that is compared below: without dropout, in the same mode.
-    with objective.flags(evaluation=not objective.has_batch_norm):
-        objective.gradient(batches, equally=False)
+    # The gradient of the very loss that is compared below: without dropout, in the same mode, with
+    # the same random numbers.
+    with objective.as_looked_at():
+        with_gradients = objective.gradient(batches, equally=False)
+    if objective.watch_for_gradients(with_gradients, batches):
+        first = objective.value(batches)
     # The batches count as one step's here, whatever their number: what the optimizer would see.
     objective.cost.gradients += max(0, round(_samples(batches) / objective.samples_per_step) - 1)
     moves = any(p.grad is not None and bool((p.grad != 0).any()) for p in objective.params)
@@ -230,7 +233,7 @@ def _bracket(
     if low == 0.0:
         msg = (
             "loss: rises along the first step however short it is; check the loss's sign "
-            "and whether the model is random (dropout in the forward pass)"
+            "and whether it follows from the parameters' gradient"
         )
         raise InputError(msg)
     if math.isinf(high):

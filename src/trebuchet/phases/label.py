@@ -5,25 +5,18 @@ import math
 import numpy as np
 import xarray as xr
 
-from trebuchet._types import Phase, Status
 from trebuchet.errors import InputError
+from trebuchet.phases.verdict import Evidence, peak_ratios, phases, recovery_steps
+from trebuchet.results.levels import DELTA
 from trebuchet.results.schema import described
 from trebuchet.results.summary import summarise
-
-SWINGING_TAIL = 0.1
-"""A run that ended on its budget is still swinging if its loss was above L₀ in this last part."""
 
 
 def label(ds: xr.Dataset, *, blowup: float | None = None, delta: float | None = None) -> xr.Dataset:
     """Label every run with its phase.
 
-    - divergent: a non-finite loss, or one above `blowup` × L₀.
-    - collapsed: the gradient is exactly zero and the output no longer depends on the input, with
-      loss left over.
-    - catapult: the loss rose above (1+δ)L₀ and came back below L₀ (and, where the run ended on
-      its budget, had stayed down for its last tenth).
-    - lazy: the loss never rose above (1+δ)L₀ and ended below L₀. A loss of zero throughout counts.
-    - unsettled: none of these; also a run that was interrupted.
+    The phases, and the numbers that decide them, are in :func:`trebuchet.phases.verdict.phases`:
+    divergent, collapsed, catapult, lazy, unsettled. A scan's runs are judged by the same function.
 
     Args:
         ds: A results dataset; numbers it lacks are computed from its traces.
@@ -55,57 +48,48 @@ def label(ds: xr.Dataset, *, blowup: float | None = None, delta: float | None = 
         msg = f"delta: expected a finite number >= 0, got {delta}"
         raise InputError(msg)
     ds = summarise(ds, delta=delta)
-    delta = float(ds.attrs.get("delta", 1e-3))
+    delta = float(ds.attrs.get("delta", DELTA))
     needed = ("loss_first", "loss_max", "loss_final", "last_above", "steps", "status")
     missing = [name for name in needed if name not in ds]
     if missing:
         msg = f"ds: expected a trace 'loss', or the numbers of each run; {missing[0]!r} is missing"
         raise InputError(msg)
+    evidence = _evidence(ds)
+    found = phases(evidence, delta=delta, blowup=blowup)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # infinite losses
-        phase = _phase(ds, blowup, delta)
-        verdicts = {"phase": phase, **_numbers(ds, phase)}
+        verdicts = {"phase": _like(ds, found), **_numbers(ds, evidence, found)}
     result = ds.assign({name: described(name, values) for name, values in verdicts.items()})
     result.attrs |= {"label_blowup": blowup, "label_delta": delta}
     return result
 
 
-def _phase(ds: xr.Dataset, blowup: float, delta: float) -> xr.DataArray:
-    first, peak, final = ds["loss_first"], ds["loss_max"], ds["loss_final"]
-    # |L₀| rather than L₀, so that a user's loss may be negative
-    above = peak > first + delta * abs(first)
-    below = final < first
-    spread = ds["output_spread"] if "output_spread" in ds else xr.full_like(first, np.nan)
+def _evidence(ds: xr.Dataset) -> Evidence:
+    first = ds["loss_first"]
 
-    ended = _is(ds, Status.CONVERGED, Status.GRADIENT_ZERO)
-    settled = ended | (ds["last_above"] < (1 - SWINGING_TAIL) * ds["steps"])
-    blown = (abs(first) > 0) & (peak > first + (blowup - 1) * abs(first))
-    non_finite = _is(ds, Status.NON_FINITE) | np.isinf(peak) | np.isinf(final)
-    divergent = non_finite | _is(ds, Status.BLEW_UP) | blown
-    collapsed = _is(ds, Status.GRADIENT_ZERO) & (spread == 0) & (final > 0)
-    # A run whose start already had no loss has nowhere to fall to
-    solved = (first == 0) & (peak == 0) & (final == 0)
+    def values(name: str) -> np.ndarray:
+        return np.asarray(ds[name].transpose(*first.dims).values)
 
-    phase = xr.full_like(first, "", dtype="<U9").where(False, str(Phase.UNSETTLED))
-    for name, verdict in (
-        (Phase.LAZY, ~above & (below | solved)),
-        (Phase.CATAPULT, above & below & settled),
-        (Phase.COLLAPSED, collapsed),
-        (Phase.UNSETTLED, _is(ds, Status.INTERRUPTED)),
-        (Phase.DIVERGENT, divergent),
-    ):
-        phase = phase.where(~verdict, str(name))
-    return phase.transpose(*first.dims).astype(np.str_)
+    return Evidence(
+        values("loss_first"), values("loss_max"), values("loss_final"), values("last_above"),
+        values("steps"), values("status"),
+        output_spread=values("output_spread") if "output_spread" in ds else np.nan,
+        lowest=values("loss_min") if "loss_min" in ds else None,
+    )  # fmt: skip
 
 
-def _numbers(ds: xr.Dataset, phase: xr.DataArray) -> dict[str, xr.DataArray]:
+def _like(ds: xr.Dataset, values: np.ndarray) -> xr.DataArray:
+    first = ds["loss_first"]
+    return xr.DataArray(values, coords=first.coords, dims=first.dims)
+
+
+def _numbers(ds: xr.Dataset, evidence: Evidence, phase: np.ndarray) -> dict[str, xr.DataArray]:
     first = ds["loss_first"]
     scale = first.where(first != 0)
     nan = xr.full_like(first, np.nan, dtype=np.float64)
-    back = (ds["last_above"] >= 0) & (ds["last_above"] < ds["steps"]) & (phase != Phase.DIVERGENT)
     numbers = {
-        "peak_ratio": ds["loss_max"] / scale,
+        "peak_ratio": _like(ds, peak_ratios(evidence)),
         "final_ratio": ds["loss_final"] / scale,
-        "recovery_step": (ds["last_above"] + 1.0).where(back),
+        "recovery_step": _like(ds, recovery_steps(evidence, phase)),
         "kernel_drift": nan,
         "lr_ratio_max": nan,
     }
@@ -115,7 +99,3 @@ def _numbers(ds: xr.Dataset, phase: xr.DataArray) -> dict[str, xr.DataArray]:
     if "top_eigenvalue_max" in ds:
         numbers["lr_ratio_max"] = ds["learning_rate"] * ds["top_eigenvalue_max"]
     return {name: values.transpose(*first.dims) for name, values in numbers.items()}
-
-
-def _is(ds: xr.Dataset, *statuses: Status) -> xr.DataArray:
-    return ds["status"].isin([str(status) for status in statuses])

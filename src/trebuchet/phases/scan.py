@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from trebuchet._checks import checked_seeds
 from trebuchet._environment import environment
 from trebuchet._progress import Progress, progress_bar
 from trebuchet._types import Status
-from trebuchet.phases.scan_result import Scan
+from trebuchet.phases.scan_result import Scan, Warmup
 from trebuchet.phases.scanning.arguments import Arguments, Curvature
 from trebuchet.phases.scanning.brackets import (
     Interval,
@@ -28,7 +29,7 @@ from trebuchet.phases.scanning.checks import checked_progress
 from trebuchet.phases.scanning.curvature import final_eigenvalues, sparsity
 from trebuchet.phases.scanning.race import Course, Plan, race, rescue
 from trebuchet.phases.scanning.runs import Schedule
-from trebuchet.phases.scanning.setup import Setup, prepare
+from trebuchet.phases.scanning.setup import Setup, check_fresh, prepared
 from trebuchet.phases.scanning.suggest import Suggestion, suggest
 from trebuchet.phases.scanning.tables import frames
 from trebuchet.phases.scanning.training import Trainer
@@ -72,7 +73,8 @@ def scan(
     critical rate and raced: many short ones, few whole ones (``phases.scanning.race`` has the
     rule). What is left of the budget bisects the edges `lr_loss` and `lr_max`. Nothing
     about the model, its buffers, modes and gradients, the optimizer, the loader or any random state
-    changes, also if an exception or Ctrl-C ends the scan.
+    changes, also if an exception or Ctrl-C ends the scan. After Ctrl-C a partial scan comes back
+    (``settings["interrupted"]``) if any step was made.
 
     Args:
         model: Any module. It is trained in the modes it is in, or in train mode if it is in eval
@@ -104,7 +106,8 @@ def scan(
         schedule: Multiplier of the rate at step t, a function of t.
         stacked: Train several runs in one forward and backward pass, where ``torch.vmap`` takes the
             module. By default on a GPU only: on a CPU core it gains nothing for most models.
-        delta: A loss above (1 + δ) L₀ has risen; by default 1e-3 for full batches, else 1e-2.
+        delta: A loss above (1 + δ) L₀ has risen. By default 1e-3 for full batches; else 1e-2, or
+            twice the noise of a look measured at the start (``settings["noise"]``) if that is more.
         blowup: A loss above so many times its start has diverged.
         weights: What each batch of a list counts in the mean loss, where it cannot be told.
         size_of: The same as a function of a batch, such as ``lambda graphs: graphs.num_graphs``.
@@ -134,34 +137,61 @@ def scan(
     progress = checked_progress(progress)
     model = unwrap(model)
     held = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
-    owned = loss if isinstance(loss, nn.Module) else None
     with held_still(
-        model, mode="as_is", loader=data, optimizer=held, parameters_too=True, also=owned
+        model, mode="as_is", loader=data, optimizer=held, parameters_too=True, also=loss
     ):
         if not model.training:
             model.train()
-        setup = prepare(model, asked)
-        with _shown(progress, setup.trainer):
-            course = _race(setup)
-            lr_loss, lr_max = _edges(setup)
-            suggestion = suggest(setup.rates, lr_max)
-            advice = warmup(setup, suggestion, lr_max)
-            _measure_ends(setup)
+        with prepared(model, asked) as setup, _shown(progress, setup.trainer):
+            found = _search(setup)
     runs, looks = frames(setup.rates, setup.critical.top_eigenvalue)
     forward = Interval(setup.forward.low, setup.forward.high)
-    notes = tuple(_notes(setup, course, suggestion, lr_loss, lr_max))
+    notes = tuple(_notes(setup, found))
     cost = _cost(setup, time.monotonic() - started)
     return Scan(
-        suggestion, setup.critical, forward, lr_loss, lr_max, advice, runs, looks, notes, cost,
-        _settings(setup),
+        found.suggestion, setup.critical, forward, found.lr_loss, found.lr_max, found.advice, runs,
+        looks, notes, cost, _settings(setup, interrupted=found.interrupted),
     )  # fmt: skip
 
 
-def _race(setup: Setup) -> Course:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a search came to, finished or interrupted."""
+
+    suggestion: Suggestion
+    lr_loss: Interval
+    lr_max: Interval
+    advice: Warmup
+    course: Course
+    interrupted: bool = False
+
+
+def _search(setup: Setup) -> _Found:
+    """Race, bisect and advise; interrupted by Ctrl-C after some run was made, keep what there is."""
+    course = Course()
+    try:
+        course = _race(setup, course)
+        lr_loss, lr_max = _edges(setup)
+        suggestion = suggest(setup.rates, lr_max)
+        advice = warmup(setup, suggestion, lr_max)
+        _measure_ends(setup)
+        check_fresh(setup)
+    except KeyboardInterrupt:
+        setup.trainer.abandon()
+        if not any(run.steps for run in setup.rates.all_runs()):
+            raise
+        lr_loss, lr_max = loss_edge(setup.rates), training_edge(setup.rates)
+        suggestion = suggest(setup.rates, lr_max)
+        advice = Warmup(False, math.nan, math.nan, "not known, the scan was interrupted")
+        return _Found(suggestion, lr_loss, lr_max, advice, course, interrupted=True)
+    return _Found(suggestion, lr_loss, lr_max, advice, course)
+
+
+def _race(setup: Setup, course: Course) -> Course:
     plan, given = Plan(), setup.asked.rates
     if given is not None:
         plan = Plan(first=tuple(sorted({2 * math.log2(r / setup.rates.scale) for r in given})))
-    course = race(setup.rates, plan)
+    race(setup.rates, plan, course)
     setup.trainer.budget = setup.asked.limit
     rescue(setup.rates, course)
     return course
@@ -199,19 +229,25 @@ def _measure_ends(setup: Setup) -> None:
         )  # fmt: skip
 
 
-def _notes(
-    setup: Setup, course: Course, suggestion: Suggestion, lr_loss: Interval, lr_max: Interval
-) -> list[str]:
-    rates = setup.asked.rates
+def _notes(setup: Setup, found: _Found) -> list[str]:
+    rates, course, suggestion = setup.asked.rates, found.course, found.suggestion
+    lr_loss, lr_max = found.lr_loss, found.lr_max
     notes = list(dict.fromkeys(setup.objective.notes))
-    if not course.finished:
+    if found.interrupted:
+        notes.insert(
+            0,
+            f"interrupted after {setup.objective.cost.gradients} of {setup.asked.limit} gradient "
+            "evaluations: what was not reached is missing, the edges are those of the runs so far, "
+            "and warm-up is not judged",
+        )
+    elif not course.finished:
         notes.append("the budget ended the race early; a larger one could find a better rate")
     if course.extended > 0:
         where = f"{max(rates):.3g}" if rates is not None else "the first rates"
         notes.append(f"every rate tried at first was too small; the search went above {where}")
     if course.extended < 0:
         notes.append("every rate tried at first was too large; the search went below them")
-    if not (_bisected(lr_loss) and _bisected(lr_max)):
+    if not found.interrupted and not (_bisected(lr_loss) and _bisected(lr_max)):
         notes.append(
             "the edges are only as narrow as the budget allowed; edge_rtol=0.1 bisects them to 10 %"
         )
@@ -233,7 +269,7 @@ def _bisected(edge: Interval) -> bool:
 
 def _lowest_failure(setup: Setup) -> float:
     rates = setup.rates
-    whole = [r for r in rates.all_runs() if r.stopped()]
+    whole = [r for r in rates.all_runs() if r.whole]
     return min((r.rate for r in whole if not rates.trained(r)), default=math.inf)
 
 
@@ -247,7 +283,7 @@ def _cost(setup: Setup, seconds: float) -> dict[str, float]:
     }
 
 
-def _settings(setup: Setup) -> dict[str, Any]:
+def _settings(setup: Setup, *, interrupted: bool) -> dict[str, Any]:
     asked, params = setup.asked, setup.objective.params
     return {
         "optimizer": describe(asked.optimizer),
@@ -262,7 +298,9 @@ def _settings(setup: Setup) -> dict[str, Any]:
         "budget": asked.limit,
         "stacked": setup.trainer.at_once > 1,
         "delta": setup.rates.delta,
+        "noise": setup.noise,
         "blowup": asked.blowup,
+        "interrupted": interrupted,
         "loss_first": setup.trainer.loss_first,
         "dtype": str(params[0].dtype).removeprefix("torch."),
         "device": str(params[0].device),

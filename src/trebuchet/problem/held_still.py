@@ -39,6 +39,7 @@ from torch.overrides import TorchFunctionMode
 
 from trebuchet.errors import InputError
 from trebuchet.problem.captured import captured
+from trebuchet.problem.interrupts import Interrupts
 
 Mode = Literal["eval", "train", "as_is"]
 """How the model is evaluated: as in evaluation, as in training but without dropout, untouched."""
@@ -134,21 +135,23 @@ def held_still(
     copied += [t for t in leaves if not t.requires_grad]
     with (
         _turn(model),
+        Interrupts() as interrupts,
         torch.inference_mode(mode=False),  # and so the copies below are ordinary tensors
         _random_states(parameters.values()),
         _loader_state(loader),
         _optimizer_state(optimizer),
         _values(held, parameters.values(), _affordable(copied, ours)) as values,
         _registered(held),
-        _flags(held),
+        modes_kept(held),
         _kernels(held),
         torch.enable_grad(),
+        interrupts.held_back(),  # what ends first: everything above is then put back undisturbed
     ):
         if mode == "eval":
             model.eval()
         elif mode == "train":
             set_training(model)
-            _silence_dropout(model)
+            silence_dropout(model)
         trained = {id(p) for p in model.parameters() if p.requires_grad}
         still = [(t, saved) for t, saved in values if id(t) not in trained]
         yield Held(list(held), still, mode)
@@ -258,8 +261,8 @@ def _affordable(tensors: list[Tensor], ours: dict[int, Tensor]) -> list[Tensor]:
     return out
 
 
-def _silence_dropout(model: nn.Module) -> None:
-    """Switch dropout off where it is a layer or a setting of one; `_flags` restores both."""
+def silence_dropout(model: nn.Module) -> None:
+    """Switch dropout off where it is a layer or a setting of one; `modes_kept` restores both."""
     for module in model.modules():
         if isinstance(module, _DROPOUT):
             module.eval()
@@ -389,7 +392,8 @@ def _values(
 
 
 @contextlib.contextmanager
-def _flags(model: nn.Module) -> Iterator[None]:
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put train and eval flags, and the dropout rates of layers that have one, back afterwards."""
     flags = [(module, module.training) for module in model.modules()]
     rates = [(m, m.dropout) for m, _ in flags if isinstance(m, (nn.RNNBase, nn.MultiheadAttention))]
     try:

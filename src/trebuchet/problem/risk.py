@@ -10,11 +10,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from trebuchet._checks import one_line
 from trebuchet.errors import InputError
 from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch
 from trebuchet.problem.divisors import find_rule
+from trebuchet.problem.held_still import modes_kept, silence_dropout
 from trebuchet.problem.losses import LossFn, ModelLoss
+from trebuchet.problem.noise import RandomState, common_noise, seed_all
+from trebuchet.problem.state import ModelState, Snapshot
 from trebuchet.problem.stream import pieces
 from trebuchet.problem.tree import mapped
 from trebuchet.problem.trial import NotAdditiveError, Rule, as_shapes
@@ -54,6 +58,7 @@ class Objective:
             several steps otherwise, whose sums count equally.
         cost: What was spent.
         notes: What the user should be told.
+        state: Everything that training may move, the model's and what the loss reaches.
     """
 
     model: nn.Module
@@ -68,6 +73,14 @@ class Objective:
     _rule: Rule | NotAdditiveError | None = None
     _shapes: dict[Any, Any] = field(default_factory=dict)
     _seen_random: bool = False
+    _ways: dict[bool, tuple[bool, bool]] = field(default_factory=dict)
+    _graded: bool = False
+    _plain_backward: bool = False
+    state: ModelState = field(init=False)
+
+    def __post_init__(self) -> None:
+        loss = self.loss.fn if isinstance(self.loss, ModelLoss) else self.loss
+        self.state = ModelState(self.model, self.params, loss)
 
     @property
     def has_batch_norm(self) -> bool:
@@ -90,6 +103,16 @@ class Objective:
             )
         )
 
+    @property
+    def looks_need_gradients(self) -> bool:
+        """Whether the loss takes gradients itself, so that looks are taken with them enabled."""
+        return self._graded
+
+    def looks_in_evaluation(self) -> bool:
+        """Whether looks are taken in evaluation mode."""
+        asked = not self.has_batch_norm
+        return self._ways.get(asked, (asked, False))[0]
+
     def watch_for_randomness(self, batch: Batch) -> None:
         """Find out whether the loss in training is random where no layer says so.
 
@@ -99,28 +122,58 @@ class Objective:
         Args:
             batch: On which samples.
         """
-        if self.randomised:
-            return
-        buffers = [b.detach().clone() for b in self.model.buffers()]
+        if not self.randomised:
+            values = [self.in_training(batch, seed) for seed in (0, 1)]
+            values.append(self.value([batch], evaluation=True))
+            # Sums on a GPU may differ in their last digits; noise that small is none.
+            self._seen_random = max(values) - min(values) > 1e-5 * max(map(abs, values))
 
-        def passes() -> list[float]:
-            parts = pieces(batch, self.chunk)
-            values = []
-            with torch.no_grad():
-                for seed in (0, 1):
-                    torch.manual_seed(seed)
-                    values.append(sum(float(self.value_of(part)) for part in parts))
-                with self.flags(evaluation=True):
-                    values.append(sum(float(self.value_of(part)) for part in parts))
-            return values
+    def in_training(self, batch: Batch, seed: int = 0) -> float:
+        """Return the loss of a batch as training sees it, dropout and all; nothing changes.
 
-        values = self._shrinking(passes, batch.size)
-        with torch.no_grad():
-            for b, saved in zip(self.model.buffers(), buffers, strict=True):
-                b.copy_(saved)
-        self.cost.forwards += 3 * batch.size / self.samples_per_step
-        # Sums on a GPU may differ in their last digits; noise that small is none.
-        self._seen_random = max(values) - min(values) > 1e-5 * max(map(abs, values))
+        Args:
+            batch: On which samples.
+            seed: Of its random numbers.
+
+        Returns:
+            The loss.
+        """
+
+        def passes() -> float:
+            seed_all(seed)
+            found = sum(float(self.value_of(p).detach()) * w for p, w in self._weighted(batch))
+            self.state.moved_beside()
+            return found
+
+        self.cost.forwards += batch.size / self.samples_per_step
+        with self.still(), torch.set_grad_enabled(self._graded):
+            return self._shrinking(passes, batch.size)
+
+    def watch_for_gradients(self, with_gradients: float, batches: Sequence[Batch]) -> bool:
+        """Find out whether the loss leaves a term out where gradients are switched off.
+
+        Args:
+            with_gradients: What `gradient` returned, as looked at.
+            batches: For which batches.
+
+        Returns:
+            Whether it does: looks are taken with gradients enabled from now on.
+        """
+        if self._graded:
+            return False
+
+        def passes() -> float:  # weighted and in the order as the gradient has them
+            parts = [pair for batch in batches for pair in self._weighted(batch)]
+            return sum(float(self.value_of(p).detach()) * w for p, w in parts) / len(batches)
+
+        evaluation = not self.has_batch_norm
+        without = self._look(passes, max(b.size for b in batches), evaluation=evaluation)
+        self.cost.forwards += sum(b.size for b in batches) / self.samples_per_step
+        if is_finite(without) and is_finite(with_gradients):
+            # Kernels differ with and without gradients in their last digits.
+            size = max(abs(without), abs(with_gradients))
+            self._graded = abs(without - with_gradients) > 1e-3 * size
+        return self._graded
 
     def ignores_input(self, batch: Batch) -> bool:
         """Whether the outputs are the same for every sample, and for samples scaled by two.
@@ -139,7 +192,7 @@ class Objective:
 
         def passes() -> bool:
             outputs = []
-            with self.flags(evaluation=not self.has_batch_norm), torch.no_grad(), self.autocast():
+            with self.autocast():
                 for part in pieces(batch, self.chunk):
                     other = dataclasses.replace(
                         part, args=mapped(scaled, part.args), kwargs=mapped(scaled, part.kwargs)
@@ -147,10 +200,10 @@ class Objective:
                     outputs += [part.outputs_of(self.model), other.outputs_of(self.model)]
             if not all(isinstance(z, Tensor) and z.ndim for z in outputs):
                 return False
-            z = torch.cat(outputs)
+            z = torch.cat([z.detach() for z in outputs])
             return bool((z == z[:1]).all())
 
-        return self._shrinking(passes, batch.size)
+        return self._look(passes, batch.size, evaluation=not self.has_batch_norm)
 
     def value_of(self, batch: Batch) -> Tensor:
         """Return the loss on one micro-batch, as it comes: it may be infinite or NaN."""
@@ -171,8 +224,9 @@ class Objective:
     def gradient(self, batches: Sequence[Batch], *, equally: bool = True) -> float:
         """Set ``.grad`` to the mean gradient over the batches, and return the mean loss.
 
-        Memory running out halves the chunk and starts the gradient again: buffers and random
-        states are put back first, so that the result is that of one undisturbed evaluation.
+        Only the trained parameters get one: other modules that a closure uses keep theirs. Memory
+        running out halves the chunk and starts the gradient again: state and random numbers are
+        put back first, so that the result is that of one undisturbed evaluation.
 
         Args:
             batches: The step's batches.
@@ -182,12 +236,16 @@ class Objective:
         Returns:
             The mean of their losses.
         """
-        buffers = [b.detach().clone() for b in self.model.buffers()]
+        # Where nothing else was seen to move, only buffers are copied at every step.
+        before = self.state.snapshot() if self.state.moving else None
+        buffers = [(b, b.detach().clone()) for b in self.model.buffers()] if not before else []
+        again = False
 
         def attempt() -> float:
-            with torch.no_grad():
-                for b, saved in zip(self.model.buffers(), buffers, strict=True):
-                    b.copy_(saved)
+            nonlocal again
+            if again:
+                self._undo(before, buffers)
+            again = True
             for p in self.params:
                 p.grad = None
             total = 0.0
@@ -203,18 +261,41 @@ class Objective:
                             "detach(), no_grad() or .item() on the way from the model to the loss"
                         )
                         raise InputError(msg)
-                    value.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+                    self._backward(value)
                     total += float(value.detach())
             return total
 
         self.cost.gradients += 1
-        return self._shrinking(attempt, max(b.size for b in batches))
+        size = max(b.size for b in batches)
+        random_state = RandomState.now()
+        try:
+            return self._shrinking(attempt, size)
+        except RuntimeError as error:
+            if self._plain_backward or _REENTRANT not in str(error):
+                raise
+        # Reentrant checkpoints take no list of inputs: others' gradients are put back instead.
+        self._plain_backward = True
+        random_state.put_back()
+        return self._shrinking(attempt, size)
+
+    def _backward(self, value: Tensor) -> None:
+        torch.autograd.backward(value, inputs=None if self._plain_backward else self.params)
+
+    def _undo(self, before: Snapshot | None, buffers: Sequence[tuple[Tensor, Tensor]]) -> None:
+        if before is not None:
+            self.state.restore(before)
+        with torch.no_grad():
+            for b, saved in buffers:
+                b.copy_(saved)
 
     def value(self, batches: Sequence[Batch], *, evaluation: bool | None = None) -> float:
         """Return the loss on a fixed set of batches, weighted by their samples; nothing changes.
 
         Dropout is off. BatchNorm uses the batches' own statistics as in training, unless
-        `evaluation` asks for its running ones.
+        `evaluation` asks for its running ones. A model that draws random numbers all the same draws
+        the same ones at every look, whatever the caller's random state, so that looks differ by the
+        weights and by nothing else. Gradients are enabled where the loss cannot do without, and a
+        model that has no loss in evaluation mode is looked at in training mode.
 
         Args:
             batches: The fixed set.
@@ -226,17 +307,97 @@ class Objective:
         if evaluation is None:
             evaluation = not self.has_batch_norm
 
-        def attempt() -> float:
-            with self.flags(evaluation=evaluation), torch.no_grad():
-                values = [
-                    sum(float(self.value_of(piece)) * weight for piece, weight in self._weighted(b))
-                    for b in batches
-                ]
-                shares = self.shares(batches)
+        def passes() -> float:
+            values = [
+                sum(float(self.value_of(p).detach()) * weight for p, weight in self._weighted(b))
+                for b in batches
+            ]
+            shares = self.shares(batches)
             return sum(v * share for v, share in zip(values, shares, strict=True))
 
         self.cost.forwards += sum(b.size for b in batches) / self.samples_per_step
-        return self._shrinking(attempt, max(b.size for b in batches))
+        return self._look(passes, max(b.size for b in batches), evaluation=evaluation)
+
+    def _look(self, passes: Callable[[], T], size: int, *, evaluation: bool) -> T:
+        """Run passes that leave no trace, in the first way that works, which is remembered."""
+        known = self._ways.get(evaluation)
+        if known is not None:
+            return self._in_way(passes, size, known)
+        failed: list[Exception] = []
+        for mode in (True, False) if evaluation else (False,):
+            for graded in (self._graded, True):
+                try:
+                    found = self._in_way(passes, size, (mode, graded))
+                except Exception as error:  # the user's model and loss may raise anything
+                    failed.append(error)
+                    if out_of_memory(error):
+                        raise
+                    if graded or not needs_gradients(error):
+                        break
+                else:
+                    if mode != evaluation and not self._fails(passes, size, (True, graded)):
+                        raise failed[0]
+                    if mode != evaluation:
+                        self.notes.append(
+                            "looks are taken in training mode: in evaluation mode there is no loss "
+                            f"({one_line(failed[0])})"
+                        )
+                    self._graded |= graded
+                    self._ways[evaluation] = (mode, graded)
+                    return found
+        raise failed[0]
+
+    def _fails(self, passes: Callable[[], Any], size: int, way: tuple[bool, bool]) -> bool:
+        """Whether it is the mode that fails, and not one call of the user's function."""
+        try:
+            self._in_way(passes, size, way)
+        except Exception:  # as above
+            return True
+        return False
+
+    def _in_way(self, passes: Callable[[], T], size: int, way: tuple[bool, bool]) -> T:
+        evaluation, graded = way
+        with (
+            self.still(), common_noise(), self.flags(evaluation=evaluation),
+            torch.set_grad_enabled(graded or self._graded),
+        ):  # fmt: skip
+            return self._shrinking(passes, size)
+
+    @contextlib.contextmanager
+    def as_looked_at(self) -> Iterator[None]:
+        """What `value` evaluates, for a gradient of it: same mode, same random numbers, no trace.
+
+        Yields:
+            Nothing.
+        """
+        with self.still(), common_noise(), self.flags(evaluation=self.looks_in_evaluation()):
+            yield
+
+    @contextlib.contextmanager
+    def brought_home(self) -> Iterator[None]:
+        """Put everything back to the start at the end, in the memory where it lay.
+
+        Yields:
+            Nothing.
+        """
+        try:
+            yield
+        finally:
+            self.state.bring_home()
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Put everything that forward passes move back afterwards, weights included.
+
+        Yields:
+            Nothing.
+        """
+        before, noise = self.state.snapshot(), RandomState.now()
+        try:
+            yield
+        finally:
+            self.state.restore(before)
+            noise.put_back()
 
     def _weighted(self, batch: Batch) -> list[tuple[Batch, float]]:
         """Micro-batches of a batch, with what their losses are multiplied with."""
@@ -264,7 +425,7 @@ class Objective:
             raise self._rule
         if self._rule is None:
             try:
-                with self._untouched():
+                with self.as_looked_at(), torch.set_grad_enabled(self._graded):
                     self._rule = find_rule(
                         self.loss, batches, reduction=None, outputs_of=self._outputs_of,
                         value_of=self.value_of, always=True,
@@ -318,25 +479,20 @@ class Objective:
         return [x / total for x in found]
 
     def _outputs_of(self, batch: Batch) -> Any:
-        with torch.no_grad(), self.autocast():
-            return batch.outputs_of(self.model)
+        def passes() -> Any:
+            with self.autocast():
+                return mapped(Tensor.detach, batch.outputs_of(self.model))
+
+        return self._look(passes, batch.size, evaluation=True)
 
     def _shapes_of(self, batch: Batch) -> Any:
         key = batch.shapes
         if key not in self._shapes:
-            with self._untouched():
-                self._shapes[key] = as_shapes(self._outputs_of(batch))
+            self._shapes[key] = as_shapes(self._outputs_of(batch))
         return self._shapes[key]
 
-    @contextlib.contextmanager
-    def _untouched(self) -> Iterator[None]:
-        """Evaluation mode, and the random state put back: for looking, not for training."""
-        devices = sorted({p.device.index for p in self.params if p.is_cuda})
-        with torch.random.fork_rng(devices=devices), self.flags(evaluation=True):
-            yield
-
     def _shrinking(self, attempt: Callable[[], T], size: int) -> T:
-        state = torch.get_rng_state()
+        state = RandomState.now()
         while True:
             try:
                 return attempt()
@@ -356,7 +512,7 @@ class Objective:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            torch.set_rng_state(state)
+            state.put_back()
             self.notes.append(f"out of memory: went on with {self.chunk} samples at a time")
 
     @contextlib.contextmanager
@@ -367,24 +523,24 @@ class Objective:
             evaluation: Whether in evaluation mode.
 
         Yields:
-            Nothing; modes and buffers are put back.
+            Nothing; modes are put back.
         """
-        flags = [(m, m.training) for m in self.model.modules()]
-        buffers: list[tuple[Tensor, Tensor]] = []
-        try:
+        with modes_kept(self.model):
             if evaluation:
                 self.model.eval()
             else:
-                buffers = [(b, b.detach().clone()) for b in self.model.buffers()]
-                for m, _ in flags:
-                    if isinstance(m, _DROPOUT):
-                        m.training = False
+                silence_dropout(self.model)
             yield
-        finally:
-            for m, flag in flags:
-                m.training = flag
-            for b, saved in buffers:
-                b.copy_(saved)
+
+
+_REENTRANT = "checkpoint"
+"""A word of how torch says that reentrant checkpoints cannot be told which gradients to take."""
+
+
+def needs_gradients(error: BaseException) -> bool:
+    """Whether an exception says that gradients were wanted where they were switched off."""
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("require grad" in text or "grad_fn" in text)
 
 
 def out_of_memory(error: BaseException) -> bool:

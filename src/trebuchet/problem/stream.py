@@ -79,15 +79,29 @@ class Stream:
         return [self._draw(seed, step * self.accumulate + k) for k in range(self.accumulate)]
 
     def _draw(self, seed: int, i: int) -> Batch:
+        chosen, rows = self.drawn(seed, i)
+        return self.pool[chosen] if self.batch_size is None else take(self.pool[0], rows)
+
+    def drawn(self, seed: int, i: int) -> tuple[int, list[int]]:
+        """Where the samples of a batch come from.
+
+        Args:
+            seed: Which order.
+            i: Which batch, from 0; step t has ``accumulate`` of them from t · ``accumulate`` on.
+
+        Returns:
+            Which batch of the pool, and which of its rows.
+        """
         if self.batch_size is None:
             passes, at = divmod(i, len(self.pool))
-            return self.pool[self._order(seed, passes, len(self.pool))[at]]
+            chosen = self._order(seed, passes, len(self.pool))[at]
+            return chosen, list(range(self.pool[chosen].size))
         size, total = self.batch_size, self.pool[0].size
         rows: list[int] = []
         while len(rows) < size:
             passes, at = divmod(i * size + len(rows), total)
             rows += self._order(seed, passes, total)[at : at + size - len(rows)]
-        return take(self.pool[0], rows)
+        return 0, rows
 
     def _order(self, seed: int, passes: int, n: int) -> list[int]:
         return _shuffled(seed, passes, n) if self.shuffle and n > 1 else list(range(n))

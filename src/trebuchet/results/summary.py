@@ -8,6 +8,7 @@ import xarray as xr
 
 from trebuchet._types import Phase, Status
 from trebuchet.errors import InputError
+from trebuchet.results.levels import DELTA, risen
 from trebuchet.results.schema import described
 
 PHASE_LETTERS: dict[str, str] = {
@@ -43,7 +44,7 @@ def summarise(ds: xr.Dataset, *, delta: float | None = None) -> xr.Dataset:
         InputError: If another δ is asked for and there is no loss trace to apply it to.
     """
     found: dict[str, xr.DataArray] = {}
-    own = float(ds.attrs.get("delta", 1e-3))
+    own = float(ds.attrs.get("delta", DELTA))
     wanted = own if delta is None else float(delta)
     afresh = wanted != own
     # Long traces are read only for numbers that are missing.
@@ -119,9 +120,7 @@ def _loss_numbers(ds: xr.Dataset, delta: float) -> dict[str, xr.DataArray]:
     ended = (len(schedule) - 1) - np.argmax(recorded[..., ::-1], axis=-1)
     any_recorded = recorded.any(axis=-1)
     first = values[..., 0]
-    with np.errstate(over="ignore", invalid="ignore"):  # a start near the largest float
-        threshold = first + delta * np.abs(first)
-    above = values > threshold[..., None]  # NaN compares as False
+    above = risen(values, first[..., None], delta)
     last_above = (len(schedule) - 1) - np.argmax(above[..., ::-1], axis=-1)
     peak = np.where(recorded, values, -np.inf)
     finite = np.isfinite(np.where(recorded, values, 0.0)).all(axis=-1)

@@ -71,7 +71,7 @@ def training_edge(rates: Rates) -> Interval:
     Returns:
         The interval; its high end diverged, or was still above its start at the horizon.
     """
-    runs = [r for r in rates.all_runs() if r.status is not None]
+    runs = [r for r in rates.all_runs() if r.whole]
     failed = [r.rate for r in runs if not rates.trained(r)]
     low = max((r.rate for r in runs if rates.trained(r)), default=0.0)
     if low == 0.0:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trebuchet._types import Phase, Status
+from trebuchet._types import Phase
 from trebuchet.phases.scanning.race import SOFT
 from trebuchet.phases.scanning.runs import Run
 from trebuchet.phases.scanning.training import Trainer
+from trebuchet.phases.verdict import Evidence, peak_ratios, phases, recovery_steps, trained
+from trebuchet.results.levels import risen
 
 
 def lands(at: NDArray[np.int64], losses: NDArray[np.float64], start: float, horizon: int) -> bool:
@@ -53,6 +55,8 @@ class Rates:
         seeds: Orders of the batches.
         delta: A loss above (1 + δ) of its start has risen.
         smoothing: The last fraction of the steps that a score averages over.
+        flight: A loss above (1 + this) of its start may be in a catapult, which the race protects;
+            `delta` unless given.
     """
 
     def __init__(
@@ -63,9 +67,11 @@ class Rates:
         *,
         delta: float,
         smoothing: float,
+        flight: float | None = None,
     ) -> None:
         self.trainer, self.scale, self.seeds = trainer, scale, tuple(seeds)
         self.delta, self.smoothing = delta, smoothing
+        self.flight = delta if flight is None else flight
         self.horizon = trainer.horizon
         self.runs: dict[tuple[float, int], Run] = {}  # (place, seed)
         self.extra: list[Run] = []  # off the grid: the edges' bisections
@@ -161,7 +167,9 @@ class Rates:
     def in_flight(self, i: float) -> bool:
         """Whether the run at `i` is above its start, and falling fast enough to land in time."""
         run = self.run(i)
-        return run is not None and self.rose(run) and self.lands(run)
+        if run is None or not (run.dead or risen(max(run.losses), self.loss_first, self.flight)):
+            return False
+        return self.lands(run)
 
     def below_start(self, i: float) -> bool:
         """Whether the run at `i` is below its start now."""
@@ -179,30 +187,37 @@ class Rates:
 
     def rose(self, run: Run) -> bool:
         """Whether the loss was ever above (1 + δ) L₀."""
-        peak = np.nanmax(run.losses)
-        return bool(run.dead or peak > self.loss_first + self.delta * abs(self.loss_first))
+        return bool(run.dead or risen(np.nanmax(run.losses), self.loss_first, self.delta))
 
     def trained(self, run: Run) -> bool:
         """Whether the run reached the horizon below its start."""
-        return self.phase(run) in (Phase.LAZY, Phase.CATAPULT)
+        return bool(trained(self.evidence(run), self.phase(run)))
+
+    def evidence(self, run: Run) -> Evidence:
+        """What the verdict on a run rests on."""
+        at, losses = run.trace()
+        above = at[risen(losses, self.loss_first, self.delta)]
+        finite = losses[np.isfinite(losses)]
+        final, start = float(losses[-1]), self.loss_first
+        if run.whole and not run.dead:
+            final, start = run.loss_closing, self.trainer.closing_first()[0]
+        return Evidence(
+            self.loss_first, finite.max(), final, above[-1] if above.size else -1, run.steps,
+            str(run.status), run.output_spread, finite.min(), start,
+        )  # fmt: skip
 
     def phase(self, run: Run) -> Phase:
         """The verdict; a run that was dropped before the horizon is unsettled."""
-        if run.dead:
-            return Phase.DIVERGENT
-        best = min(min(r.losses) for r in self.all_runs() if not r.dead)
-        if run.collapsed and run.losses[-1] > best:
-            return Phase.COLLAPSED
-        whole = run.steps >= self.horizon or run.status is Status.GRADIENT_ZERO
-        if not whole or not run.losses[-1] < self.loss_first:
-            return Phase.UNSETTLED
-        return Phase.CATAPULT if self.rose(run) else Phase.LAZY
+        found = phases(self.evidence(run), delta=self.delta, blowup=self.trainer.blowup)
+        return Phase(str(found))
 
-    def recovery_step(self, run: Run) -> int:
-        """The last look above the start, for runs that rose and came back; −1 otherwise."""
-        at, losses = run.trace()
-        above = at[losses > self.loss_first + self.delta * abs(self.loss_first)]
-        return int(above[-1]) if above.size and losses[-1] < self.loss_first else -1
+    def recovery_step(self, run: Run) -> float:
+        """The first step after the last look above the start; NaN: never rose, or not back."""
+        return float(recovery_steps(self.evidence(run), self.phase(run)))
+
+    def peak_ratio(self, run: Run) -> float:
+        """The largest loss over L₀; infinite where a loss was not finite."""
+        return float(peak_ratios(self.evidence(run)))
 
     def all_runs(self) -> list[Run]:
         """Every run that made a step, by rate and seed."""

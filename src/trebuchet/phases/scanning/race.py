@@ -117,18 +117,19 @@ class Course:
     extended: int = 0
 
 
-def race(runners: Field, plan: Plan | None = None) -> Course:
+def race(runners: Field, plan: Plan | None = None, course: Course | None = None) -> Course:
     """Run the race.
 
     Args:
         runners: The rates, and what advances them.
         plan: Its stages.
+        course: What to write down the course in; a new one unless given.
 
     Returns:
         The course of it; the runners hold the losses.
     """
     plan = plan or Plan()
-    course = Course()
+    course = Course() if course is None else course
     try:
         _stages(runners, plan, course)
         course.finished = True

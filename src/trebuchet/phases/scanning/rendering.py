@@ -83,7 +83,7 @@ def rows(scan: "Scan") -> list[Row]:
         cells = {
             "rate": _number(row["rate"], 3),
             "peak / start": _number(row["peak_ratio"], 3),
-            "lands at": "" if row["recovery_step"] < 0 else str(row["recovery_step"]),
+            "lands at": _number(row["recovery_step"], 9),
             "steps": str(row["steps"]),
             "last loss": _number(row["loss"], 4),
             **{heading: _number(row[name], 3) for heading, name in optional},

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trebuchet._types import Status
+from trebuchet.problem.state import Snapshot
 
 Schedule = Callable[[int], float]
 """A multiplier of the rate at step t."""
@@ -26,16 +27,19 @@ class State:
     """Where a run is: copies of everything a step changes.
 
     Attributes:
-        weights: In the order of the trainable parameters.
-        buffers: In the model's order.
+        snapshot: Weights, buffers, and whatever else training moves.
         optimizer: On the model's own parameters, whoever's weights they hold.
         rates: Of the optimizer's groups, before the schedule.
     """
 
-    weights: list[Tensor]
-    buffers: list[Tensor]
+    snapshot: Snapshot
     optimizer: Optimizer
     rates: list[float]
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """In the order of the trained parameters."""
+        return self.snapshot.weights
 
 
 @dataclass(slots=True, eq=False)
@@ -51,8 +55,10 @@ class Run:
         losses: The loss there, on the fixed set that all runs are compared on.
         grad_norms: |∇L| of the first and the last step.
         weight_norms: |θ|² at the start and at the horizon.
-        collapsed: Whether the gradient is exactly zero and the output does not depend on the input.
-        loss_final: Loss on the closing set at the horizon; NaN before.
+        output_spread: 0 where the gradient is exactly zero and the output does not depend on the
+            input; NaN elsewhere.
+        loss_closing: Loss on the closing set at the horizon, as looks are taken; NaN before.
+        loss_final: The same, or with BatchNorm the one in evaluation mode if that is worse.
         sparsity: Fraction of ReLU pre-activations < 0 at the end; NaN unknown.
         top_eigenvalue_final: λ at the end; NaN unless asked for.
     """
@@ -65,11 +71,22 @@ class Run:
     losses: list[float] = field(default_factory=list)
     grad_norms: tuple[float, float] = (np.nan, np.nan)
     weight_norms: tuple[float, float] = (np.nan, np.nan)
-    collapsed: bool = False
+    output_spread: float = np.nan
+    loss_closing: float = np.nan
     loss_final: float = np.nan
     sparsity: float = np.nan
     top_eigenvalue_final: float = np.nan
     state: State | None = field(default=None, repr=False)
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the gradient is exactly zero and the output does not depend on the input."""
+        return self.status is Status.GRADIENT_ZERO and self.output_spread == 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether it ended by itself, or at the horizon: not dropped, and not interrupted."""
+        return self.status not in (None, Status.INTERRUPTED)
 
     @property
     def dead(self) -> bool:

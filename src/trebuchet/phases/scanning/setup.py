@@ -1,7 +1,8 @@
 """Everything a scan works with, made once the arguments are known to be good."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +26,7 @@ from trebuchet.problem.optimizers import Factory, make_factory
 from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.selection import select
 from trebuchet.problem.stream import Stream, make_stream
+from trebuchet.results.levels import DELTA
 
 FIXED_SAMPLES = 256
 """Samples that mini-batch runs are compared on while they train."""
@@ -36,6 +38,12 @@ FOR_FIRST_STEP = 1 / 16
 """Share of the budget that the gradient for the forward rate may cost."""
 FOR_EDGES = 0.15
 """Share of a full-batch scan's budget that the race leaves for the edges: it never misses it."""
+LEAST_RISE = 1e-2
+"""A loss of mini-batch training has risen if it is so far above its start …"""
+RISES = 2.0
+"""… and so many times the noise of a look above it."""
+NOISE_BATCHES, NOISE_SEED = 8, 31_415
+"""Batches that the noise is measured on, and their order: a seed that no run is likely to have."""
 AT_ONCE = 16
 """Runs that are stacked, at most."""
 
@@ -54,6 +62,9 @@ class Setup:
         forward: The forward-only rate.
         critical: λ₀ and the critical rate.
         first: What the forward rate is measured on.
+        noise: Relative noise of a look at the start; 0 where looks have none.
+        fixed: The set that runs are compared on.
+        loss_in_training: Of the first of them at the start, with its random numbers.
     """
 
     asked: Arguments
@@ -65,6 +76,9 @@ class Setup:
     forward: ForwardRate
     critical: Critical
     first: Sequence[Batch]
+    noise: float
+    fixed: Sequence[Batch]
+    loss_in_training: float
 
     @property
     def first_cost(self) -> int:
@@ -73,12 +87,13 @@ class Setup:
         return max(1, round(size / self.stream.samples_per_step))
 
 
-def prepare(model: nn.Module, asked: Arguments) -> Setup:
+def prepare(model: nn.Module, asked: Arguments, stack: ExitStack) -> Setup:
     """Look at the model, the loss and the data, and measure what the race starts from.
 
     Args:
         model: The module, held still and in the mode it is to be trained in.
         asked: The arguments.
+        stack: What ends when the model is no longer needed.
 
     Returns:
         The setup.
@@ -102,6 +117,7 @@ def prepare(model: nn.Module, asked: Arguments) -> Setup:
     objective = Objective(
         model, loss, params, autocast, stream.samples_per_step, asked.micro_batch
     )  # fmt: skip
+    stack.enter_context(objective.brought_home())
     if stream.n_samples == 1:
         objective.notes.append("there is only one sample: this is the rate that memorises it")
     fixed = stream.fixed(stream.n_samples if stream.full_batch else FIXED_SAMPLES)
@@ -113,6 +129,7 @@ def prepare(model: nn.Module, asked: Arguments) -> Setup:
         fixed, closing = stream.fixed(FIXED_SAMPLES), stream.fixed(CLOSING_SAMPLES)
     objective.notes += [note for note in (uncounted(stream.pool),) if note]
     objective.watch_for_randomness(fixed[0])
+    in_training = objective.in_training(fixed[0])
     first = _for_first_step(stream, fixed, asked)
     forward = along_first_step(objective, factory, first)
     critical = Critical(math.nan, math.nan, "", "not measured")
@@ -136,11 +153,72 @@ def prepare(model: nn.Module, asked: Arguments) -> Setup:
     scale = _scale(forward, critical)
     if asked.rates is not None:
         scale = float(np.exp(np.log(asked.rates).mean()))
-    delta = (1e-3 if trainer.free_looks else 1e-2) if asked.delta is None else asked.delta
+    noise = 0.0 if trainer.free_looks else noise_of_looks(objective, stream, fixed)
+    # What the race protects is no verdict, and needs no certainty.
+    flight = (DELTA if trainer.free_looks else LEAST_RISE) if asked.delta is None else asked.delta
+    delta = max(flight, RISES * noise) if asked.delta is None else asked.delta
     # The full batch has no order: without randomness a second seed would be the same run again.
     seeds = asked.seeds[:1] if trainer.free_looks else asked.seeds
-    rates = Rates(trainer, scale, seeds, delta=delta, smoothing=Plan().smoothing)
-    return Setup(asked, objective, stream, factory, trainer, rates, forward, critical, first)
+    rates = Rates(trainer, scale, seeds, delta=delta, smoothing=Plan().smoothing, flight=flight)
+    return Setup(
+        asked, objective, stream, factory, trainer, rates, forward, critical, first, noise,
+        fixed, in_training,
+    )  # fmt: skip
+
+
+@contextmanager
+def prepared(model: nn.Module, asked: Arguments) -> Iterator[Setup]:
+    """Do what `prepare` does, and bring all the state that training moves home at the end.
+
+    Args:
+        model: See `prepare`.
+        asked: See `prepare`.
+
+    Yields:
+        The setup.
+    """
+    with ExitStack() as stack:
+        yield prepare(model, asked, stack)
+
+
+def check_fresh(setup: Setup) -> None:
+    """Say so if the start no longer gives the loss that it gave: runs are then not independent.
+
+    Args:
+        setup: The scan, its runs made.
+    """
+    setup.trainer.load_start()
+    now, then = setup.objective.in_training(setup.fixed[0]), setup.loss_in_training
+    if not abs(now - then) <= 1e-4 * max(abs(now), abs(then)):
+        setup.objective.notes.append(
+            f"runs were not independent: at the same weights the loss in training was {then:.4g} "
+            f"at first and is {now:.4g} now, by state that a scan cannot put back; keep it in "
+            "buffers, or in plain attributes of a module"
+        )
+
+
+def noise_of_looks(objective: Objective, stream: Stream, fixed: Sequence[Batch]) -> float:
+    """How far a look may be off by chance, relative to the loss at the start.
+
+    The standard deviation of the loss of single training batches at the start, in training mode
+    with its random numbers, brought from their size to that of the set that looks are taken on: its
+    standard error as a sample of the data.
+
+    Args:
+        objective: The model, at the start.
+        stream: What batches are drawn from.
+        fixed: The set that looks are taken on.
+
+    Returns:
+        The ratio; 0 where fewer than two batches have a finite loss.
+    """
+    drawn = [stream.batches(NOISE_SEED, step)[0] for step in range(NOISE_BATCHES)]
+    losses = np.array([objective.in_training(batch, k) for k, batch in enumerate(drawn)])
+    finite = losses[np.isfinite(losses)]
+    if finite.size < 2 or not finite.any():
+        return 0.0
+    share = float(np.mean([b.size for b in drawn])) / sum(b.size for b in fixed)
+    return float(finite.std(ddof=1) * math.sqrt(share) / abs(finite.mean()))
 
 
 def _scale(forward: ForwardRate, critical: Critical) -> float:

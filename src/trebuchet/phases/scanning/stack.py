@@ -17,6 +17,7 @@ from torch.func import functional_call, vmap
 from trebuchet.errors import InputError
 from trebuchet.problem.batches import Batch
 from trebuchet.problem.losses import ModelLoss
+from trebuchet.problem.noise import common_noise, seed_all
 from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.selection import select
 from trebuchet.problem.tree import mapped
@@ -72,7 +73,7 @@ class Stack:
         total = torch.zeros(len(batches), device=leaves[0].device)
         for part in zip(*batches, strict=True):  # of accumulated batches, one of every run
             values = self._values(leaves, moved, part) / len(batches[0])
-            torch.autograd.backward(values.sum())
+            torch.autograd.backward(values.sum(), inputs=leaves)
             total = total + values.detach()
         self.buffers = moved
         found = [torch.zeros_like(w) if w.grad is None else w.grad for w in leaves]
@@ -90,7 +91,7 @@ class Stack:
         """
         runs = len(self.weights[0])
         total = torch.zeros(runs, dtype=torch.float64)
-        with self.objective.flags(evaluation=evaluation), torch.no_grad():
+        with self.objective.flags(evaluation=evaluation), common_noise(), torch.no_grad():
             for batch, share in zip(batches, self.objective.shares(batches), strict=True):
                 kept = [b.clone() for b in self.buffers]
                 values = self._values(self.weights, kept, [batch] * runs)
@@ -144,31 +145,35 @@ def can_stack(objective: Objective, batches: Sequence[Batch]) -> bool:
     Raises:
         InputError: If the loss is none.
     """
-    model = objective.model
+    model, state = objective.model, objective.state
+    if state.moving or objective.looks_need_gradients:
+        return False
     weights = [p.detach().clone() for p in objective.params]
     buffers = [b.detach().clone() for b in model.buffers()]
     stack = Stack(objective, [weights] * 2, [buffers] * 2)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), objective.still():
             warnings.simplefilter("error")
-            torch.manual_seed(0)
+            seed_all(0)
             losses, gradients = stack.gradients([batches] * 2)
+            beside = state.moved_beside()
     except InputError:
         raise
     except (RuntimeError, ValueError, Warning):  # what vmap refuses with; memory included
         return False
     objective.cost.gradients += 2
-    torch.manual_seed(0)
-    loss = objective.gradient(batches)
-    wanted = [torch.zeros_like(p) if p.grad is None else p.grad for p in objective.params]
-    moved = [b.detach().clone() for b in model.buffers()]
-    with torch.no_grad():
-        for b, saved in zip(model.buffers(), buffers, strict=True):
-            b.copy_(saved)
-        for p in objective.params:
-            p.grad = None
+    with objective.still():
+        seed_all(0)
+        loss = objective.gradient(batches)
+        wanted = [torch.zeros_like(p) if p.grad is None else p.grad for p in objective.params]
+        moved = [b.detach().clone() for b in model.buffers()]
+        beside |= state.moved_beside()
+    for p in objective.params:
+        p.grad = None
     return (
-        is_finite(loss)
+        # Only weights and buffers are stacked: a teacher would be one for all.
+        not beside
+        and is_finite(loss)
         and _close([torch.tensor(v) for v in losses], [torch.tensor(loss)] * 2)
         and all(_close([g[i] for g in gradients], wanted) for i in (0, 1))
         and all(_close([b[i] for b in stack.buffers], moved) for i in (0, 1))

@@ -10,7 +10,6 @@ import pandas as pd
 from trebuchet._types import Phase
 from trebuchet.phases.scanning.field import Rates
 from trebuchet.phases.scanning.runs import Run
-from trebuchet.problem.risk import is_finite
 
 RUN_COLUMNS: dict[str, tuple[str, str]] = {
     "rate": ("learning rate η", "1"),
@@ -22,7 +21,7 @@ RUN_COLUMNS: dict[str, tuple[str, str]] = {
     "loss_horizon": ("loss at the horizon, on the closing set", "loss"),
     "peak_ratio": ("largest loss over the loss at the start", "1"),
     "recovery_step": (
-        "last look above the start, of a run that came back; −1: never rose",
+        "first step after the last look above the start; NaN: never rose, or did not come back",
         "steps",
     ),
     "lr_ratio_final": ("ηλ at the end", "1"),
@@ -80,7 +79,8 @@ def rate_columns(seeds: Sequence[int]) -> dict[str, tuple[str, str]]:
         ),
         "peak_ratio": ("largest loss over the loss at the start, of any seed", "1"),
         "recovery_step": (
-            "last look above the start, latest of the seeds that came back; −1: none did",
+            "first step after the last look above the start, latest of the seeds that came back; "
+            "NaN: none did",
             "steps",
         ),
         "steps": ("updates made, most of any seed", "steps"),
@@ -115,9 +115,6 @@ def frames(rates: Rates, top_eigenvalue: float) -> tuple[pd.DataFrame, pd.DataFr
 
 
 def _row(rates: Rates, run: Run, start: float) -> dict[str, Any]:
-    first = rates.loss_first
-    finite = [v for v in run.losses if is_finite(v)]
-    whole = run.status is not None
     return {
         "rate": run.rate,
         "seed": run.seed,
@@ -125,8 +122,8 @@ def _row(rates: Rates, run: Run, start: float) -> dict[str, Any]:
         "steps": run.steps,
         "status": str(run.status) if run.status is not None else DROPPED,
         "loss": run.losses[-1],
-        "loss_horizon": run.loss_final if whole else math.nan,
-        "peak_ratio": max(finite) / first if len(finite) == len(run.losses) and first else math.inf,
+        "loss_horizon": run.loss_final if run.whole else math.nan,
+        "peak_ratio": rates.peak_ratio(run),
         "recovery_step": rates.recovery_step(run),
         "lr_ratio_final": run.rate * run.top_eigenvalue_final,
         "kernel_drift": abs(run.top_eigenvalue_final - start) / start if start else math.nan,
@@ -198,7 +195,9 @@ def _combined(runs: dict[int, dict[str, Any]], seeds: Sequence[int]) -> dict[str
         "loss": _mean(losses),
         "loss_horizon": _mean([run["loss_horizon"] for run in whole]),
         "peak_ratio": float(max(of("peak_ratio"))),
-        "recovery_step": int(max(of("recovery_step"))),
+        "recovery_step": max(
+            (s for s in of("recovery_step") if not math.isnan(s)), default=math.nan
+        ),
         "steps": int(max(of("steps"))),
         "status": DROPPED if worst is None else str(worst["status"]),
         **{name: _mean(of(name)) for name in MEANS},

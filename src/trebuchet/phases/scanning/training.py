@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from trebuchet._types import Status
+from trebuchet.phases.scanning.data_faults import check_batch_met
 from trebuchet.phases.scanning.runs import BudgetSpentError, Run, Schedule, State, looks
 from trebuchet.phases.scanning.stack import Stack
 from trebuchet.problem.batches import Batch
+from trebuchet.problem.noise import seed_all
 from trebuchet.problem.optimizers import Factory
 from trebuchet.problem.risk import Objective, is_finite, out_of_memory
 from trebuchet.problem.stream import Stream
+from trebuchet.results.levels import blown_up
 
 
 class _NoRoomError(Exception):
@@ -62,22 +65,20 @@ class Trainer:
         self.at_once = at_once
         # With the full batch and no randomness the training loss is the loss: no look costs extra.
         self.free_looks = stream.full_batch and not objective.randomised
-        self._weights = [p.detach().clone() for p in objective.params]
-        self._buffers = [b.detach().clone() for b in objective.model.buffers()]
+        self.state = objective.state
         self._loaded: Run | None = None
+        self._blameless: set[tuple[int, int]] = set()  # (seed, step) whose batch is not at fault
+        self._training: list[Run] = []  # whose state is in the making
         self.loss_first = objective.value(self.fixed)
+        self._closing_first: tuple[float, float] | None = None
         self._looks = looks(horizon)
 
     def start(self, rate: float, seed: int) -> Run:
         """Return a new run at the initialisation."""
         run = Run(rate, seed, at=[0], losses=[self.loss_first])
         optimizer = self.factory(self.objective.params, rate)
-        run.state = State(
-            [w.clone() for w in self._weights],
-            [b.clone() for b in self._buffers],
-            optimizer,
-            [float(group["lr"]) for group in optimizer.param_groups],
-        )
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        run.state = State(self.state.start, optimizer, rates)
         return run
 
     def left(self) -> float:
@@ -135,6 +136,7 @@ class Trainer:
             group = [run for run in group if not run.stopped() and run.steps < steps]
 
     def _alone(self, run: Run, steps: int) -> None:
+        self._training = [run]
         self.load(run)
         assert run.state is not None
         while run.steps < steps and not run.stopped():
@@ -148,25 +150,33 @@ class Trainer:
                 if self._looked_at(run):
                     self._look(run, self.objective.value(self.fixed))
         self._finish(run)
+        self._training = []
 
     def _together(self, runs: Sequence[Run], steps: int) -> None:
         self.set_aside()
+        self._training = list(runs)
         states = [run.state for run in runs if run.state is not None]
-        stack = Stack(self.objective, [s.weights for s in states], [s.buffers for s in states])
+        # What is not stacked is as at the start: `can_stack` has seen that nothing else moves.
+        self.state.restore(self.state.start)
+        stack = Stack(
+            self.objective, [s.snapshot.weights for s in states],
+            [self.state.buffers(s.snapshot) for s in states],
+        )  # fmt: skip
         active = list(runs)
         try:
             while active and active[0].steps < steps:
                 self._step_together(stack, active)
                 going = [k for k, run in enumerate(active) if not run.stopped()]
                 if len(going) < len(active):
-                    _unstack(stack, active)
+                    self._unstack(stack, active)
                     stack.keep(going)
                     active = [active[k] for k in going]
         finally:
-            _unstack(stack, active)
+            self._unstack(stack, active)
         for run in runs:
             if run.stopped() or run.steps >= self.horizon:
                 self._finish(run)
+        self._training = []
 
     def _step_together(self, stack: Stack, runs: Sequence[Run]) -> None:
         self._seed(runs[0])
@@ -197,7 +207,7 @@ class Trainer:
         """The losses of stacked runs on the fixed set."""
         size = sum(b.size for b in self.fixed) / self.stream.samples_per_step
         try:
-            seen = stack.values(self.fixed, evaluation=not self.objective.has_batch_norm)
+            seen = stack.values(self.fixed, evaluation=self.objective.looks_in_evaluation())
             self.objective.cost.forwards += len(runs) * size
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
@@ -205,14 +215,14 @@ class Trainer:
             seen = []
         if not seen:  # one after the other, in as small pieces as it takes
             for k in range(len(runs)):
-                self._put(*stack.state(k))
+                self.state.restore(self.state.replaced(self.state.start, *stack.state(k)))
                 seen.append(self.objective.value(self.fixed))
         return seen
 
     def _seed(self, run: Run) -> None:
         # Seeded by (seed, step): dropout masks are common to all rates, and a run that was set
         # aside needs no memory of the random state.
-        _seed((run.seed * 1_000_003 + run.steps) % 2**63)
+        seed_all((run.seed * 1_000_003 + run.steps) % 2**63)
 
     def _tell(self) -> None:
         if self.on_step is not None:
@@ -220,12 +230,23 @@ class Trainer:
 
     def _account(self, run: Run, value: float, norm: float) -> bool:
         """Take note of a gradient; whether the run goes on to make its step."""
+        if not is_finite(value) and not self.stream.full_batch:
+            self._blame(run)
         if (self.free_looks and run.steps > 0) or not is_finite(value):
             self._look(run, value)
             if run.stopped():
                 return False
         run.grad_norms = (norm if run.steps == 0 else run.grad_norms[0], norm)
         return True
+
+    def _blame(self, run: Run) -> None:
+        """Ask whether a loss that is not finite is the rate's fault, or the data's at any rate."""
+        if (run.seed, run.steps) in self._blameless:
+            return
+        with self.objective.still():
+            self.state.restore(self.state.start)
+            check_batch_met(self.objective, self.stream, run.seed, run.steps)
+        self._blameless.add((run.seed, run.steps))
 
     def _update(self, run: Run) -> None:
         assert run.state is not None
@@ -251,7 +272,7 @@ class Trainer:
         run.losses.append(value)
         if not is_finite(value):
             run.status = Status.NON_FINITE
-        elif value > self.blowup * max(abs(self.loss_first), 1e-30):
+        elif blown_up(value, self.loss_first, self.blowup):
             run.status = Status.BLEW_UP
 
     def _finish(self, run: Run) -> None:
@@ -259,62 +280,85 @@ class Trainer:
         if not run.dead and (run.stopped() or run.steps >= self.horizon):
             self.load(run)
             if run.status is Status.GRADIENT_ZERO:
-                run.loss_final = self.objective.value(self.closing)
-                run.collapsed = self.objective.ignores_input(self.closing[0])
+                run.loss_closing = run.loss_final = self.objective.value(self.closing)
+                if self.objective.ignores_input(self.closing[0]):
+                    run.output_spread = 0.0
             else:
                 self._close(run)
             self.set_aside()
         if run.dead:
-            run.loss_final = np.inf
+            run.loss_closing = run.loss_final = np.inf
             if self._loaded is run:
                 self._loaded = None
             run.state = None
 
     def _close(self, run: Run) -> None:
-        """The horizon: the loss on the closing set, the worse of both modes with BatchNorm."""
+        """The horizon: the loss on the closing set."""
         if self.free_looks:
             self._look(run, self.objective.value(self.fixed))
-            run.loss_final = run.losses[-1]
+            run.loss_closing = run.loss_final = run.losses[-1]
         else:
-            run.loss_final = self.objective.value(self.closing)
-            if self.objective.has_batch_norm:
-                # Running statistics lag behind weights that move fast; who evaluates meets both.
-                other = self.objective.value(self.closing, evaluation=True)
-                run.loss_final = max(run.loss_final, other) if is_finite(other) else other
+            run.loss_closing, run.loss_final = self._closing_value()
         if not run.stopped():
             run.status = Status.MAX_STEPS if is_finite(run.loss_final) else Status.NON_FINITE
         with torch.no_grad():
             norm = float(sum(p.double().square().sum() for p in self.objective.params))
-        start = float(sum(w.double().square().sum() for w in self._weights))
+        start = float(sum(w.double().square().sum() for w in self.state.start.weights))
         run.weight_norms = (start, norm)
 
+    def _closing_value(self) -> tuple[float, float]:
+        """The loss on the closing set, as looks are taken, and the worse of both modes."""
+        value = worse = self.objective.value(self.closing)
+        if self.objective.has_batch_norm:
+            # Running statistics lag behind weights that move fast; who evaluates meets both.
+            other = self.objective.value(self.closing, evaluation=True)
+            worse = max(value, other) if is_finite(other) else other
+        return value, worse
+
+    def closing_first(self) -> tuple[float, float]:
+        """What the closing set's losses are compared with: the same two, at the start."""
+        if self._closing_first is None and self.free_looks:
+            self._closing_first = (self.loss_first, self.loss_first)
+        if self._closing_first is None:
+            self.load_start()
+            self._closing_first = self._closing_value()
+        return self._closing_first
+
     def load(self, run: Run) -> None:
-        """Put a run's weights and buffers into the model; the run that was there is kept."""
+        """Put a run's weights and all its state into the model; the run that was there is kept."""
         if self._loaded is run:
             return
         self.set_aside()
         assert run.state is not None
-        self._put(run.state.weights, run.state.buffers)
+        self.state.restore(run.state.snapshot)
+        for p in self.objective.params:
+            p.grad = None
         self._loaded = run
 
+    def load_start(self) -> None:
+        """Put the start back into the model; the run that was there is kept."""
+        self.set_aside()
+        self.state.restore(self.state.start)
+
+    def abandon(self) -> None:
+        """Give up the run that was being trained, in whatever state: it was interrupted."""
+        for run in self._training:
+            if not run.stopped():
+                run.status, run.state = Status.INTERRUPTED, None
+        self._loaded, self._training = None, []
+
     def set_aside(self) -> None:
-        """Keep the loaded run's weights and buffers; the model's may then be written over."""
+        """Keep what the loaded run has moved; the model's may then be written over."""
         if self._loaded is not None and self._loaded.state is not None:
-            state = self._loaded.state
-            with torch.no_grad():
-                for saved, p in zip(state.weights, self.objective.params, strict=True):
-                    saved.copy_(p)
-                for saved, b in zip(state.buffers, self.objective.model.buffers(), strict=True):
-                    saved.copy_(b)
+            self._loaded.state.snapshot = self.state.snapshot()
+            self.state.moved_beside()
         self._loaded = None
 
-    def _put(self, weights: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
-        with torch.no_grad():
-            for p, w in zip(self.objective.params, weights, strict=True):
-                p.copy_(w)
-                p.grad = None
-            for b, saved in zip(self.objective.model.buffers(), buffers, strict=True):
-                b.copy_(saved)
+    def _unstack(self, stack: Stack, runs: Sequence[Run]) -> None:
+        """Copy each run's weights and buffers out of the stack into its own state."""
+        for k, run in enumerate(runs):
+            if run.state is not None:
+                run.state.snapshot = self.state.replaced(self.state.start, *stack.state(k))
 
     def _point_at(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """Let the parameters *be* one run's part of a stack: its optimizer then steps in place."""
@@ -329,23 +373,3 @@ class Trainer:
         finally:
             for p, home in zip(self.objective.params, homes, strict=True):
                 p.data, p.grad = home, None
-
-
-def _unstack(stack: Stack, runs: Sequence[Run]) -> None:
-    """Copy each run's weights and buffers out of the stack into its own state."""
-    with torch.no_grad():
-        for k, run in enumerate(runs):
-            if run.state is None:
-                continue
-            weights, buffers = stack.state(k)
-            for saved, w in zip(run.state.weights, weights, strict=True):
-                saved.copy_(w)
-            for saved, b in zip(run.state.buffers, buffers, strict=True):
-                saved.copy_(b)
-
-
-def _seed(seed: int) -> None:
-    """Seed the devices in use. ``torch.manual_seed`` formats a traceback where CUDA is unused."""
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # untyped in torch
-        torch.cuda.manual_seed_all(seed)
