@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trebuchet._content import ByContent
 from trebuchet.curvature.top import top_eigen
 from trebuchet.errors import InputError
 from trebuchet.problem.autocast import Autocast
@@ -30,8 +31,8 @@ from trebuchet.problem.selection import select, unwrap
 from trebuchet.problem.stream import make_stream
 
 
-@dataclass(frozen=True, slots=True)
-class EarlyConstants:
+@dataclass(frozen=True, slots=True, eq=False)
+class EarlyConstants(ByContent):
     """Edges of one initialisation, as c = ηλ₀ᴴ.
 
     Attributes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trebuchet._content import ByContent
 from trebuchet._types import Phase, Status
 from trebuchet.phases.scanning.brackets import Interval
 from trebuchet.phases.scanning.field import Rates
@@ -17,8 +18,8 @@ WORTH = math.log(1.05)
 """Softened losses closer than this are equally good: the suggestion's interval."""
 
 
-@dataclass(frozen=True, slots=True)
-class Suggestion:
+@dataclass(frozen=True, slots=True, eq=False)
+class Suggestion(ByContent):
     """One rate to use.
 
     Attributes:
