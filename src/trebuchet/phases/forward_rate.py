@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trebuchet._content import ByContent
 from trebuchet.errors import InputError
 from trebuchet.phases.scanning.checks import check_start
 from trebuchet.problem.autocast import Autocast
@@ -28,8 +29,8 @@ from trebuchet.problem.selection import select, unwrap
 from trebuchet.problem.stream import make_stream
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardRate:
+@dataclass(frozen=True, slots=True, eq=False)
+class ForwardRate(ByContent):
     """A bracket of the forward-only rate: where one step no longer lowers the loss.
 
     Attributes:
