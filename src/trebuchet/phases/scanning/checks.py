@@ -8,7 +8,7 @@ from torch import nn
 from trebuchet._checks import one_line
 from trebuchet._progress import Progress
 from trebuchet.errors import InputError
-from trebuchet.phases.scanning.data_faults import check_samples
+from trebuchet.phases.scanning.data_faults import check_samples, check_single_samples
 from trebuchet.problem.batches import Batch
 from trebuchet.problem.losses import ModelLoss
 from trebuchet.problem.risk import Objective, is_finite, out_of_memory
@@ -44,6 +44,7 @@ def check_start(objective: Objective, fixed: Sequence[Batch], stream: Stream) ->
         _explain(error, objective, min(b.size for b in fixed))
     check_samples(objective, stream)
     if not is_finite(first):
+        check_single_samples(objective, stream)
         msg = (
             f"model: its loss is {first} at the initialisation, before any step; no learning rate "
             "can mend that: check the data for NaN, and the model's outputs"

@@ -88,6 +88,25 @@ def check_batch_met(objective: Objective, stream: Stream, seed: int, step: int) 
         _refuse(stream, chosen, found, f"has no finite loss at the start (met at step {step})")
 
 
+def check_single_samples(objective: Objective, stream: Stream) -> None:
+    """Where the loss at the start is not finite, look for one sample that alone is at fault.
+
+    Args:
+        objective: The model, at the start; nothing about it changes.
+        stream: The data.
+
+    Raises:
+        InputError: If there is one, and another whose loss is finite: the model is not at fault.
+    """
+    for i, batch in enumerate(stream.pool):
+        if is_finite(objective.value([batch])):
+            continue
+        found = _bisected(objective, batch, range(batch.size))
+        others = [row for row in range(batch.size) if row not in found][:1]
+        if len(found) == 1 and others and is_finite(objective.value([take(batch, others)])):
+            _refuse(stream, i, found, "has no finite loss at the start")
+
+
 def _bisected(objective: Objective, whole: Batch, rows: Sequence[int]) -> list[int]:
     """One sample that by itself has no finite loss; all of the rows if none is found so."""
     left = list(rows)
