@@ -11,6 +11,7 @@ import typer
 from trebuchet.cli.loading import load_data, load_model, load_weights, shaped
 from trebuchet.cli.output import console
 from trebuchet.errors import InputError
+from trebuchet.problem.optimizer_names import described
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +52,7 @@ def curvature(
         ),
     ] = "ggn",
     optimizer: Annotated[
-        str, typer.Option(help="sgd, momentum (0.9), nesterov (0.9) or adam (0.9), for the rate.")
+        str, typer.Option(help=f"Whose critical rate: {described(edges=True)}")
     ] = "sgd",
     weights: Annotated[
         Path | None,

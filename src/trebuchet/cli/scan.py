@@ -7,6 +7,7 @@ import typer
 
 from trebuchet.cli.output import check_folder, console, prepare_folder, refuse_existing
 from trebuchet.errors import InputError
+from trebuchet.problem.optimizer_names import described
 
 if TYPE_CHECKING:
     from trebuchet.phases.scan import Scan
@@ -48,9 +49,7 @@ def scan(
     ] = None,
     optimizer: Annotated[
         str | None,
-        typer.Option(
-            help="sgd, momentum (0.9), nesterov (0.9), adam or adamw.", show_default="sgd"
-        ),
+        typer.Option(help=f"One of {described()}", show_default="sgd"),
     ] = None,
     out: Annotated[
         Path | None,

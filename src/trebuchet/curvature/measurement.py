@@ -18,7 +18,7 @@ from trebuchet.curvature.lanczos import Goal, Step
 from trebuchet.curvature.memory import how_many_fit
 from trebuchet.curvature.ntk import ntk_operator
 from trebuchet.curvature.operators import Linearisations, Operator
-from trebuchet.curvature.preconditioner import OptimizerView
+from trebuchet.curvature.preconditioner import OptimizerView, Shifted
 from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.result import TopEigen, WarmState
 from trebuchet.curvature.solve import Solver, Spectrum, of_matrix
@@ -101,8 +101,10 @@ class Measurement:
         return len(self.problem.batches) == 1 and self.ranks.alone
 
     def _operator(self) -> tuple[Operator, Linearisations | None]:
-        problem, scale = self.problem, self.view.scale
+        problem, scale, shift = self.problem, self.view.scale, self.view.shift
         keep = how_many_fit(problem)
+        if shift is not None:
+            return self._shifted(shift, keep)
         if self.operator == "hessian":
             return Hessian(problem, ranks=self.ranks, keep=keep, scale=scale), None
         lin = Linearisations(problem, keep)
@@ -117,9 +119,22 @@ class Measurement:
             return OutputGGN(problem, lin, scale=scale), lin
         return GGN(problem, lin, ranks=self.ranks, scale=scale), lin
 
+    def _shifted(self, shift: Tensor, keep: int) -> tuple[Operator, Linearisations | None]:
+        """With weight decay on the diagonal: on the parameter side, where it is diagonal."""
+        problem, scale = self.problem, self.view.scale
+        if self.operator == "hessian":
+            return Shifted(Hessian(problem, ranks=self.ranks, keep=keep, scale=scale), shift), None
+        if self.operator == "ntk":
+            msg = "optimizer: its weight decay belongs to the loss's curvature; use operator='ggn'"
+            raise InputError(msg)
+        lin = Linearisations(problem, keep)
+        return Shifted(GGN(problem, lin, ranks=self.ranks, scale=scale), shift), lin
+
     def _layer_rule(self) -> Spectrum | None:
         """The layer rule, where it is exact and cheaper; verified where samples might mix."""
-        if self.operator == "hessian" or not self.single or self.view.scale is not None:
+        if self.operator == "hessian" or not self.single:
+            return None
+        if self.view.scale is not None or self.view.shift is not None:
             return None
         if self.method == "lanczos" or self.problem.autocast.enabled:
             return None
@@ -258,8 +273,8 @@ class Measurement:
             method=s.method,
             side=s.side,
             mode=mode,
-            optimizer=self.view.name,
-            settings=self.view.settings,
+            optimizer=self.view.edge.name,
+            settings=self.view.edge.settings,
             loss_scale=self._loss_scale(),
             reduction=problem.reduction,
             n_samples=problem.n_samples,

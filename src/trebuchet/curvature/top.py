@@ -1,5 +1,6 @@
 """The front door: the top eigenvalues of NTK, Gauss–Newton or Hessian, of any model."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def top_eigen(
     rtol: float = 1e-3,
     params: Selection = None,
     mode: Mode = "eval",
-    optimizer: torch.optim.Optimizer | str | None = None,
+    optimizer: torch.optim.Optimizer | str | Callable[..., Any] | None = None,
     warm: TopEigen | None = None,
     vectors: bool = False,
     micro_batch: int | None = None,
@@ -71,7 +72,9 @@ def top_eigen(
         params: Names, parameters or a predicate; by default every parameter that is not frozen.
         mode: ``"eval"`` (default: BatchNorm's running statistics, no dropout), ``"train"`` (batch
             statistics, no dropout) or ``"as_is"``.
-        optimizer: Whose edge ``lr_crit`` is; Adam's family also preconditions the operator.
+        optimizer: Whose edge ``lr_crit`` is, as ``scan`` takes it: a name, a factory, or an
+            instance, whose momentum, dampening and weight decay are read. Adam and others that
+            divide by running gradients also precondition the operator.
         warm: The result for nearby parameters or data, to start from.
         vectors: Also return unit eigenvectors in parameter space, (k, P).
         micro_batch: At most so many samples in one forward pass; bounds memory.
@@ -212,9 +215,7 @@ def _weigh(problem: Problem, ranks: Ranks, reduction: Reduction | None) -> None:
     problem.n_samples = int(samples)
 
 
-def _view(
-    optimizer: torch.optim.Optimizer | str | None, problem: Problem, ranks: Ranks
-) -> OptimizerView:
+def _view(optimizer: object, problem: Problem, ranks: Ranks) -> OptimizerView:
     def gradient() -> Tensor:
         out = torch.zeros(problem.n_parameters, dtype=problem.dtype, device=problem.device)
         for batch, weight in zip(problem.batches, problem.weights, strict=True):
