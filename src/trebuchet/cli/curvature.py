@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from trebuchet.cli.loading import LOSS, load_data, load_model, load_weights, shaped, users_code
+from trebuchet.cli.loading import (
+    LOSS,
+    OPTIMIZER,
+    load_data,
+    load_model,
+    load_weights,
+    shaped,
+    users_code,
+)  # fmt: skip
 from trebuchet.cli.options import between, command, one_of, whole
 from trebuchet.cli.output import check_file, console, write_text
 from trebuchet.errors import InputError
+from trebuchet.problem.optimizer_names import described
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,9 +69,7 @@ def curvature(
     optimizer: Annotated[
         str,
         typer.Option(
-            parser=one_of("--optimizer", "sgd", "momentum", "nesterov", "adam"),
-            metavar="NAME",
-            help="sgd, momentum (0.9), nesterov (0.9) or adam (0.9), for the rate.",
+            parser=OPTIMIZER, metavar="NAME", help=f"Whose critical rate: {described(edges=True)}"
         ),
     ] = "sgd",
     weights: Annotated[

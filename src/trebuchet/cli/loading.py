@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from trebuchet.cli.options import did_you_mean, quoted, word
 from trebuchet.errors import InputError, TrebuchetError
+from trebuchet.problem.optimizer_names import NAMES, lookup
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,20 +38,8 @@ def _losses() -> Iterable[str]:
     return LOSSES
 
 
-def _check_optimizer(name: str) -> None:
-    from trebuchet.problem.optimizers import make_factory
-
-    make_factory(name, (), check=False)
-
-
-def _optimizers() -> Iterable[str]:
-    from trebuchet.problem.optimizers import NAMED
-
-    return NAMED
-
-
 LOSS = word("--loss", _check_loss, _losses)
-OPTIMIZER = word("--optimizer", _check_optimizer, _optimizers)
+OPTIMIZER = word("--optimizer", lookup, lambda: NAMES)
 
 
 def load_model(spec: str) -> "nn.Module":

@@ -9,6 +9,7 @@ from trebuchet.cli.loading import LOSS, OPTIMIZER
 from trebuchet.cli.options import LARGEST_GRID, RATES, command, did_you_mean, quoted, whole
 from trebuchet.cli.output import check_folder, console, refuse_existing, together
 from trebuchet.errors import InputError
+from trebuchet.problem.optimizer_names import described
 
 if TYPE_CHECKING:
     from trebuchet.phases.scan import Scan
@@ -55,10 +56,7 @@ def scan(
     optimizer: Annotated[
         str | None,
         typer.Option(
-            parser=OPTIMIZER,
-            metavar="NAME",
-            help="sgd, momentum (0.9), nesterov (0.9), adam or adamw.",
-            show_default="sgd",
+            parser=OPTIMIZER, metavar="NAME", help=f"One of {described()}", show_default="sgd"
         ),
     ] = None,
     out: Annotated[

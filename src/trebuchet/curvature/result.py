@@ -15,7 +15,7 @@ from trebuchet._environment import environment
 from trebuchet.errors import InputError
 from trebuchet.problem.held_still import Mode
 from trebuchet.results.record import plain, rebuilt
-from trebuchet.theory.stability import OptimizerName, critical_lr
+from trebuchet.theory.stability import OptimizerName, edge_at
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +48,9 @@ class TopEigen(ByContent):
         mode: Train or eval, as the model was evaluated (held_still.py).
         statistics: Whose statistics batch norms used, in words; empty if there are none.
         optimizer: Whose edge `lr_crit` is.
-        settings: The optimizer's momentum or β₁.
+        settings: The optimizer's settings that are in `lr_crit`: momentum or β₁, dampening, weight
+            decay (an adaptive optimizer's coupled decay is in `values`), as
+            ``theory.stability.coefficients`` takes them.
         loss_scale: Factor from `values` to the given loss's Gauss–Newton: 1 for ggn and hessian;
             for the ntk, c·D where the loss's Hessian at the outputs is c·I, NaN where it is not.
         reduction: How micro-batches were combined: ``"mean"`` or ``"sum"``.
@@ -105,8 +107,9 @@ class TopEigen(ByContent):
     def lr_crit(self) -> float:
         """The learning rate at which the optimizer's linear stability ends: 2/λ for plain descent.
 
-        For the loss as given, with its own reduction and factors. Infinite where λ ≤ 0: there is
-        no curvature to be unstable in. NaN for an NTK whose loss is not a squared one (take
+        With the optimizer's momentum, dampening and weight decay, as ``scan`` has it. For the loss
+        as given, with its own reduction and factors. Infinite where λ ≤ 0: there is no curvature to
+        be unstable in. NaN for an NTK whose loss is not a squared one (take
         ``operator="ggn"``).
         """
         return self._rate(self.value)
@@ -139,12 +142,7 @@ class TopEigen(ByContent):
         return (self._rate(high) if math.isfinite(high) else 0.0), self._rate(low)
 
     def _rate(self, value: float) -> float:
-        curvature = value * self.loss_scale
-        if math.isnan(curvature):
-            return math.nan
-        if curvature <= 0:
-            return math.inf
-        return float(critical_lr(self.optimizer, curvature, **self.settings))
+        return edge_at(self.optimizer, value * self.loss_scale, **self.settings)
 
     def vector(self, i: int = 0) -> dict[str, Tensor]:
         """Return eigenvector `i` by parameter name, in the parameters' shapes.

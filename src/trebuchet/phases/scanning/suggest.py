@@ -38,8 +38,8 @@ class Suggestion(ByContent):
         phase: What the run nearest to this rate does: lazy or catapult.
         reason: A sentence.
         reliable: Whether runs reached the horizon around it.
-        noise: Standard deviation, between seeds at one rate near the suggestion, of the softened log
-            loss that rates are ranked by; 0 without randomness, NaN where no two were run.
+        noise: Standard deviation, between seeds at one rate near the suggestion, of the softened
+            log loss that rates are ranked by; 0 without randomness, NaN where no two were run.
     """
 
     rate: float
