@@ -140,6 +140,8 @@ def test_top_eigenvalues_come_back(
     assert type(read) is tb.TopEigen
     assert read == made
     assert hash(read) == hash(made)
+    for field in dataclasses.fields(made):
+        assert type(getattr(read, field.name)) is type(getattr(made, field.name)), field.name
     assert str(read) == str(made)
     assert repr(read) == repr(made)
     assert math.isclose(read.lr_crit, made.lr_crit) or math.isnan(made.lr_crit)
@@ -229,6 +231,17 @@ def test_a_scan_with_parts_that_do_not_fit(
             read(place)
 
 
+def test_figures_compare() -> None:
+    """But for when they were made, which their runs hold."""
+    a, b, other = (tb.paper.figure(number, quick=True) for number in (6, 6, 2))
+    same = dataclasses.replace(b, runs=b.runs.assign_attrs(a.runs.attrs))
+    assert a == same
+    assert hash(a) == hash(same)
+    assert a != other
+    changed = a.runs.assign(loss_max=a.runs.loss_max * 2)
+    assert dataclasses.replace(a, runs=changed) != a
+
+
 def test_other_results_compare_too() -> None:
     net, data = _problem()
     problem = tb.Problem(tb.PureQuadratic.draw(20, generator=1), [[1.0]], [0.0], name="q")
@@ -236,6 +249,8 @@ def test_other_results_compare_too() -> None:
         lambda: tb.forward_critical_rate(net, "mse", data),
         lambda: tb.edges(problem)["critical"],
         lambda: tb.paper.figure(6, quick=True).edges["upper"],
+        lambda: tb.paper.figure(6, quick=True).setting,
+        lambda: tb.early_constants(net, "mse", data, train_steps=20),
     )
     for make in makers:
         assert make() == make()

@@ -87,6 +87,10 @@ def _foreign(value: Any) -> Hashable:
         return ("tensor", name, _array(plain.numpy()))
     if pandas is not None and isinstance(value, pandas.DataFrame):
         return ("frame", tuple((name, _array(value[name].to_numpy())) for name in value))
+    if pandas is not None and isinstance(value, (pandas.Series, pandas.Index)):
+        return ("series", _array(value.to_numpy()))
+    if xarray is not None and isinstance(value, xarray.DataArray):
+        value = value.to_dataset(name="values")
     if xarray is not None and isinstance(value, xarray.Dataset):
         held = {name: (v.dims, _array(v.values), v.attrs) for name, v in value.variables.items()}
         return ("dataset", content(held), content(value.attrs))

@@ -210,6 +210,7 @@ class TopEigen(ByContent):
         """
         try:
             rest = json.loads(ds.attrs["top_eigen"])
+            rest = {n: tuple(v) if isinstance(v, list) else v for n, v in rest.items()}
             tensors = {
                 name: torch.from_numpy(ds[name].values.copy()).to(getattr(torch, dtype))
                 for name, dtype in rest.pop("dtypes").items()
