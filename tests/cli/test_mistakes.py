@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -48,6 +49,7 @@ class Odd(Deep):
         return {"logits": x}
 
 def raises(): raise ValueError("no luck\\nin two lines")
+def marked(): raise ValueError("[/red] [bold]x")
 def quits(): sys.exit(3)
 def quits_quietly(): raise SystemExit
 def stops(): raise KeyboardInterrupt
@@ -139,6 +141,10 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({**good, "bias": torch.tensor([float("nan")])}, folder / "nan.pt")
     torch.save({**good, "bias": torch.tensor([1e300], dtype=torch.float64)}, folder / "large.pt")
     torch.save({**good, "bias": torch.tensor([1j])}, folder / "complex.pt")
+    torch.save({**good, "weight": torch.ones(1, 3, dtype=torch.int64)}, folder / "int.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is on its way out
+        torch.jit.save(torch.jit.script(nn.Linear(3, 1)), folder / "script.pt")
     torch.save([1, 2], folder / "list.pt")
     torch.save(good["bias"], folder / "tensor.pt")
     (folder / "empty.pt").write_bytes(b"")
@@ -257,6 +263,9 @@ WEIGHTS = {
     "nan.pt": "bias holds NaN",
     "large.pt": "bias holds numbers that float32 does not",
     "complex.pt": "bias is complex64",
+    "int.pt": "weight is int64",
+    "script.pt": "cannot read script.pt as a state dict .*TorchScript",
+    "/dev/zero": "is no regular file",
 }
 OUTS = {  # of curvature, which writes a file
     "d.npz": "is what --data is read from",
@@ -331,6 +340,10 @@ OTHERS: list[tuple[list[str], str]] = [
     (["curvature"], "--model: is needed"),
     (["curvature", "--model", "nets:make", "--data", "d.npz"], "--loss: is needed"),
     (words("curvature", {"--data": "two.npz"}), "mode"),
+    (words("curvature", {"-k": "99"}), "-k: "),
+    (words("curvature", {"--model": "nets:marked"}), r"\[/red\] \[bold\]x"),
+    (["scan", "digits", "--seeds=-1"], "--seeds: expected"),
+    (["paper", "all", "17"], "figures 1 to 16"),
     (
         words("curvature", {"--out": "good.pt", "--weights": "good.pt"}, "--overwrite"),
         "--weights is",

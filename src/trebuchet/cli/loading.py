@@ -5,6 +5,7 @@ import inspect
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,7 +151,9 @@ def load_weights(net: "nn.Module", path: Path) -> None:
 
     _check_file("--weights", path)
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong is said below, on one line
+            held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler and the archive's reader raise whatever they like
         msg = (
             f"--weights: cannot read {path} as a state dict ({_reason(error)}); "

@@ -66,7 +66,10 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
     for name, parameter in inspect.signature(function).parameters.items():
         for info in get_args(parameter.annotation):
             if isinstance(info, OptionInfo):
-                names[name] = (info.param_decls or (f"--{name.replace('_', '-')}",))[-1]
+                # In an annotation, typer keeps the first name where a default would be.
+                given = [info.default, *(info.param_decls or ())]
+                own = [word for word in given if isinstance(word, str) and word.startswith("-")]
+                names[name] = own[-1] if own else f"--{name.replace('_', '-')}"
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
