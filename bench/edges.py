@@ -26,7 +26,7 @@ from suggest_development import TASKS as DEVELOPMENT
 from suggest_tasks import BCE, CE, MSE, TASKS, Task, breast_cancer, diabetes, digits, mlp
 from suggest_tasks import digits_one_hot as one_hot
 from trebuchet.phases.scan import scan
-from trebuchet.problem.optimizers import NAMED
+from trebuchet.problem.optimizer_rows import NAMED
 
 HORIZON, STEP, SIDE = 200, 1.05, 12
 OUT = Path(__file__).parent / "results" / "edges.json"

@@ -46,7 +46,7 @@ from suggest_tasks import TASKS as REPORTED
 from suggest_tasks import Task
 from trebuchet.phases.forward_rate import forward_critical_rate
 from trebuchet.phases.scan import scan
-from trebuchet.problem.optimizers import NAMED
+from trebuchet.problem.optimizer_rows import NAMED
 
 HORIZON, FRESH, GRID, SOFT = 200, (101, 102, 103), 25, 0.02
 TOOLS = ("trebuchet", "lr-finder steepest", "lr-finder minimum/10", "lightning", "grid search")

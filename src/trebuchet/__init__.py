@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trebuchet.dynamics.problem import Problem
     from trebuchet.dynamics.recording import Recording
     from trebuchet.dynamics.sweep import sweep
+    from trebuchet.files import load, save
     from trebuchet.models import MLP, MetaFeature, PureQuadratic, QuadraticWithBias
     from trebuchet.phases.early import early_constants
     from trebuchet.phases.edges import edges
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from trebuchet.phases.label import label
     from trebuchet.phases.scan import Scan, scan
     from trebuchet.problem.losses import ModelLoss
-    from trebuchet.results.store import load, save
     from trebuchet.results.summary import table
     from trebuchet.theory import stability
     from trebuchet.theory.edges import Edge
@@ -45,7 +45,7 @@ _HOMES = {
     "TopEigen": "curvature", "top_eigen": "curvature",
     "edges": "phases.edges", "label": "phases.label", "Scan": "phases.scan", "scan": "phases.scan",
     "early_constants": "phases.early", "forward_critical_rate": "phases.forward_rate",
-    "load": "results.store", "save": "results.store", "table": "results.summary",
+    "load": "files", "save": "files", "table": "results.summary",
     "ModelLoss": "problem.losses", "Edge": "theory.edges", "Phase": "_types", "Status": "_types",
 }  # fmt: skip
 _SUBMODULES = {"data", "models", "paper", "plots", "theory"}

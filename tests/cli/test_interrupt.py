@@ -41,7 +41,7 @@ def images(tmp_path: Path) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figure 3 with a narrow net, three rates and a looser end: as many steps, in a second."""
     setting = dataclasses.replace(
-        FIGURES[3], model=Net(width=64), grid=Grid(1.0, 3.0, 1.0), tolerance=1e-6
+        FIGURES[3], model=Net(width=64), grid=Grid(1.0, 3.0, 1.0), tolerance=1e-4
     )
     monkeypatch.setitem(FIGURES, 3, setting)
 
@@ -65,7 +65,7 @@ def test_a_figure_stopped_at_any_point_is_resumed_to_the_same_bits(
     words = ["paper", 3, "--data-root", images, "--seeds", 2]
     assert run(*words, "--out", tmp_path / "whole") == 0
     broken = tmp_path / "broken"
-    for looks in (1, 2, 3, 4):
+    for looks in (3, 2):
         with monkeypatch.context() as patched:
             patched.setattr(paper, "progress_bar", functools.partial(stopping, looks))
             code = run(*words, "--out", broken, "--resume")

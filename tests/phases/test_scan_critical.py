@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RMSprop
+from torch.optim import SGD, Adadelta, Adam, AdamW, NAdam, Optimizer, RMSprop
 from torch.utils.data import DataLoader, TensorDataset
 
 import trebuchet as tb
@@ -18,9 +18,9 @@ from trebuchet.curvature import TopEigen, half_mse, top_eigen
 from trebuchet.errors import InputError
 from trebuchet.phases.scan import Scan, scan
 from trebuchet.phases.scanning.curvature import critical_rate
-from trebuchet.phases.scanning.optimizer_edge import edge_of
 from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.losses import resolve
+from trebuchet.problem.optimizer_edge import edge_of
 from trebuchet.problem.risk import Objective
 from trebuchet.problem.stream import make_stream
 
@@ -85,7 +85,8 @@ CLOSED: dict[str, tuple[Any, float]] = {
     "momentum": ("momentum", 2 * 1.9 / TOP),
     "nesterov": ("nesterov", 2 * 1.9 / 2.8 / TOP),
     "adam": ("adam", ADAM / _adam_top()),
-    "adamw": ("adamw", ADAM / _adam_top()),
+    # Decoupled decay w: η = 2(1+β₁)/((1−β₁)λ + (1+β₁)w).
+    "adamw": ("adamw", 3.8 / (0.1 * _adam_top() + 1.9 * 0.01)),
     "class SGD": (SGD, 2 / TOP),
     "partial momentum": (partial(SGD, momentum=0.5), 2 * 1.5 / TOP),
     "partial nesterov": (partial(SGD, momentum=0.5, nesterov=True), 2 * 1.5 / 2 / TOP),
@@ -93,7 +94,14 @@ CLOSED: dict[str, tuple[Any, float]] = {
     "dampening": (partial(SGD, momentum=0.5, dampening=0.5), 2 * 1.5 / (0.5 * TOP)),
     "weight decay": (partial(SGD, weight_decay=3.0), 2 / (TOP + 3)),
     "class Adam": (Adam, ADAM / _adam_top()),
-    "partial AdamW": (partial(AdamW, betas=(0.5, 0.99)), 2 * 1.5 / 0.5 / _adam_top()),
+    "partial AdamW": (
+        partial(AdamW, betas=(0.5, 0.99), weight_decay=0.4),
+        3 / (0.5 * _adam_top() + 1.5 * 0.4),
+    ),
+    # Its first divisor is √(1 − α) |g|, a tenth of the gradient.
+    "class RMSprop": (RMSprop, 2 / (10 * _adam_top(1e-7))),
+    # μ = β₁/2 to begin with, but for a few thousandths.
+    "NAdam": (partial(NAdam, momentum_decay=0.0), 3.8 / ((1.9 - 0.81) * _adam_top())),
     "large epsilon": (partial(Adam, eps=1e20), ADAM * 1e20 / TOP),
     "equal groups": (_equal_groups, 2 * 1.5 / TOP),
     "only some parameters": (_only_phi, 2 / EIGENVALUES[2]),
@@ -132,8 +140,8 @@ def test_optimizers_stay_below_the_closed_form_and_leave_above(
 @pytest.mark.parametrize(
     ("optimizer", "reason"),
     [
-        (RMSprop, "there is no closed form for RMSprop"),
-        (NAdam, "there is no closed form for NAdam"),
+        (Adadelta, "there is no closed form for Adadelta"),
+        ("RAdam", "the first steps of RAdam are not divided by anything"),
         (_two_groups, "the parameter groups have different rates"),
         (partial(SGD, momentum=0.9, dampening=1.0), "dampening leaves nothing"),
     ],
@@ -177,12 +185,14 @@ def test_subclasses_may_step_as_they_like() -> None:
     ("optimizer", "phrases"),
     [
         ("sgd", ["Gauss–Newton of half_mse as given, a mean over all samples; 2/λ₀"]),
-        ("momentum", ["; 2(1+β)/λ₀, β = 0.9; catapults begin at 2/λ₀"]),
+        ("momentum", ["; 2(1+β)/λ₀, β = 0.9; from rest the loss may rise from 1.13/λ₀ on"]),
         ("adamw", ["in Adam's coordinates after its first step", "β₁ = 0.9",
-                   "weight decay of 0.01 left out"]),
-        ("adam", ["((1−β₁)λ₀), β₁ = 0.9"]),
+                   "weight decay w = 0.01"]),
+        ("adam", ["((1−β₁)λ₀), β₁ = 0.9; where the loss first rises is not known"]),
         (partial(SGD, weight_decay=3.0), ["2/(λ₀+w), weight decay w = 3"]),
-        (partial(Adam, weight_decay=0.1), ["weight decay of 0.1 left out"]),
+        (partial(Adam, weight_decay=0.1), ["weight decay in λ₀"]),
+        (lambda p, r: AdamW(_grouped(p, {"weight_decay": 0.0}, {}), lr=r),
+         ["weight decay of 0 and 0.01 left out"]),
         (partial(SGD, momentum=0.5, dampening=0.25), ["dampening d = 0.25"]),
         (_only_phi, ["in the parameters that the optimizer holds"]),
     ],

@@ -162,7 +162,9 @@ def test_a_sample_whose_loss_is_infinite_is_named(copies: int) -> None:
     def loss(z: Tensor, y: Tensor) -> Tensor:
         return (z - y.log()).square().mean()
 
-    said = r"data: sample 111 has no finite loss at the start" + r" \(met at step \d+\)" * (copies > 3)
+    said = r"data: sample 111 has no finite loss at the start" + r" \(met at step \d+\)" * (
+        copies > 3
+    )
     with pytest.raises(InputError, match=said):
         tb.scan(_net(), loss, (x, y), horizon=100, batch_size=64)
 

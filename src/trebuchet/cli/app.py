@@ -1,17 +1,18 @@
 """The commands, put together; each is a thin layer over one call."""
 
 import importlib
-import signal
+import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from threading import Event, current_thread, main_thread
-from types import FrameType
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import typer
+from rich.text import Text
 
+from trebuchet.cli.ending import INTERRUPTED, Ending, in_order
+from trebuchet.cli.options import InterruptedCommandError, did_you_mean
 from trebuchet.cli.output import console
-from trebuchet.errors import TrebuchetError
+from trebuchet.errors import InputError, TrebuchetError
 
 HELP = """
 Learning-rate phases of neural networks.
@@ -38,6 +39,10 @@ COMMANDS = {
     "curvature": "trebuchet.cli.curvature",
 }
 
+ClickException: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)  # typer brings its own copy of click, or none, by version
+
 
 def build(wanted: str | None = None) -> typer.Typer:
     """The application, with all of its commands or only the one that is wanted."""
@@ -62,42 +67,80 @@ def main(arguments: Sequence[str] | None = None) -> None:
     it kills, with 143.
 
     Args:
-        arguments: The words of the command line; this process's own unless given.
+        arguments: The words after ``trebuchet``; those of this process unless given.
 
     Raises:
-        SystemExit: With the exit code.
+        SystemExit: Always.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    with _terminated_in_order() as terminated:
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    with in_order() as ending:
         try:
-            build(arguments[0] if arguments else None)(args=arguments, prog_name="trebuchet")
-        except TrebuchetError as error:
-            screen = console(stderr=True)
-            screen.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
-            raise SystemExit(2) from None
-        except KeyboardInterrupt:
-            console(stderr=True).print("interrupted")
-            raise SystemExit(143 if terminated.is_set() else 130) from None
-        except SystemExit as end:
-            if end.code == 130 and terminated.is_set():
-                raise SystemExit(143) from None
-            raise
+            code = _run(arguments)
+        except InterruptedCommandError as error:
+            _interrupted(ending, str(error))
+        except (KeyboardInterrupt, typer.Abort):
+            _interrupted(ending)
+        except Exception as error:
+            # After Ctrl-C it is Ctrl-C's doing, unless results were to be written even so.
+            if ending.code is not None and not isinstance(error.__cause__, OSError):
+                _interrupted(ending)
+            _explain(error, arguments)
+        if code == INTERRUPTED:  # while options were read, where typer says nothing
+            _interrupted(ending)
+    raise SystemExit(code if isinstance(code, int) else 0)
 
 
-@contextmanager
-def _terminated_in_order() -> Iterator[Event]:
-    """Have SIGTERM do what Ctrl-C does, where nobody else has a say in it; the event tells."""
-    terminated = Event()
+def _run(arguments: list[str]) -> object:
+    wanted = arguments[0]
+    if wanted not in COMMANDS and not wanted.startswith("-"):
+        near = did_you_mean(wanted, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+        msg = f"no such command {wanted!r}{near}"
+        raise InputError(msg)
+    app = build(wanted)
+    return app(args=arguments, prog_name="trebuchet", standalone_mode=False)
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        terminated.set()
-        raise KeyboardInterrupt
 
-    ours = current_thread() is main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if ours:
-        signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield terminated
-    finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _explain(error: Exception, arguments: Sequence[str]) -> NoReturn:
+    """End with a sentence, or, where the error is a mistake of trebuchet's, with its traceback."""
+    if isinstance(error, TrebuchetError):
+        _fail(str(error))
+    if isinstance(error, ClickException):
+        _fail(_sentence(error, arguments))
+    if isinstance(error, MemoryError):
+        _fail("out of memory; give fewer samples, or --micro-batch")
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}")
+    raise error
+
+
+def _sentence(error: Any, arguments: Sequence[str]) -> str:
+    """What was wrong with the words of a command, on one line, the option first."""
+    text = error.message if getattr(error, "message", "") else error.format_message()
+    parameter = getattr(error, "param", None)
+    option = parameter.opts[0] if parameter is not None and parameter.opts else ""
+    if not option.startswith("-") and parameter is not None:
+        option = parameter.name
+    wrong = getattr(error, "option_name", None)
+    if wrong and "requires" not in text:
+        near = did_you_mean(wrong, getattr(error, "possibilities", None) or ())
+        text = f"{wrong}: no such option{near}"
+    elif type(error).__name__ == "MissingParameter":
+        text = f"{option}: is needed"
+    elif option and not text.startswith(f"{option}: "):
+        text = f"{option}: {text}"
+    text = re.sub(r"\.$", "", text.strip())
+    return f"{text}; see trebuchet {arguments[0]} --help" if arguments[0] in COMMANDS else text
+
+
+def _interrupted(ending: Ending, said: str = "interrupted") -> NoReturn:
+    console(stderr=True).print(said, soft_wrap=True)
+    raise SystemExit(ending.code or INTERRUPTED) from None
+
+
+def _fail(message: str) -> NoReturn:
+    """One line, whatever is in it: no markup, no line breaks, no bytes that are no text."""
+    line = " ".join(message.splitlines()).encode("utf-8", "backslashreplace").decode()
+    said = Text.assemble(("error:", "bold red"), " ", line)
+    console(stderr=True).print(said, soft_wrap=True)
+    raise SystemExit(2) from None

@@ -4,14 +4,24 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from trebuchet.cli.loading import load_data, load_model, load_weights, shaped
-from trebuchet.cli.output import console
+from trebuchet.cli.loading import (
+    LOSS,
+    OPTIMIZER,
+    load_data,
+    load_model,
+    load_weights,
+    shaped,
+    users_code,
+)  # fmt: skip
+from trebuchet.cli.options import between, command, one_of, whole
+from trebuchet.cli.output import check_file, console, write_text
 from trebuchet.errors import InputError
+from trebuchet.problem.optimizer_names import described
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +29,7 @@ if TYPE_CHECKING:
     from trebuchet.curvature import TopEigen
 
 
+@command
 def curvature(
     model: Annotated[
         str,
@@ -39,6 +50,8 @@ def curvature(
     loss: Annotated[
         str,
         typer.Option(
+            parser=LOSS,
+            metavar="NAME",
             help="The loss you train with, as torch has it: mse, cross_entropy, bce (logits), "
             "huber, smooth_l1, nll; or half_mse, the theory's: half, summed over outputs.",
             show_default=False,
@@ -47,32 +60,55 @@ def curvature(
     operator: Annotated[
         str,
         typer.Option(
+            parser=one_of("--operator", "ggn", "hessian", "ntk"),
+            metavar="NAME",
             help="ggn: Gauss–Newton. hessian: its top eigenvalue is the sharpness. ntk: the "
             "kernel ÷ samples, which knows no loss.",
         ),
     ] = "ggn",
     optimizer: Annotated[
-        str, typer.Option(help="sgd, momentum (0.9), nesterov (0.9) or adam (0.9), for the rate.")
+        str,
+        typer.Option(
+            parser=OPTIMIZER, metavar="NAME", help=f"Whose critical rate: {described(edges=True)}"
+        ),
     ] = "sgd",
     weights: Annotated[
         Path | None,
         typer.Option(help="A state dict to load first (torch.save of it).", show_default=False),
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many eigenvalues.")] = 1,
-    rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-3,
+    k: Annotated[
+        int, typer.Option("-k", parser=whole("-k"), metavar="N", help="How many eigenvalues.")
+    ] = 1,
+    rtol: Annotated[
+        float,
+        typer.Option(parser=between("--rtol", 0, 1), metavar="X", help="Relative tolerance."),
+    ] = 1e-3,
     mode: Annotated[
         str,
         typer.Option(
+            parser=one_of("--mode", "train", "eval"),
+            metavar="NAME",
             help="train: as it is trained, with batch statistics, no dropout. eval: with running "
-            "statistics."
+            "statistics.",
         ),
     ] = "train",
     samples: Annotated[
-        int | None, typer.Option(help="Use the first so many samples only.", show_default=False)
+        int | None,
+        typer.Option(
+            parser=whole("--samples"),
+            metavar="N",
+            help="Use the first so many samples only.",
+            show_default=False,
+        ),
     ] = None,
     micro_batch: Annotated[
         int | None,
-        typer.Option(help="Samples at a time, if memory is short.", show_default=False),
+        typer.Option(
+            parser=whole("--micro-batch"),
+            metavar="N",
+            help="Samples at a time, if memory is short.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Also write the numbers here, as JSON.", show_default=False)
@@ -96,10 +132,8 @@ def curvature(
 
       trebuchet curvature --model mynet:make --data train.npz --loss cross_entropy
     """
-    from trebuchet.cli.output import refuse_existing
-
     if out is not None:
-        refuse_existing([out], overwrite=overwrite)
+        check_file(out, {"--data": data, "--weights": weights}, overwrite=overwrite)
     net = load_model(model)
     if weights is not None:
         load_weights(net, weights)
@@ -110,35 +144,24 @@ def curvature(
     )  # fmt: skip
     console().print(summary(top), soft_wrap=True)
     if out is not None:
-        out.write_text(json.dumps(numbers(top), indent=1) + "\n", encoding="utf-8")
+        write_text(out, json.dumps(numbers(top), indent=1) + "\n")
     sys.exit(0 if top.converged else 1)
 
 
 def _measure(net: "nn.Module", loss: str, data: Any, **options: Any) -> "TopEigen":
     from trebuchet.curvature import top_eigen
-    from trebuchet.curvature.measurement import OperatorName
     from trebuchet.curvature.progress import progress_line
 
-    if options["operator"] not in get_args(OperatorName):
-        expected = ", ".join(get_args(OperatorName))
-        msg = f"--operator: expected one of {expected}, got {options['operator']!r}"
-        raise InputError(msg)
     blind = data[1] is None
     if blind and options["operator"] != "ntk":
         msg = f"--data: has no targets, which {loss} needs; add an array y"
         raise InputError(msg)
-    with progress_line(console(stderr=True)) as on_step:
-        try:
-            if blind:
-                return top_eigen(net, None, data[0], on_step=on_step, **options)
-            data = (data[0], shaped(net, loss, *data))
-            return top_eigen(net, loss, data, on_step=on_step, **options)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            if isinstance(error, InputError):
-                raise
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            msg = f"model: it cannot take this data, or this loss its outputs ({first})"
-            raise InputError(msg) from error
+    what = "--model: it cannot take this data, or this loss its outputs"
+    with progress_line(console(stderr=True)) as on_step, users_code(what):
+        if blind:
+            return top_eigen(net, None, data[0], on_step=on_step, **options)
+        data = (data[0], shaped(net, loss, *data))
+        return top_eigen(net, loss, data, on_step=on_step, **options)
 
 
 def summary(top: "TopEigen") -> str:

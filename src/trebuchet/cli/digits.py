@@ -1,14 +1,13 @@
 """`trebuchet scan digits`: the paper's ReLU experiment on scikit-learn's embedded digits."""
 
-import math
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from trebuchet._types import Phase
-from trebuchet._whole import whole
-from trebuchet.cli.output import check_folder, console, prepare_folder, refuse_existing
+from trebuchet.cli.options import InterruptedCommandError, read_rates
+from trebuchet.cli.output import check_folder, console, refuse_existing, together
 from trebuchet.cli.tables import rates_table
 from trebuchet.errors import InputError
 from trebuchet.phases.edges import edges
@@ -16,6 +15,9 @@ from trebuchet.results.store import save
 from trebuchet.results.summary import table
 
 DEFAULT_OUT = Path("trebuchet-scan-digits")
+NAMES = ("runs.zarr", "scan.png")
+MOST_RUNS = 100_000
+"""Rates times seeds: more is a slip of the finger, and weeks of work."""
 TENTH = 0.1
 """The largest rate that is named is one where every seed ended below this share of its start."""
 
@@ -32,18 +34,25 @@ def run_digits(
 
     Args:
         out: Folder for runs.zarr and scan.png; ``trebuchet-scan-digits`` unless given.
-        rates: Learning rates ηλ₀, as ``parse_rates`` reads them; 0.5 to 14 by 0.5 unless given.
+        rates: Learning rates ηλ₀, as ``read_rates`` reads them; 0.5 to 14 by 0.5 unless given.
         seeds: How many seeds.
         steps: Most steps of a run.
         overwrite: Replace results that exist.
+
+    Raises:
+        InputError: If a rate, the seeds or the folder are not what was expected.
+        InterruptedCommandError: After Ctrl-C; what was finished by then is written.
     """
     from trebuchet.paper.digits import RATIOS, STEPS, digits_problem, digits_sweep
     from trebuchet.plots.scan_picture import sweep_overview
 
     out = DEFAULT_OUT if out is None else out
-    data, picture = out / "runs.zarr", out / "scan.png"
-    ratios = RATIOS if rates is None else parse_rates(rates)
-    refuse_existing([data, picture], overwrite=overwrite)
+    places = [out / name for name in NAMES]
+    ratios = RATIOS if rates is None else read_rates(rates)
+    if len(ratios) * seeds > MOST_RUNS:
+        msg = f"--seeds: {seeds} seeds at {len(ratios)} rates are more than {MOST_RUNS} runs"
+        raise InputError(msg)
+    refuse_existing(places, overwrite=overwrite)
     check_folder(out)
     screen = console()
     problem = digits_problem()
@@ -58,48 +67,15 @@ def run_digits(
     screen.print(rates_table(table(runs)))
     for line in verdict(runs):
         screen.print(line, soft_wrap=True)
-    if runs.attrs["interrupted"]:
-        screen.print("[yellow]interrupted:[/] what was finished is above and is written too")
-    prepare_folder(out)
-    save(runs, data, overwrite=overwrite)
     title = f"{problem.name[0].upper()}{problem.name[1:]}"
-    with whole(picture) as part:
-        sweep_overview(runs, edges(problem), title).savefig(part, dpi=160)
-    screen.print(f"picture  {picture}\ndata     {data}   (xarray: trebuchet.load)", soft_wrap=True)
-
-
-def parse_rates(text: str) -> list[float]:
-    """Rates from "start:stop:step", both ends included, or from a list "0.5,1,2".
-
-    Args:
-        text: What the user typed.
-
-    Returns:
-        The rates, ascending.
-
-    Raises:
-        InputError: If the text is neither, or a rate is not positive and finite.
-
-    Example:
-        >>> parse_rates("0.5:2:0.5"), parse_rates("3,1")
-        ([0.5, 1.0, 1.5, 2.0], [1.0, 3.0])
-    """
-    try:
-        if ":" in text:
-            start, stop, step = (float(part) for part in text.split(":"))
-            count = math.floor((stop - start) / step + 1e-9) + 1
-            rates = [round(start + i * step, 10) for i in range(count)]
-        else:
-            rates = sorted({float(part) for part in text.split(",") if part.strip()})
-    except (ValueError, ZeroDivisionError, OverflowError):
-        rates = []
-    if not rates or not all(0 < rate < math.inf for rate in rates):
-        msg = (
-            "--rates: expected positive numbers, as start:stop:step (0.5:14:0.5) or a list "
-            f"(0.5,1,2), got {text!r}"
-        )
-        raise InputError(msg)
-    return rates
+    with together(out, NAMES) as stage:
+        save(runs, stage / "runs.zarr")
+        sweep_overview(runs, edges(problem), title).savefig(stage / "scan.png", dpi=160)
+    screen.print(f"picture  {places[1]}", soft_wrap=True, markup=False)
+    screen.print(f"data     {places[0]}   (xarray: trebuchet.load)", soft_wrap=True, markup=False)
+    if runs.attrs["interrupted"]:
+        msg = "interrupted: what was finished is above and is written too"
+        raise InterruptedCommandError(msg)
 
 
 def verdict(runs: xr.Dataset) -> list[str]:

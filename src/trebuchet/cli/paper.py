@@ -1,21 +1,36 @@
 """`trebuchet paper`: the figures of the paper."""
 
+import re
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from trebuchet._lock import sole_writer
-from trebuchet._progress import progress_bar
-from trebuchet.cli.output import console, prepare_folder, refuse_existing
+from trebuchet._progress import Progress, progress_bar
+from trebuchet.cli.options import (
+    LARGEST_GRID,
+    InterruptedCommandError,
+    command,
+    did_you_mean,
+    one_of,
+    quoted,
+    whole,
+)
+from trebuchet.cli.output import check_folder, console, prepare_folder, refuse_existing
 from trebuchet.errors import InputError
 from trebuchet.paper.export import figure_paths, save_figure
 from trebuchet.paper.figures import figure
-from trebuchet.paper.settings import FIGURES
+from trebuchet.paper.settings import FIGURES, Images
 from trebuchet.paper.summary import headline
 
+_NUMBER = re.compile(r"[0-9]{1,9}")  # of ASCII digits only
 
+
+@command
 def paper(
     figures: Annotated[
         list[str],
@@ -27,7 +42,12 @@ def paper(
         "trebuchet-paper"
     ),
     seeds: Annotated[
-        int, typer.Option(help="Seeds, counted up from the paper's; medians and bands are drawn.")
+        int,
+        typer.Option(
+            parser=whole("--seeds", most=LARGEST_GRID),
+            metavar="N",
+            help="Seeds, counted up from the paper's; medians and bands are drawn.",
+        ),
     ] = 1,
     quick: Annotated[
         bool, typer.Option("--quick", help="Every fourth rate, for a first look.")
@@ -39,7 +59,14 @@ def paper(
             "without it, images come from OpenML through scikit-learn."
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, as in the paper, or float64.")] = "float32",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("--dtype", "float32", "float64"),
+            metavar="NAME",
+            help="float32, as in the paper, or float64.",
+        ),
+    ] = "float32",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results that exist.")
     ] = False,
@@ -59,20 +86,21 @@ def paper(
     import torch
 
     numbers = parse_figures(figures)
-    if dtype not in ("float32", "float64"):
-        msg = f"--dtype: expected float32 or float64, got {dtype!r}"
-        raise InputError(msg)
-    prepare_folder(out)
+    check_folder(out)
     if resume:
         # The JSON is written last: where it is, the figure is whole.
         numbers = [n for n in numbers if not figure_paths(out, n)[-1].exists()]
         overwrite = True
     for number in numbers:
         refuse_existing(figure_paths(out, number), overwrite=overwrite)
+    if data_root is not None:
+        _check_images(numbers, data_root)
+    prepare_folder(out)
     screen = console()
     interrupted = False
     for number in numbers:
-        screen.print(f"[bold]Figure {number}[/]  {FIGURES[number].title}")
+        title = f"[bold]Figure {number}[/]  {FIGURES[number].title}"
+        bar = _after(partial(screen.print, title), progress_bar(f"figure {number}"))
         unfinished = out / f".fig{number}-unfinished"
         with sole_writer(unfinished, "--out"):
             result = figure(
@@ -82,8 +110,9 @@ def paper(
                 dtype=getattr(torch, dtype),
                 data_root=data_root,
                 checkpoint=unfinished if FIGURES[number].long else None,
-                progress=progress_bar(f"figure {number}"),
+                progress=bar,
             )
+            bar(1, 1)
             for line in headline(result):
                 screen.print(f"  {line}", soft_wrap=True)
             interrupted = bool(result.runs.attrs["interrupted"])
@@ -93,10 +122,38 @@ def paper(
                 screen.print(f"  wrote {path}", soft_wrap=True)
             shutil.rmtree(unfinished, ignore_errors=True)
     if interrupted:
-        screen.print(
-            "interrupted: this figure was not written; the same command with --resume goes on"
+        said = "interrupted: this figure was not written; the same command with --resume goes on"
+        raise InterruptedCommandError(said)
+
+
+def _check_images(numbers: list[int], data_root: Path) -> None:
+    """Read the images that the figures need: before an hour is spent on those that need none."""
+    settings = (FIGURES[number].data for number in numbers)
+    names = {data.name for data in settings if isinstance(data, Images)}
+    if not data_root.is_dir():
+        msg = (
+            f"--data-root: expected a folder, found {'a file' if data_root.exists() else 'nothing'}"
         )
-        raise typer.Exit(130)
+        raise InputError(f"{msg} at {data_root}")
+    if names:
+        from trebuchet.data.images import load_images  # scikit-learn takes a second to import
+
+        for name in sorted(names):
+            load_images(name, data_root=data_root)
+
+
+def _after(title: Callable[[], object], bar: Progress) -> Progress:
+    """A progress bar below a title that is printed once there is progress: not above an error."""
+    printed = False
+
+    def update(done: int, total: int) -> None:
+        nonlocal printed
+        if not printed:
+            printed = True
+            title()
+        bar(done, total)
+
+    return update
 
 
 def parse_figures(words: list[str]) -> list[int]:
@@ -116,17 +173,21 @@ def parse_figures(words: list[str]) -> list[int]:
         [3, 14, 15, 16]
     """
     numbers: list[int] = []
+    last = max(FIGURES)
     for word in words:
         low, dash, high = word.partition("-")
         if word == "all":
             numbers += list(FIGURES)
-        elif low.isdigit() and (not dash or high.isdigit()):
-            numbers += range(int(low), int(high or low) + 1)
+        elif _NUMBER.fullmatch(low) and (not dash or _NUMBER.fullmatch(high)):
+            first, end = int(low), int(high or low)
+            if not 1 <= first <= end <= last:
+                msg = f"figures: the paper has figures 1 to {last}, got {quoted(word)}"
+                raise InputError(msg)
+            numbers += range(first, end + 1)
         else:
-            msg = f"figures: expected a number, a range such as 12-16, or 'all', got {word!r}"
+            msg = (
+                "figures: expected a number, a range such as 12-16, or 'all', got "
+                f"{quoted(word)}{did_you_mean(word, ['all'])}"
+            )
             raise InputError(msg)
-    unknown = [n for n in numbers if n not in FIGURES]
-    if unknown or not numbers:
-        msg = f"figures: the paper has figures 1 to {max(FIGURES)}, got {unknown or words}"
-        raise InputError(msg)
     return list(dict.fromkeys(numbers))

@@ -5,15 +5,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trebuchet.cli.output import check_folder, console, prepare_folder, refuse_existing
+from trebuchet.cli.loading import LOSS, OPTIMIZER
+from trebuchet.cli.options import LARGEST_GRID, RATES, command, did_you_mean, quoted, whole
+from trebuchet.cli.output import check_folder, console, refuse_existing, together
 from trebuchet.errors import InputError
+from trebuchet.problem.optimizer_names import described
 
 if TYPE_CHECKING:
     from trebuchet.phases.scan import Scan
 
 DEFAULT_OUT = Path("trebuchet-scan")
+NAMES = ("scan.zarr", "scan.csv", "runs.csv", "scan.png")
 
 
+@command
 def scan(
     dataset: Annotated[
         str | None,
@@ -42,6 +47,8 @@ def scan(
     loss: Annotated[
         str | None,
         typer.Option(
+            parser=LOSS,
+            metavar="NAME",
             help="mse, cross_entropy, bce (logits), huber, smooth_l1, nll, or half_mse.",
             show_default=False,
         ),
@@ -49,7 +56,7 @@ def scan(
     optimizer: Annotated[
         str | None,
         typer.Option(
-            help="sgd, momentum (0.9), nesterov (0.9), adam or adamw.", show_default="sgd"
+            parser=OPTIMIZER, metavar="NAME", help=f"One of {described()}", show_default="sgd"
         ),
     ] = None,
     out: Annotated[
@@ -58,18 +65,36 @@ def scan(
     ] = None,
     horizon: Annotated[
         int | None,
-        typer.Option(help="Steps you will train for, or the first few.", show_default="200"),
+        typer.Option(
+            parser=whole("--horizon", least=10),
+            metavar="N",
+            help="Steps you will train for, or the first few.",
+            show_default="200",
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Samples a batch; all unless given.", show_default=False)
+        int | None,
+        typer.Option(
+            parser=whole("--batch-size"),
+            metavar="N",
+            help="Samples a batch; all unless given.",
+            show_default=False,
+        ),
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(help="How many seeds: 3 for digits, else 2.", show_default=False),
+        typer.Option(
+            parser=whole("--seeds", most=LARGEST_GRID),
+            metavar="N",
+            help="How many seeds: 3 for digits, else 2.",
+            show_default=False,
+        ),
     ] = None,
     rates: Annotated[
         str | None,
         typer.Option(
+            parser=RATES,
+            metavar="RATES",
             help="Of digits: learning rates ηλ₀, as start:stop:step or 0.5,1,2; "
             "0.5:14:0.5 unless given.",
             show_default=False,
@@ -77,7 +102,12 @@ def scan(
     ] = None,
     budget: Annotated[
         int | None,
-        typer.Option(help="Gradients to spend; four horizons unless given.", show_default=False),
+        typer.Option(
+            parser=whole("--budget"),
+            metavar="N",
+            help="Gradients to spend; four horizons unless given.",
+            show_default=False,
+        ),
     ] = None,
     edges: Annotated[
         bool,
@@ -130,8 +160,9 @@ def scan(
 def _check_digits(dataset: str, others: dict[str, object]) -> None:
     if dataset != "digits":
         msg = (
-            f"dataset: expected 'digits', got {dataset!r}; for a model of your own give "
-            "--model, --data and --loss"
+            f"dataset: expected 'digits', got {quoted(dataset)}"
+            f"{did_you_mean(dataset, ['digits'])}; for a model of your own give --model, --data "
+            "and --loss"
         )
         raise InputError(msg)
     given = [name for name, other in others.items() if other is not None]
@@ -185,39 +216,38 @@ def run_model(
     Raises:
         InputError: If an option, the model or the data is not what was expected.
     """
-    from trebuchet.cli.loading import TARGET_KEYS, load_data, load_model, shaped
+    from trebuchet.cli.loading import TARGET_KEYS, load_data, load_model, shaped, users_code
     from trebuchet.phases.scan import scan as scan_model
 
     out = DEFAULT_OUT if out is None else out
-    places = [out / name for name in ("scan.zarr", "scan.csv", "runs.csv", "scan.png")]
+    places = [out / name for name in NAMES]
     refuse_existing(places, overwrite=overwrite)
+    check_folder(out)
     net = load_model(model)
     inputs, targets = load_data(data, net, loss, None)
     if targets is None:
         msg = f"--data: {data} has no targets; add an array y (or {', '.join(TARGET_KEYS[1:])})"
         raise InputError(msg)
-    check_folder(out)
-    targets = shaped(net, loss, inputs, targets)
-    found = scan_model(
-        net, loss, (inputs, targets), optimizer, horizon=horizon, batch_size=batch_size,
-        seeds=seeds, budget=budget, edge_rtol=0.1 if edges else None, progress=True,
-    )  # fmt: skip
+    with users_code("--model: it cannot take this data, or this loss its outputs"):
+        targets = shaped(net, loss, inputs, targets)
+        found = scan_model(
+            net, loss, (inputs, targets), optimizer, horizon=horizon, batch_size=batch_size,
+            seeds=seeds, budget=budget, edge_rtol=0.1 if edges else None, progress=True,
+        )  # fmt: skip
     console().print(found)
-    prepare_folder(out)
-    _write(found, places, overwrite=overwrite)
+    with together(out, NAMES) as stage:
+        _write(found, stage)
     for place in places:
-        console().print(f"wrote {place}", soft_wrap=True)
+        console().print(f"wrote {place}", soft_wrap=True, markup=False)
 
 
-def _write(found: "Scan", places: list[Path], *, overwrite: bool) -> None:
+def _write(found: "Scan", stage: Path) -> None:
     from matplotlib.figure import Figure
 
-    store, rates, runs, picture = places
-    found.save(store, overwrite=overwrite)
+    store, rates, runs, picture = (stage / name for name in NAMES)
+    found.save(store)
     found.to_dataframe().to_csv(rates, index=False)
     found.runs.to_csv(runs, index=False)
-    part = picture.with_name(".scan.part.png")
     figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     found.plot(figure.add_subplot())
-    figure.savefig(part, dpi=160)
-    part.replace(picture)
+    figure.savefig(picture, dpi=160)

@@ -23,7 +23,7 @@ from trebuchet.curvature.loss_curvature import LossCurvature
 from trebuchet.curvature.memory import how_many_fit
 from trebuchet.curvature.ntk import ntk_operator
 from trebuchet.curvature.operators import Linearisations, Operator
-from trebuchet.curvature.preconditioner import OptimizerView
+from trebuchet.curvature.preconditioner import OptimizerView, Shifted
 from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.result import TopEigen, WarmState
 from trebuchet.curvature.solve import Solver, Spectrum, of_matrix
@@ -124,9 +124,9 @@ class Measurement:
         witness = Witness(problem, self.ranks, scale, self.seed)
         try:
             wrong = witness.before(op)
-            found = None if wrong else self._solve(op)
+            found = None if wrong else self._solve(self._shifted(op))
             if found is not None:
-                wrong = witness.after(op, found)
+                wrong = witness.after(found, self.view.shift)
         except NoDerivativeError as error:
             found, wrong = None, f"{error} has no second derivative"
         if not wrong and found is not None:
@@ -135,7 +135,8 @@ class Measurement:
             return found
         problem.remarks.append(f"the Hessian is by finite differences of the gradient: {wrong}")
         try:
-            other = self._solve(DifferenceHessian(problem, ranks=self.ranks, scale=scale))
+            differences = DifferenceHessian(problem, ranks=self.ranks, scale=scale)
+            other = self._solve(self._shifted(differences))
         except InputError as error:
             problem.remarks.pop()
             if found is None:
@@ -152,8 +153,10 @@ class Measurement:
         return len(self.problem.batches) == 1 and self.ranks.alone
 
     def _operator(self) -> tuple[Operator, Linearisations]:
-        problem, scale = self.problem, self.view.scale
+        problem, scale, shift = self.problem, self.view.scale, self.view.shift
         lin = Linearisations(problem, how_many_fit(problem))
+        if shift is not None:
+            return self._shifted(GGN(problem, lin, ranks=self.ranks, scale=scale)), lin
         small = self.single and lin[0].size < problem.n_parameters and self.k <= lin[0].size
         if self.operator == "ntk":
             if self.single and self.k > lin[0].size:
@@ -165,9 +168,20 @@ class Measurement:
             return OutputGGN(problem, lin, scale=scale), lin
         return GGN(problem, lin, ranks=self.ranks, scale=scale), lin
 
+    def _shifted(self, op: Operator) -> Operator:
+        """With weight decay on the diagonal: on the parameter side, where it is diagonal."""
+        if self.view.shift is None:
+            return op
+        if self.operator == "ntk":
+            msg = "optimizer: its weight decay belongs to the loss's curvature; use operator='ggn'"
+            raise InputError(msg)
+        return Shifted(op, self.view.shift)
+
     def _layer_rule(self) -> Spectrum | None:
         """The layer rule, where it is exact and cheaper; verified where samples might mix."""
-        if self.operator == "hessian" or not self.single or self.view.scale is not None:
+        if self.operator == "hessian" or not self.single:
+            return None
+        if self.view.scale is not None or self.view.shift is not None:
             return None
         if self.method == "lanczos" or self.problem.autocast.enabled:
             return None
@@ -305,8 +319,8 @@ class Measurement:
             method=s.method,
             side=s.side,
             mode=mode,
-            optimizer=self.view.name,
-            settings=self.view.settings,
+            optimizer=self.view.edge.name,
+            settings=self.view.edge.settings,
             loss_scale=self._loss_scale(),
             reduction=problem.reduction,
             n_samples=problem.n_samples,

@@ -1,28 +1,31 @@
-"""Adam's view of curvature: the operator in the coordinates the optimizer steps in.
+"""An optimizer's view of curvature: the operator in the coordinates that it steps in.
 
 Adam divides the step in each parameter by P = √v̂ + ε, v̂ its bias-corrected running mean of squared
-gradients. Around fixed v̂ it is momentum descent on P^{-1/2}-scaled parameters, so what limits its
-learning rate is λ_max(P^{-1/2} A P^{-1/2}) = λ_max(P⁻¹A), for A the Hessian or Gauss–Newton.
+gradients; others divide by other things (``problem.optimizer_rows``). Around fixed P it is momentum
+descent on P^{1/2}-scaled parameters, so what limits its learning rate is
+λ_max(P^{-1/2} A P^{-1/2}) = λ_max(P⁻¹A), for A the Hessian or Gauss–Newton.
 
-Before any step v̂ is unknown; then v̂ after the first step is used, which is g² exactly (bias
-correction makes it so), hence P = |g| + ε with the gradient g at these parameters.
+Before any step P is unknown; then P after the first step is used: for Adam |g| + ε with the
+gradient g at these parameters, since bias correction makes v̂ = g² exactly.
+
+Weight decay that an optimizer adds to the gradient before it divides makes the operator
+P⁻¹(A + W), W the decay of every parameter on the diagonal.
 
 References:
     Cohen et al., Adaptive gradient methods at the edge of stability, arXiv 2207.14484.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from trebuchet.curvature.lanczos import Product
+from trebuchet.curvature.operators import Operator
 from trebuchet.curvature.problem import Problem
 from trebuchet.errors import InputError
-from trebuchet.theory.stability import OptimizerName
-
-_ADAM = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam)
+from trebuchet.problem.optimizer_edge import OptimizerEdge, divisors, edge_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,105 +33,95 @@ class OptimizerView:
     """How an optimizer sees curvature.
 
     Attributes:
-        name: Its row in theory/stability.py.
-        settings: Its ``momentum`` or ``beta1``.
-        scale: s = P^{-1/2}, shape (P,), for Adam's family; else None.
+        edge: Whose edge it is, with the settings in it.
+        scale: s = P^{-1/2}, shape (P,), for optimizers that divide; else None.
+        shift: Weight decay on the diagonal, w s², shape (P,), where it is part of the operator.
     """
 
-    name: OptimizerName
-    settings: dict[str, float]
+    edge: OptimizerEdge
     scale: Tensor | None = None
+    shift: Tensor | None = None
 
 
-def view_of(
-    optimizer: torch.optim.Optimizer | str | None,
-    problem: Problem,
-    gradient: Callable[[], Tensor],
-) -> OptimizerView:
+class Shifted:
+    """v ↦ A v + w v, entry by entry, for an operator on the parameter side.
+
+    Args:
+        operator: A.
+        shift: w, shape (P,).
+    """
+
+    side = "parameters"
+    metric: Product | None = None
+
+    def __init__(self, operator: Operator, shift: Tensor) -> None:
+        self.operator, self.shift, self.dim = operator, shift, operator.dim
+
+    def product(self, v: Tensor) -> Tensor:
+        """Return A v + w v, shape (P,)."""
+        return self.operator.product(v) + self.shift * v
+
+    def random_start(self, generator: torch.Generator) -> tuple[Tensor, Callable[[float], float]]:
+        """The start of the operator itself."""
+        return self.operator.random_start(generator)
+
+    def to_parameters(self, y: Tensor, value: float) -> Tensor:
+        """Return y itself: it lives here."""
+        del value
+        return y
+
+
+def view_of(optimizer: object, problem: Problem, gradient: Callable[[], Tensor]) -> OptimizerView:
     """Read off an optimizer what decides its critical rate.
 
     Args:
-        optimizer: An instance (its state is read, never changed), a name with the usual settings,
-            or None for gradient descent.
+        optimizer: A name, a factory or an instance, as for ``scan`` (its state is read, never
+            changed); or None for gradient descent.
         problem: Whose parameters the scale is for.
-        gradient: Gives ∂L/∂θ, flat, shape (P,), for an Adam without state.
+        gradient: Gives ∂L/∂θ, flat, shape (P,), for an optimizer without state.
 
     Returns:
         The view.
 
     Raises:
-        InputError: If the optimizer is of an unknown kind, does not hold the parameters, or its
-            groups have different settings.
+        InputError: If no edge is known for the optimizer, or it does not hold the parameters.
     """
     if optimizer is None:
-        return OptimizerView("sgd", {})
-    if isinstance(optimizer, str):
-        if optimizer == "adam":
-            scale = (gradient().abs() + 1e-8).rsqrt()
-            return OptimizerView("adam", {"beta1": 0.9}, scale)
-        if optimizer == "sgd":
-            return OptimizerView("sgd", {})
-        if optimizer == "momentum":
-            return OptimizerView("momentum", {"momentum": 0.9})
-        if optimizer == "nesterov":
-            return OptimizerView("nesterov", {"momentum": 0.9})
-        msg = f"optimizer: expected sgd, momentum, nesterov, adam or an instance, got {optimizer!r}"
-        raise InputError(msg)
-    held = {id(p): g for g in optimizer.param_groups for p in g["params"]}
-    groups = []
-    for name, p in problem.params.items():
-        if id(p) not in held:
-            msg = (
-                f"optimizer: does not hold the parameter {name!r}; it must be made from this model"
-            )
-            raise InputError(msg)
-        groups.append(held[id(p)])
-    if isinstance(optimizer, torch.optim.SGD):
-        momentum = _common(groups, "momentum")
-        if momentum == 0:
-            return OptimizerView("sgd", {})
-        kind: OptimizerName = "nesterov" if _common(groups, "nesterov") else "momentum"
-        return OptimizerView(kind, {"momentum": momentum})
-    if isinstance(optimizer, _ADAM):
-        beta1 = float(_common(groups, "betas")[0])
-        return OptimizerView(
-            "adam", {"beta1": beta1}, _adam_scale(optimizer, problem, groups, gradient)
+        return OptimizerView(OptimizerEdge())
+    params = list(problem.params.values())
+    edge = edge_of(optimizer, params)
+    if edge.held is not None or edge.optimizer is None:
+        held = {id(p) for p in edge.held or ()}
+        name = next(n for n, p in problem.params.items() if id(p) not in held)
+        msg = (
+            f"optimizer: does not hold the parameter {name!r}; make it for this model's "
+            "parameters, or leave out the others by params="
         )
-    msg = (
-        f"optimizer: no stability edge is known for {type(optimizer).__name__}; "
-        "use SGD (plain, momentum, Nesterov) or one of Adam, AdamW, NAdam, RAdam"
-    )
-    raise InputError(msg)
-
-
-def _common(groups: Sequence[dict[str, Any]], key: str) -> Any:
-    values = {repr(g[key]): g[key] for g in groups}
-    if len(values) > 1:
-        msg = f"optimizer: its groups differ in {key} ({', '.join(values)}), so it has no one edge"
         raise InputError(msg)
-    return next(iter(values.values()))
+    if edge.missing:
+        msg = (
+            f"optimizer: {edge.missing}, so it has no one stability edge; leave optimizer out for "
+            "the curvature itself"
+        )
+        raise InputError(msg)
+    first: list[Tensor] = []
+
+    def gradients() -> list[Tensor]:
+        if not first:
+            flat = gradient()
+            first.extend(g.view_as(p) for g, p in zip(_split(flat, params), params, strict=True))
+        return first
+
+    divided, decays = divisors(edge.optimizer, params, gradients)
+    scale = shift = None
+    if divided is not None:
+        scale = torch.cat([d.detach().reshape(-1).to(problem.dtype) for d in divided]).rsqrt()
+    if edge.coupled:
+        parts = [torch.full((p.numel(),), w) for p, w in zip(params, decays, strict=True)]
+        shift = torch.cat(parts).to(problem.device, problem.dtype)
+        shift = shift if scale is None else shift * scale.square()
+    return OptimizerView(edge, scale, shift)
 
 
-def _adam_scale(
-    optimizer: torch.optim.Optimizer,
-    problem: Problem,
-    groups: Sequence[dict[str, Any]],
-    gradient: Callable[[], Tensor],
-) -> Tensor:
-    parts: list[Tensor] = []
-    first_step: Tensor | None = None
-    at = 0
-    for p, group in zip(problem.params.values(), groups, strict=True):
-        state = optimizer.state.get(p, {})
-        second = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
-        eps = float(group["eps"])
-        if second is None:
-            if first_step is None:
-                first_step = gradient()
-            denominator = first_step[at : at + p.numel()].abs() + eps
-        else:
-            correction = 1 - float(group["betas"][1]) ** float(state["step"])
-            denominator = (second.detach().reshape(-1) / correction).sqrt() + eps
-        parts.append(denominator.to(problem.dtype).rsqrt())
-        at += p.numel()
-    return torch.cat(parts)
+def _split(flat: Tensor, params: list[torch.nn.Parameter]) -> tuple[Tensor, ...]:
+    return torch.split(flat, [p.numel() for p in params])

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from trebuchet._progress import Log, clock
 from trebuchet.curvature.lanczos import Step
 
 
 @contextlib.contextmanager
 def progress_line(console: Console | None = None) -> Iterator[Step]:
     """Show products, value, residual and the chance of a miss while a measurement runs.
+
+    In a log, which is no terminal, a plain line is written to standard error now and then.
 
     Args:
         console: Where to; by default standard error.
@@ -25,8 +28,21 @@ def progress_line(console: Console | None = None) -> Iterator[Step]:
         >>> with progress_line(quiet) as on_step:
         ...     on_step(3, 1.5, 0.01, 1e-3)
     """
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     console = console or Console(stderr=True)
+    if not console.is_terminal:
+        log = Log("curvature")
+
+        def on_log(products: int, value: float, residual: float, missed: float) -> None:
+            log.say(
+                lambda gone: (
+                    f"{products} products, λ = {value:.5g} ± {residual:.1e}, chance of a larger "
+                    f"one {missed:.0e}, {clock(gone)} gone"
+                )
+            )
+
+        yield on_log
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("first pass", total=None)
 

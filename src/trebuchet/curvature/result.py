@@ -1,27 +1,33 @@
 """What a measurement of curvature returns."""
 
+import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
+import xarray as xr
 from torch import Tensor
 
+from trebuchet._checks import one_line
+from trebuchet._content import ByContent
 from trebuchet._environment import environment
 from trebuchet.errors import InputError
 from trebuchet.problem.held_still import Mode
-from trebuchet.theory.stability import OptimizerName, critical_lr
+from trebuchet.results.record import plain, rebuilt
+from trebuchet.theory.stability import OptimizerName, edge_at
 
 
-@dataclass(frozen=True, slots=True)
-class WarmState:
+@dataclass(frozen=True, slots=True, eq=False)
+class WarmState(ByContent):
     """Where the next measurement of the same problem may start: eigenvectors on their own side."""
 
     side: str
     vectors: Tensor = field(repr=False)  # (k, n)
 
 
-@dataclass(frozen=True, slots=True)
-class TopEigen:
+@dataclass(frozen=True, slots=True, eq=False)
+class TopEigen(ByContent):
     """The largest eigenvalues of one operator, with how sure they are.
 
     Attributes:
@@ -42,7 +48,9 @@ class TopEigen:
         mode: Train or eval, as the model was evaluated (held_still.py).
         statistics: Whose statistics batch norms used, in words; empty if there are none.
         optimizer: Whose edge `lr_crit` is.
-        settings: The optimizer's momentum or β₁.
+        settings: The optimizer's settings that are in `lr_crit`: momentum or β₁, dampening, weight
+            decay (an adaptive optimizer's coupled decay is in `values`), as
+            ``theory.stability.coefficients`` takes them.
         loss_scale: Factor from `values` to the given loss's Gauss–Newton: 1 for ggn and hessian;
             for the ntk, c·D where the loss's Hessian at the outputs is c·I, NaN where it is not.
         reduction: How micro-batches were combined: ``"mean"`` or ``"sum"``.
@@ -99,8 +107,9 @@ class TopEigen:
     def lr_crit(self) -> float:
         """The learning rate at which the optimizer's linear stability ends: 2/λ for plain descent.
 
-        For the loss as given, with its own reduction and factors. Infinite where λ ≤ 0: there is
-        no curvature to be unstable in. NaN for an NTK whose loss is not a squared one (take
+        With the optimizer's momentum, dampening and weight decay, as ``scan`` has it. For the loss
+        as given, with its own reduction and factors. Infinite where λ ≤ 0: there is no curvature to
+        be unstable in. NaN for an NTK whose loss is not a squared one (take
         ``operator="ggn"``).
         """
         return self._rate(self.value)
@@ -133,12 +142,7 @@ class TopEigen:
         return (self._rate(high) if math.isfinite(high) else 0.0), self._rate(low)
 
     def _rate(self, value: float) -> float:
-        curvature = value * self.loss_scale
-        if math.isnan(curvature):
-            return math.nan
-        if curvature <= 0:
-            return math.inf
-        return float(critical_lr(self.optimizer, curvature, **self.settings))
+        return edge_at(self.optimizer, value * self.loss_scale, **self.settings)
 
     def vector(self, i: int = 0) -> dict[str, Tensor]:
         """Return eigenvector `i` by parameter name, in the parameters' shapes.
@@ -161,6 +165,63 @@ class TopEigen:
             out[name] = self.vectors[i, at : at + n].view(shape)
             at += n
         return out
+
+    def to_dataset(self) -> xr.Dataset:
+        """The result as labelled arrays, for ``trebuchet.save``; all but tensors in the attributes.
+
+        Returns:
+            The dataset.
+        """
+        arrays: dict[str, Any] = {}
+        rest: dict[str, Any] = {}
+        for row in fields(self):
+            value = getattr(self, row.name)
+            if row.name == "warm" and value is not None:
+                arrays["warm"] = value.vectors
+                rest["warm_side"] = value.side
+            elif isinstance(value, Tensor):
+                arrays[row.name] = value
+            elif value is not None:
+                rest[row.name] = plain(value)
+        rest["dtypes"] = {n: str(t.dtype).removeprefix("torch.") for n, t in arrays.items()}
+        variables = {
+            name: (
+                tuple(f"{name}_{axis}" for axis in range(tensor.ndim)),
+                # NumPy has no bfloat16, and Zarr wants no half precision: both fit into float32.
+                (tensor.float() if tensor.itemsize < 4 else tensor).detach().cpu().numpy(),
+                {"units": "1", "long_name": f"{name} of {self.operator}"},
+            )
+            for name, tensor in arrays.items()
+        }
+        return xr.Dataset(variables, attrs={"top_eigen": json.dumps(rest)})
+
+    @classmethod
+    def from_dataset(cls, ds: xr.Dataset) -> "TopEigen":
+        """The result that `to_dataset` wrote down, its tensors on the CPU.
+
+        Args:
+            ds: The dataset.
+
+        Returns:
+            The result.
+
+        Raises:
+            InputError: If it is none, or parts of it are missing.
+        """
+        try:
+            rest = json.loads(ds.attrs["top_eigen"])
+            rest = {n: tuple(v) if isinstance(v, list) else v for n, v in rest.items()}
+            tensors = {
+                name: torch.from_numpy(ds[name].values.copy()).to(getattr(torch, dtype))
+                for name, dtype in rest.pop("dtypes").items()
+            }
+            if "warm" in tensors:
+                rest["warm"] = WarmState(rest.pop("warm_side"), tensors.pop("warm"))
+            rest["names"] = {name: tuple(shape) for name, shape in rest["names"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            msg = f"a part of it is missing or is not what it should be ({one_line(error)})"
+            raise InputError(msg) from error
+        return rebuilt(cls, rest, **tensors)
 
     def __str__(self) -> str:
         """One paragraph that a person can read."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +36,7 @@ def top_eigen(
     rtol: float = 1e-3,
     params: Selection = None,
     mode: Mode = MODE,
-    optimizer: torch.optim.Optimizer | str | None = None,
+    optimizer: torch.optim.Optimizer | str | Callable[..., Any] | None = None,
     warm: TopEigen | None = None,
     vectors: bool = False,
     micro_batch: int | None = None,
@@ -81,7 +81,9 @@ def top_eigen(
         mode: ``"train"`` (default, as a scan has it): as the model is trained, with the batch
             statistics of each batch, but without dropout. ``"eval"``: with running statistics.
             ``"as_is"``: as its flags are.
-        optimizer: Whose edge ``lr_crit`` is; Adam's family also preconditions the operator.
+        optimizer: Whose edge ``lr_crit`` is, as ``scan`` takes it: a name, a factory, or an
+            instance, whose momentum, dampening and weight decay are read. Adam and others that
+            divide by running gradients also precondition the operator.
         warm: The result for nearby parameters or data, to start from.
         vectors: Also return unit eigenvectors in parameter space, (k, P).
         micro_batch: At most so many samples in one forward pass; bounds memory.
@@ -261,9 +263,7 @@ def _closure_value(problem: Problem, batch: Batch, seed: int) -> Tensor:
             module.training = flag
 
 
-def _view(
-    optimizer: torch.optim.Optimizer | str | None, problem: Problem, ranks: Ranks
-) -> OptimizerView:
+def _view(optimizer: object, problem: Problem, ranks: Ranks) -> OptimizerView:
     def gradient() -> Tensor:
         out = torch.zeros(problem.n_parameters, dtype=problem.dtype, device=problem.device)
         for batch, weight in zip(problem.batches, problem.weights, strict=True):

@@ -70,12 +70,12 @@ class Witness:
             else _said(f"the second derivative of {named} is wrong", off)
         )
 
-    def after(self, op: Hessian, found: Spectrum) -> str:
+    def after(self, found: Spectrum, shift: Tensor | None = None) -> str:
         """Try the eigenvector that was found, in float64, or where symmetry is broken.
 
         Args:
-            op: The Hessian by automatic differentiation.
-            found: What was found.
+            found: What was found of the Hessian by automatic differentiation.
+            shift: What was added to its diagonal, shape (P,).
 
         Returns:
             What is wrong, in words; empty if nothing is known to be.
@@ -85,7 +85,8 @@ class Witness:
             return said
         # Σ_i y_i, whose product is Σ_i λ_i y_i up to the residuals.
         values = torch.as_tensor(found.values, dtype=torch.float64, device=found.vectors.device)
-        off = self._off(found.vectors.sum(0), values @ found.vectors, float(found.values[0]))
+        v, hv = found.vectors.sum(0), values @ found.vectors
+        off = self._off(v, hv if shift is None else hv - shift * v, float(found.values[0]))
         top = float(np.abs(found.values).max())
         slack = float(np.sum(found.residuals)) / top if top > 0 else 0.0
         if off is None or off <= AGREE + slack or self.problem.moves or self.moves:

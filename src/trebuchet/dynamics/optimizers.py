@@ -2,12 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from trebuchet._checks import one_line
 from trebuchet.dynamics.kernels.base import Kernel
 from trebuchet.errors import InputError
+from trebuchet.problem.optimizer_copies import has_hooks
+from trebuchet.problem.optimizer_names import lookup
+from trebuchet.problem.optimizers import called, describe, given
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,62 @@ class GradientDescent:
         kernel.add_vjp_(update, dz)
         for u, p in zip(update, kernel.params, strict=True):
             p.sub_(u * _column(lr, p))
+
+
+def full_batch(optimizer: object) -> GradientDescent:
+    """The engine's own optimizer for one given as ``scan`` takes it.
+
+    Args:
+        optimizer: None for gradient descent, a `GradientDescent`, a name, or torch's ``SGD`` as a
+            class, a partial, a factory or an instance, of which momentum and weight decay are read
+            and the rate is not.
+
+    Returns:
+        Gradient descent, heavy ball, weight decay.
+
+    Raises:
+        InputError: If it is no optimizer, or one that this engine cannot do yet.
+
+    Example:
+        >>> full_batch("momentum")
+        GradientDescent(momentum=0.9, weight_decay=0.0)
+    """
+    if optimizer is None:
+        return GradientDescent()
+    if isinstance(optimizer, GradientDescent):
+        return optimizer
+    if isinstance(optimizer, str):
+        lookup(optimizer)  # a name that is none is told with its neighbours
+    made: Any = given(optimizer)
+    if not isinstance(made, Optimizer):
+        factory = called(made)
+        try:
+            made = factory([nn.Parameter(torch.zeros(1, 1))], 1.0)
+        except InputError:
+            raise
+        except Exception as error:  # the user's factory may raise anything
+            _refuse(describe(optimizer), one_line(error))
+    if type(made) is not torch.optim.SGD:
+        _refuse(describe(optimizer))
+    settings = {(g["momentum"], g["weight_decay"]) for g in made.param_groups}
+    for name in ("nesterov", "dampening", "maximize"):
+        if any(g[name] for g in made.param_groups):
+            _refuse(describe(optimizer), f"with {name}")
+    if len(settings) > 1:
+        _refuse(describe(optimizer), "with settings that differ between its groups")
+    if made.state or has_hooks(made) or "step" in vars(made):
+        _refuse(describe(optimizer), "with a state, hooks or a step of its own")
+    ((momentum, decay),) = settings
+    return GradientDescent(float(momentum), float(decay))
+
+
+def _refuse(name: str, why: str = "") -> NoReturn:
+    msg = (
+        "optimizer: expected 'sgd', 'momentum', GradientDescent(momentum, weight_decay) or torch's "
+        f"SGD with these settings, which are all that full-batch sweeps can do yet, got {name}"
+        f"{f' ({why})' if why else ''}; trebuchet.scan takes any optimizer"
+    )
+    raise InputError(msg)
 
 
 def _column(lr: Tensor, like: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Many runs of one problem, over learning rates × seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from trebuchet.dynamics.assemble import assemble
 from trebuchet.dynamics.binding import Bound, bind
 from trebuchet.dynamics.checkpoint import Checkpoint, Identity, hold
 from trebuchet.dynamics.kernels.choose import Engine
-from trebuchet.dynamics.optimizers import GradientDescent
+from trebuchet.dynamics.optimizers import GradientDescent, full_batch
 from trebuchet.dynamics.pool import Job
 from trebuchet.dynamics.problem import Problem
 from trebuchet.dynamics.recording import Recording
@@ -35,7 +35,11 @@ def sweep(
     lr: ArrayLike | None = None,
     seeds: int | Sequence[int] = 1,
     steps: int = 1000,
-    optimizer: GradientDescent | None = None,
+    optimizer: GradientDescent
+    | str
+    | torch.optim.Optimizer
+    | Callable[..., torch.optim.Optimizer]
+    | None = None,
     tolerance: float | None = None,
     blowup: float = 1e8,
     delta: float = 1e-3,
@@ -59,7 +63,8 @@ def sweep(
         lr: Rates as η, instead of `lr_ratio`.
         seeds: How many seeds (0, 1, …), or which.
         steps: Most updates a run may make.
-        optimizer: Gradient descent unless given.
+        optimizer: Gradient descent unless given: ``"sgd"``, ``"momentum"``, a `GradientDescent`, or
+            torch's ``SGD`` (class, partial or instance), whose momentum and weight decay are read.
         tolerance: A run has converged when its loss changes by less than this in a step.
         blowup: A run has blown up when its loss passes this many times its start.
         delta: A loss is above its start when it exceeds (1 + δ) times it.
@@ -100,6 +105,7 @@ def sweep(
         >>> runs.status.sel(lr=5.0).values.tolist()
         ['blew_up', 'blew_up']
     """
+    descent = full_batch(optimizer)
     swept, rates = _rates(lr_ratio, lr)
     seed_list = _seeds(seeds, problem)
     unknown = set(observables) - OBSERVABLES
@@ -110,7 +116,7 @@ def sweep(
     plan = Plan(
         loss=problem.loss,
         y=bound.y,
-        optimizer=optimizer or GradientDescent(),
+        optimizer=descent,
         stop=StopRule(steps, tolerance, blowup),
         schedule=(record or Recording()).steps(steps),
         observables=frozenset(observables),

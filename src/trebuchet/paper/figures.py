@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import xarray as xr
 
+from trebuchet._content import ByContent
 from trebuchet._progress import Progress, progress_bar
 from trebuchet.dynamics.recording import Recording
 from trebuchet.dynamics.sweep import sweep
@@ -21,8 +22,8 @@ QUICK_THIN = 4
 """`quick` keeps every fourth rate, the largest among them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
+@dataclass(frozen=True, slots=True, eq=False)
+class Figure(ByContent):
     """A figure that has been run.
 
     Attributes:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trebuchet._content import ByContent
 from trebuchet.curvature.top import top_eigen
 from trebuchet.errors import InputError
 from trebuchet.phases.scanning.checks import check_start
@@ -38,8 +39,8 @@ BLOWUP = 1e8
 """A loss above so many times its start has diverged."""
 
 
-@dataclass(frozen=True, slots=True)
-class EarlyConstants:
+@dataclass(frozen=True, slots=True, eq=False)
+class EarlyConstants(ByContent):
     """Edges of one initialisation, as c = ηλ₀ᴴ.
 
     Attributes:

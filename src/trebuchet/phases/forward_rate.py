@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trebuchet._content import ByContent
 from trebuchet.errors import InputError
 from trebuchet.phases.scanning.checks import check_start
 from trebuchet.problem.autocast import Autocast
@@ -22,14 +23,15 @@ from trebuchet.problem.batches import Batch, SizeOf, warn_uncounted
 from trebuchet.problem.closures import OWN_LOSS, maybe_closure, settled
 from trebuchet.problem.held_still import held_still
 from trebuchet.problem.losses import ModelLoss, resolve
-from trebuchet.problem.optimizers import Factory, make_factory
+from trebuchet.problem.optimizer_copies import set_mode
+from trebuchet.problem.optimizers import Factory, epsilon_lost, make_factory
 from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.selection import select, unwrap
 from trebuchet.problem.stream import make_stream
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardRate:
+@dataclass(frozen=True, slots=True, eq=False)
+class ForwardRate(ByContent):
     """A bracket of the forward-only rate: where one step no longer lowers the loss.
 
     Attributes:
@@ -59,7 +61,10 @@ def forward_critical_rate(
     model: nn.Module,
     loss: str | Callable[..., Any] | ModelLoss | None,
     data: object,
-    optimizer: str | torch.optim.Optimizer | Callable[..., Any] = "sgd",
+    optimizer: str
+    | torch.optim.Optimizer
+    | Sequence[torch.optim.Optimizer]
+    | Callable[..., Any] = "sgd",
     *,
     delta: float = 0.01,
     micro_batch: int | None = None,
@@ -72,7 +77,7 @@ def forward_critical_rate(
         model: Any module; nothing about it changes.
         loss: As for ``top_eigen``, closures included.
         data: As for ``top_eigen``; all of it is used.
-        optimizer: A name or a factory, as for ``scan``.
+        optimizer: A name, a factory or optimizers, as for ``scan``.
         delta: The upper end's loss is at most (1 + δ) L₀.
         micro_batch: At most so many samples in one forward pass.
         weights: What each batch counts, as for ``top_eigen``.
@@ -157,6 +162,14 @@ def along_first_step(
     found = _direction(objective, factory, start) if moves else None
     if found is None:
         _put(objective, start)
+        if moves:
+            probe = factory(objective.params, 1e-3)
+            msg = (
+                f"optimizer: the first step of {type(probe).__name__} is zero or not finite though "
+                "the gradient is neither"
+            )
+            why = epsilon_lost(probe) or "check its settings, and its state if it has one"
+            raise InputError(f"{msg}; {why}")
         msg = (
             "loss: its gradient is exactly zero at the initialisation, so every rate leaves the "
             "model where it is; check that the loss depends on the parameters"
@@ -200,11 +213,16 @@ def _direction(
 
 def _step(objective: Objective, factory: Factory, start: list[Tensor], rate: float) -> list[Tensor]:
     _put(objective, start, keep_grad=True)
-    factory(objective.params, rate).step()
-    return [
-        (p.detach().double() - w.double()) / rate
-        for p, w in zip(objective.params, start, strict=True)
-    ]
+    # What an optimizer does to gradients (clipping, hooks) is not to be done to them twice.
+    grads = [None if p.grad is None else p.grad.clone() for p in objective.params]
+    optimizer = factory(objective.params, rate)
+    set_mode(optimizer, training=True)
+    before = [p.detach().double().clone() for p in objective.params]
+    optimizer.step()
+    step = [(p.detach().double() - w) / rate for p, w in zip(objective.params, before, strict=True)]
+    for p, grad in zip(objective.params, grads, strict=True):
+        p.grad = grad
+    return step
 
 
 def _bracket(

@@ -8,7 +8,7 @@ import xarray as xr
 from trebuchet.errors import InputError
 from trebuchet.phases.verdict import Evidence, peak_ratios, phases, recovery_steps
 from trebuchet.results.levels import DELTA
-from trebuchet.results.schema import described
+from trebuchet.results.schema import check_runs, described
 from trebuchet.results.summary import summarise
 
 
@@ -40,6 +40,7 @@ def label(ds: xr.Dataset, *, blowup: float | None = None, delta: float | None = 
         >>> label(ds).phase.values[:, 0].tolist()
         ['lazy', 'catapult', 'divergent']
     """
+    ds = check_runs(ds)
     blowup = float(ds.attrs.get("blowup", 1e8) if blowup is None else blowup)
     if math.isnan(blowup) or blowup <= 1:
         msg = f"blowup: expected a factor above 1, got {blowup}"

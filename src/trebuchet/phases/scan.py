@@ -28,7 +28,6 @@ from trebuchet.phases.scanning.brackets import (
 from trebuchet.phases.scanning.checks import checked_progress
 from trebuchet.phases.scanning.curvature import final_eigenvalues, sparsity
 from trebuchet.phases.scanning.race import Course, Plan, race, rescue
-from trebuchet.phases.scanning.runs import Schedule
 from trebuchet.phases.scanning.setup import Setup, check_fresh, prepared
 from trebuchet.phases.scanning.suggest import Suggestion, suggest
 from trebuchet.phases.scanning.tables import frames
@@ -36,7 +35,8 @@ from trebuchet.phases.scanning.training import Trainer
 from trebuchet.phases.scanning.warmup import warmup
 from trebuchet.problem.held_still import held_still
 from trebuchet.problem.losses import ModelLoss
-from trebuchet.problem.optimizers import describe
+from trebuchet.problem.optimizers import describe, given
+from trebuchet.problem.schedules import Schedule, describe_schedule
 from trebuchet.problem.selection import unwrap
 
 QUICK_RTOL = 0.1
@@ -47,7 +47,10 @@ def scan(
     model: nn.Module,
     loss: str | Callable[..., Any] | ModelLoss | None,
     data: object,
-    optimizer: str | torch.optim.Optimizer | Callable[..., Any] = "sgd",
+    optimizer: str
+    | torch.optim.Optimizer
+    | Sequence[torch.optim.Optimizer]
+    | Callable[..., Any] = "sgd",
     *,
     horizon: int = 200,
     batch_size: int | None = None,
@@ -60,6 +63,8 @@ def scan(
     micro_batch: int | None = None,
     autocast: torch.dtype | None = None,
     schedule: Schedule | None = None,
+    clip_grad_norm: float | None = None,
+    clip_grad_value: float | None = None,
     stacked: bool | None = None,
     delta: float | None = None,
     blowup: float = 1e8,
@@ -82,10 +87,12 @@ def scan(
         loss: A name, ``loss(outputs, targets)``, a closure ``loss_fn(model, batch)``, or None for
             the model's own: a scalar that it returns, or the ``loss`` in what it returns.
         data: ``(inputs, targets)``, a dict batch, a list of batches or a ``DataLoader``.
-        optimizer: ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"adam"``, ``"adamw"``, a factory
-            ``(params, rate) -> optimizer`` such as ``torch.optim.RMSprop``, or an optimizer
-            already made: runs start from its state, and the rate is its first group's, the others
-            keeping their ratio.
+        optimizer: A name in any case (``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"adam"``,
+            ``"AdamW"``, ``"rmsprop"`` …), a factory ``(params, rate) -> optimizer`` such as
+            ``torch.optim.RMSprop``, or an optimizer already made: runs start from its state, with
+            its hooks, and the rate is its first group's, the others keeping their ratio. A list of
+            optimizers, or a factory that returns one, steps together, such as Muon for the
+            matrices beside AdamW for the rest; the rate is the first one's.
         horizon: Steps after which the loss is to be lowest: those you will train for, or the first
             few hundred of them.
         batch_size: Samples a batch; by default the loader's own, or all of them.
@@ -103,7 +110,13 @@ def scan(
         accumulate: Batches whose mean gradient makes one step.
         micro_batch: At most so many samples in one forward pass.
         autocast: dtype to run the model in; by default as ``torch.autocast`` is set by the caller.
-        schedule: Multiplier of the rate at step t, a function of t.
+        schedule: Multiplier of the rate at step t, a function of t; or a function of an optimizer
+            that makes one of torch's schedulers, such as
+            ``partial(torch.optim.lr_scheduler.StepLR, step_size=50)``, which steps after every
+            update.
+        clip_grad_norm: Gradients longer than this, over all trainable parameters, are scaled down
+            to it before every step.
+        clip_grad_value: Entries of gradients are cut off at ± this before every step.
         stacked: Train several runs in one forward and backward pass, where ``torch.vmap`` takes the
             module. By default on a GPU only: on a CPU core it gains nothing for most models.
         delta: A loss above (1 + δ) L₀ has risen. By default 1e-3 for full batches; else 1e-2, or
@@ -131,12 +144,13 @@ def scan(
     started = time.monotonic()
     asked = Arguments(
         loss, data, optimizer, horizon, batch_size, checked_seeds(seeds), budget, rates, edge_rtol,
-        curvature, accumulate, micro_batch, autocast, schedule, stacked, delta, blowup,
-        weights, size_of,
+        curvature, accumulate, micro_batch, autocast, schedule, clip_grad_norm, clip_grad_value,
+        stacked, delta, blowup, weights, size_of,
     )  # fmt: skip
     progress = checked_progress(progress)
     model = unwrap(model)
-    held = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
+    made = given(optimizer)
+    held = made if isinstance(made, torch.optim.Optimizer) else None
     with held_still(
         model, mode="as_is", loader=data, optimizer=held, parameters_too=True, also=loss
     ):
@@ -167,7 +181,7 @@ class _Found:
 
 
 def _search(setup: Setup) -> _Found:
-    """Race, bisect and advise; interrupted by Ctrl-C after some run was made, keep what there is."""
+    """Race, bisect and advise; after Ctrl-C keep what there is, if some run was made."""
     course = Course()
     try:
         course = _race(setup, course)
@@ -287,6 +301,9 @@ def _settings(setup: Setup, *, interrupted: bool) -> dict[str, Any]:
     asked, params = setup.asked, setup.objective.params
     return {
         "optimizer": describe(asked.optimizer),
+        "clip_grad_norm": asked.clip_grad_norm,
+        "clip_grad_value": asked.clip_grad_value,
+        "schedule": describe_schedule(asked.schedule),
         "loss": asked.loss_name,
         "horizon": asked.horizon,
         "batch_size": setup.stream.samples_per_step,

@@ -5,7 +5,7 @@ import html
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from trebuchet._checks import one_line
+from trebuchet._content import ByContent, content
 from trebuchet._types import Phase
 from trebuchet.errors import InputError
 from trebuchet.phases.scanning import rendering
@@ -24,10 +26,11 @@ from trebuchet.phases.scanning.brackets import Interval
 from trebuchet.phases.scanning.suggest import Suggestion
 from trebuchet.phases.scanning.tables import RUN_COLUMNS, by_rate
 from trebuchet.results import store
+from trebuchet.results.record import plain, rebuilt
 
 
-@dataclass(frozen=True, slots=True)
-class Warmup:
+@dataclass(frozen=True, slots=True, eq=False)
+class Warmup(ByContent):
     """Whether warm-up is needed, and from where.
 
     Attributes:
@@ -44,8 +47,8 @@ class Warmup:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Critical:
+@dataclass(frozen=True, slots=True, eq=False)
+class Critical(ByContent):
     """λ₀ and the critical rate, with what they are of.
 
     Attributes:
@@ -77,9 +80,11 @@ class Critical:
         return f"{rate}{top} ({self.convention})"
 
 
-@dataclass(frozen=True, repr=False)
-class Scan:
+@dataclass(frozen=True, repr=False, eq=False)
+class Scan(ByContent):
     """The result of ``trebuchet.scan``.
+
+    Two scans are equal if everything in them is, but for the seconds they took.
 
     Attributes:
         suggestion: One rate to use, with its interval and its reason.
@@ -220,12 +225,52 @@ class Scan:
         for column in map(str, self.traces):
             attrs = {"long_name": f"{column} of a look", "units": "1"}
             variables[f"trace_{column}"] = ("look", self.traces[column].to_numpy(), attrs)
-        parts = {
-            name: dataclasses.asdict(getattr(self, name))
-            for name in ("suggestion", "critical", "lr_forward", "lr_loss", "lr_max", "warmup")
+        rest = {
+            field.name: plain(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name not in FRAMES
         }
-        rest = {"notes": list(self.notes), "cost": dict(self.cost), "settings": dict(self.settings)}
-        return xr.Dataset(variables, attrs={"scan": json.dumps({**parts, **rest})})
+        rest["columns"] = list(map(str, self.traces))  # Zarr does not keep their order
+        return xr.Dataset(variables, attrs={"scan": json.dumps(rest)})
+
+    @classmethod
+    def from_dataset(cls, ds: xr.Dataset) -> "Scan":
+        """The scan that `to_dataset` wrote down.
+
+        Args:
+            ds: The dataset.
+
+        Returns:
+            The scan.
+
+        Raises:
+            InputError: If it is none, or parts of it are missing.
+        """
+        try:
+            parts = json.loads(ds.attrs["scan"])
+            # As lists, so that text has the type that pandas gives it in a new scan.
+            runs = pd.DataFrame({name: ds[name].values.tolist() for name in RUN_COLUMNS})
+            looks = parts.pop("columns", ["rate", "seed", "step", "loss"])
+            traces = pd.DataFrame({name: ds[f"trace_{name}"].values for name in looks})
+            for name, part in PARTS.items():
+                parts[name] = rebuilt(part, parts[name])
+            suggestion = parts["suggestion"]
+            phase = Phase(suggestion.phase)
+            parts["suggestion"] = dataclasses.replace(suggestion, phase=phase)
+            parts["notes"] = (*parts["notes"], *([ds.attrs["note"]] if "note" in ds.attrs else []))
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise InputError(str(error)) from error
+            msg = f"a part of the scan is missing or is not what it should be ({one_line(error)})"
+            raise InputError(msg) from error
+        return rebuilt(cls, parts, runs=runs, traces=traces)
+
+    def _content(self) -> Hashable:
+        took = {name: value for name, value in self.cost.items() if name != "seconds"}
+        return tuple(
+            content(took if field.name == "cost" else getattr(self, field.name))
+            for field in dataclasses.fields(self)
+        )
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the scan to a Zarr folder.
@@ -254,25 +299,24 @@ class Scan:
         """
         ds = store.load(path)
         if "scan" not in ds.attrs:
-            msg = f"path: {path} holds a sweep, not a scan; read it with trebuchet.load"
+            msg = f"path: {path} holds another result, not a scan; read it with trebuchet.load"
             raise InputError(msg)
-        parts = json.loads(ds.attrs["scan"])
-        # As lists, so that text has the type that pandas gives it in a new scan.
-        runs = pd.DataFrame({name: ds[name].values.tolist() for name in RUN_COLUMNS})
-        traces = pd.DataFrame(
-            {str(n).removeprefix("trace_"): ds[n].values for n in ds if str(n).startswith("trace_")}
-        )
-        suggestion = {**parts["suggestion"], "phase": Phase(parts["suggestion"]["phase"])}
-        return cls(
-            Suggestion(**suggestion),
-            Critical(**parts["critical"]),
-            Interval(**parts["lr_forward"]),
-            Interval(**parts["lr_loss"]),
-            Interval(**parts["lr_max"]),
-            Warmup(**parts["warmup"]),
-            runs,
-            traces,
-            tuple(parts["notes"]),
-            parts["cost"],
-            parts["settings"],
-        )
+        try:
+            return cls.from_dataset(ds)
+        except InputError as error:
+            msg = f"path: {path} holds no scan, or a damaged one: {error}"
+            raise InputError(msg) from error
+
+
+PARTS: dict[str, type[Any]] = {
+    "suggestion": Suggestion,
+    "critical": Critical,
+    "lr_forward": Interval,
+    "lr_loss": Interval,
+    "lr_max": Interval,
+    "warmup": Warmup,
+}
+"""Fields of a scan that are dataclasses themselves."""
+
+FRAMES = ("runs", "traces")
+"""Fields that are frames, stored as arrays."""

@@ -1,11 +1,12 @@
 """Optimizers made fresh for every run, at that run's rate."""
 
-import copy
 import inspect
 import math
+import types
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import nn
@@ -13,23 +14,54 @@ from torch.optim import Optimizer
 
 from trebuchet._checks import one_line
 from trebuchet.errors import InputError
+from trebuchet.problem.optimizer_copies import (
+    Together,
+    as_one,
+    check_copyable,
+    copied,
+    parameters_of,
+    set_mode,
+)
+from trebuchet.problem.optimizer_names import lookup
+from trebuchet.problem.optimizer_rows import NAMED
 from trebuchet.problem.risk import out_of_memory
 
 Factory = Callable[[Sequence[nn.Parameter], float], Optimizer]
 """``factory(params, rate) -> optimizer``; an optimizer class, or a ``partial`` of one, is one."""
 
-NAMED: dict[str, Callable[..., Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "momentum": partial(torch.optim.SGD, momentum=0.9),
-    "nesterov": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
-"""Optimizers by name, with torch's defaults; momentum β = 0.9."""
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Gradient clipping, before every step, over all trainable parameters.
+
+    Attributes:
+        norm: Gradients longer than this are scaled down to it; None leaves them.
+        value: Their entries are cut off at ± this; None leaves them.
+    """
+
+    norm: float | None = None
+    value: float | None = None
+
+    def __bool__(self) -> bool:
+        return self.norm is not None or self.value is not None
+
+    def __call__(self, params: Sequence[nn.Parameter]) -> None:
+        """Clip, in place, as ``torch.nn.utils`` does."""
+        if self.value is not None:
+            nn.utils.clip_grad_value_(params, self.value)
+        if self.norm is not None:
+            nn.utils.clip_grad_norm_(params, self.norm)
+
+
+NO_CLIP = Clip()
 
 
 def make_factory(
-    optimizer: object, params: Sequence[nn.Parameter], *, check: bool = True
+    optimizer: object,
+    params: Sequence[nn.Parameter],
+    *,
+    check: bool = True,
+    clip: Clip = NO_CLIP,
 ) -> Factory:
     """Return a function that makes an optimizer at a rate, and check that a scan can use it.
 
@@ -37,29 +69,70 @@ def make_factory(
 
     Args:
         optimizer: A name, a factory, or an optimizer already made: then every run starts from its
-            state, and the rate is that of its first group, the others' keeping their ratio to it.
+            state, with its hooks, and the rate is that of its first group, the others' keeping
+            their ratio to it. Several, in a list or from a factory, step one after the other.
         params: The trainable parameters.
         check: False where it was checked before.
+        clip: Done before everything else in a step.
 
     Returns:
         The factory.
 
     Raises:
         InputError: If `optimizer` is unknown, makes no optimizer, ignores the rate, maximises, is
-            not for the model's parameters and only them, or cannot make a step by itself.
+            not for the model's parameters and only them, cannot make a step by itself, or cannot
+            be copied for every run.
     """
+    factory = _unclipped(optimizer, params, check=check)
+    return _clipped(factory, clip) if clip else factory
+
+
+def _unclipped(optimizer: object, params: Sequence[nn.Parameter], *, check: bool) -> Factory:
+    optimizer = given(optimizer)
     if isinstance(optimizer, Optimizer):
         factory = _from_instance(optimizer)
         if check:
+            check_copyable(optimizer)
             _check_parameters(optimizer, params)
             _check_step(factory(params, 1e-3), params)
         return factory
+    factory = called(optimizer)
+    if check:
+        made = _check_heeds(factory, params, named=isinstance(optimizer, str))
+        _check_parameters(made, params)
+        _check_step(made, params)
+    return factory
+
+
+def given(optimizer: object) -> object:
+    """An optimizer as it was given, several in a list as one; anything else as it is.
+
+    Args:
+        optimizer: As given to ``scan``.
+
+    Returns:
+        The same, or one that stands for the list.
+    """
+    return as_one(optimizer) if isinstance(optimizer, (list, tuple)) else optimizer
+
+
+def called(optimizer: object) -> Factory:
+    """A factory from a name, a class, a partial or a function.
+
+    Args:
+        optimizer: No optimizer that is made already.
+
+    Returns:
+        The factory, not checked.
+
+    Raises:
+        InputError: If the name is unknown, or it is none of these.
+    """
     if isinstance(optimizer, str):
-        if optimizer not in NAMED:
-            names = ", ".join(repr(n) for n in NAMED)
-            msg = f"optimizer: expected {names} or a factory(params, rate), got {optimizer!r}"
+        make = NAMED.get(lookup(optimizer))
+        if make is None:
+            msg = f"optimizer: {optimizer!r} is not in torch {torch.__version__}; use a newer one"
             raise InputError(msg)
-        make = NAMED[optimizer]
         return lambda p, rate: make(p, lr=rate)
     if not callable(optimizer):
         msg = (
@@ -67,22 +140,33 @@ def make_factory(
             f"{type(optimizer).__name__}"
         )
         raise InputError(msg)
-    factory = _called(optimizer)
-    if check:
-        made = _check_heeds(factory, params)
-        _check_parameters(made, params)
-        _check_step(made, params)
+    function = optimizer
+    inner = function.func if isinstance(function, partial) else function
+    by_name = isinstance(inner, type) and issubclass(inner, Optimizer)
+
+    def factory(params: Sequence[nn.Parameter], rate: float) -> Optimizer:
+        made: Any = function(params, lr=rate) if by_name else function(params, rate)
+        return as_one(made) if isinstance(made, (list, tuple)) else made
+
     return factory
 
 
-def _called(optimizer: Callable[..., Any]) -> Factory:
-    inner = optimizer.func if isinstance(optimizer, partial) else optimizer
-    if isinstance(inner, type) and issubclass(inner, Optimizer):
-        return lambda p, rate: optimizer(p, lr=rate)
-    return lambda p, rate: optimizer(p, rate)
+def _clipped(factory: Factory, clip: Clip) -> Factory:
+    def clipping(params: Sequence[nn.Parameter], rate: float) -> Optimizer:
+        made: Any = factory(params, rate)
+
+        # Not a hook, which an optimizer may lack; first of all, as clipping follows the backward.
+        def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+            clip(params)
+            return type(self).step(self, *args, **kwargs)
+
+        made.step = types.MethodType(step, made)
+        return cast(Optimizer, made)
+
+    return clipping
 
 
-def _check_heeds(factory: Factory, params: Sequence[nn.Parameter]) -> Optimizer:
+def _check_heeds(factory: Factory, params: Sequence[nn.Parameter], *, named: bool) -> Optimizer:
     """Make two optimizers, and return one if their rates are those asked for."""
     try:
         made = [factory(params, rate) for rate in (1e-3, 2e-3)]
@@ -90,6 +174,8 @@ def _check_heeds(factory: Factory, params: Sequence[nn.Parameter]) -> Optimizer:
         raise
     except Exception as error:  # the user's factory may raise anything
         advice = "expected a name or a factory(params, rate) that returns an optimizer"
+        if named:
+            advice = "choose another, or several in a list, each for the parameters that it takes"
         _explain("could not be made for this model", advice, error)
     if not all(isinstance(o, Optimizer) for o in made):
         msg = (
@@ -111,7 +197,7 @@ def _check_heeds(factory: Factory, params: Sequence[nn.Parameter]) -> Optimizer:
 
 def _check_parameters(optimizer: Optimizer, params: Sequence[nn.Parameter]) -> None:
     known = {id(p) for p in params}
-    held = [p for group in optimizer.param_groups for p in group["params"]]
+    held = {id(p): p for p in parameters_of(optimizer)}.values()
     if not any(id(p) in known for p in held):
         msg = (
             "optimizer: holds none of the model's parameters; make it for this model's (a copy "
@@ -143,6 +229,7 @@ def _check_step(made: Optimizer, params: Sequence[nn.Parameter]) -> None:
     try:
         for p in params:
             p.grad = torch.zeros_like(p)
+        set_mode(made, training=True)
         made.step()
     except Exception as error:  # an optimizer may raise anything
         if "closure" in str(error):
@@ -185,24 +272,65 @@ def _from_instance(optimizer: Optimizer) -> Factory:
         raise InputError(msg)
 
     def factory(params: Sequence[nn.Parameter], rate: float) -> Optimizer:
-        made = copy.copy(optimizer)
-        made.param_groups = [
-            {**group, "params": list(group["params"]), "lr": rate * lr / rates[0]}
-            for group, lr in zip(optimizer.param_groups, rates, strict=True)
-        ]
-        made.state = type(optimizer.state)(
-            optimizer.state.default_factory,
-            {p: copy.deepcopy(state) for p, state in optimizer.state.items()},
-        )
+        del params  # it has its own
+        made = copied(optimizer)
+        for group, lr in zip(made.param_groups, rates, strict=True):
+            group["lr"] = rate * lr / rates[0]
+            group.pop("initial_lr", None)  # a scheduler's, of the original's rate
         return made
 
     return factory
 
 
+def epsilon_lost(optimizer: Optimizer) -> str:
+    """Say so where an optimizer's ε is zero in its parameters' dtype; empty where it is not.
+
+    Args:
+        optimizer: Already made.
+
+    Returns:
+        A sentence without its full stop.
+    """
+    for group in optimizer.param_groups:
+        eps = group.get("eps")
+        if not isinstance(eps, float) or eps == 0:
+            continue
+        lost = [p.dtype for p in group["params"] if not float(torch.tensor(eps, dtype=p.dtype))]
+        if lost:
+            return (
+                f"the optimizer's ε = {eps:g} is zero in {str(lost[0]).removeprefix('torch.')}, so "
+                f"its step is 0/0 where squared gradients vanish too; give ε of 1e-4 or so, such "
+                f"as partial({type(optimizer).__name__}, eps=1e-4), or train float32 weights"
+            )
+    return ""
+
+
+def unheld(optimizer: Optimizer, params: Sequence[nn.Parameter]) -> str:
+    """Say so where an optimizer leaves out parameters; empty where it holds all.
+
+    Args:
+        optimizer: Already made.
+        params: The trainable parameters.
+
+    Returns:
+        A sentence without its full stop.
+    """
+    held = {id(p) for p in parameters_of(optimizer)}
+    missed = [p for p in params if id(p) not in held]
+    if not missed:
+        return ""
+    count = sum(p.numel() for p in missed)
+    of = f"{len(params) - len(missed)} of the model's {len(params)} parameter tensors"
+    return f"the optimizer holds {of}; the other {count} numbers are not trained"
+
+
 def describe(optimizer: object) -> str:
     """Return a name for tables and files."""
+    optimizer = given(optimizer)
     if isinstance(optimizer, str):
-        return optimizer
+        return lookup(optimizer)
+    if isinstance(optimizer, Together):
+        return " + ".join(type(o).__name__ for o in optimizer.members)
     if isinstance(optimizer, Optimizer):
         return type(optimizer).__name__
     inner = optimizer.func if isinstance(optimizer, partial) else optimizer

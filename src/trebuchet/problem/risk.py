@@ -235,6 +235,9 @@ class Objective:
 
         Returns:
             The mean of their losses.
+
+        Raises:
+            RuntimeError: As the user's model or loss raised it.
         """
         # Where nothing else was seen to move, only buffers are copied at every step.
         before = self.state.snapshot() if self.state.moving else None

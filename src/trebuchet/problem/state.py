@@ -1,8 +1,8 @@
 """Everything that training may move, copied and put back: what makes a run start fresh.
 
 A step moves the trained parameters. A forward pass may move more: BatchNorm's statistics, a teacher
-that follows the weights, a memory bank, a codebook, a counter that anneals something, a generator of
-the model's own, in parameters without gradients, in buffers, or in plain attributes of a module.
+that follows the weights, a memory bank, a codebook, a counter that anneals something, a generator
+of the model's own, in parameters without gradients, in buffers, or in plain attributes of a module.
 :class:`ModelState` holds all of these, of the model and of the modules and tensors that the loss
 reaches, tied ones once, and a :class:`Snapshot` of it can be put back at any time.
 
@@ -141,7 +141,7 @@ class ModelState:
             for p, w in zip(self.trained, snapshot.weights, strict=True):
                 _write(p, w)
             for space, entries in zip(self._spaces, snapshot.rest, strict=True):
-                for name in [n for n in space.keys() if n not in entries and n not in _INTERNAL]:
+                for name in [n for n in space if n not in entries and n not in _INTERNAL]:
                     del space[name]
                 for name, saved in entries.items():
                     value = _put_back(saved, done)
@@ -182,7 +182,8 @@ class ModelState:
     def moved_beside(self) -> bool:
         """Whether anything but trained parameters and the model's buffers is not as at the start.
 
-        Also in `moving`, which remembers.
+        Returns:
+            The answer; `moving` remembers it.
         """
         apart = {id(b) for b in self.model.buffers()}
         now, start = self.snapshot(), self.start

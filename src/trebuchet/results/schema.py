@@ -14,16 +14,18 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
 
 from trebuchet._environment import FACTS, environment
-from trebuchet._types import Status
+from trebuchet._types import Phase, Status
 from trebuchet.errors import InputError
 
 TRACE = ("lr", "seed", "step")
 RUN = ("lr", "seed")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: saved with a manifest (results/manifest.py). Version 1 had the same variables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,41 +172,93 @@ def validate(ds: xr.Dataset) -> None:
         InputError: If a dim, a dtype, units, a required variable or a status is not as it should
             be; the message names the variable.
     """
+    _check_version(ds)
     for name in ("lr", "seed"):
         if name not in ds.coords:
             msg = f"dataset: expected a coordinate {name!r}, got {sorted(map(str, ds.coords))}"
             raise InputError(msg)
+    for name, row in COORDINATES.items():
+        if name in ds.coords:
+            _check_row(ds, name, row)
+    for name in ("lr", "seed"):
         if np.unique(ds[name].values).size != ds[name].size:
             msg = f"dataset: expected distinct values of {name!r}, got one twice"
             raise InputError(msg)
+    if not np.isfinite(ds["lr"].values).all():
+        msg = f"lr: expected finite rates, got {ds['lr'].values[~np.isfinite(ds['lr'].values)][0]}"
+        raise InputError(msg)
     if "step" in ds.coords:
         steps = ds["step"].values
         if steps.size == 0 or steps[0] != 0 or (np.diff(steps) <= 0).any():
             msg = "dataset: expected 'step' to increase from 0"
             raise InputError(msg)
     for name, row in VARIABLES.items():
-        if name not in ds:
-            if row.required:
-                msg = f"dataset: expected the variable {name!r} ({row.long_name}), which is missing"
-                raise InputError(msg)
-            continue
-        dims = tuple(dim for dim in ds[name].dims if dim in COORDINATES)
-        if dims != row.dims:
-            msg = f"{name}: expected dims {row.dims}, got {dims}"
-            raise InputError(msg)
-        if _kind(ds[name].dtype) != row.kind:
-            msg = f"{name}: expected dtype kind {row.kind!r}, got {ds[name].dtype}"
+        if name in ds:
+            _check_row(ds, name, row)
+        elif row.required:
+            msg = f"dataset: expected the variable {name!r} ({row.long_name}), which is missing"
             raise InputError(msg)
     for name_, variable in ds.variables.items():
         missing = {"units", "long_name"} - set(variable.attrs)
         if missing:
             msg = f"{name_}: expected attributes units and long_name, got no {min(missing)}"
             raise InputError(msg)
-    if "status" in ds:
-        unknown = set(np.unique(ds["status"].values).tolist()) - {str(status) for status in Status}
-        if unknown:
-            msg = f"status: expected one of {', '.join(Status)}, got {min(unknown)!r}"
-            raise InputError(msg)
+    for name, words in (("status", Status), ("phase", Phase)):
+        if name in ds:
+            unknown = set(ds[name].values.ravel().tolist()) - {str(word) for word in words}
+            if unknown:
+                msg = f"{name}: expected one of {', '.join(words)}, got {min(map(repr, unknown))}"
+                raise InputError(msg)
+    if "steps" in ds and (ds["steps"].values < 0).any():
+        msg = f"steps: expected numbers of updates, got {ds['steps'].values.min()}"
+        raise InputError(msg)
+
+
+def check_runs(ds: object) -> xr.Dataset:
+    """Refuse what is no dataset of runs, such as another result.
+
+    Args:
+        ds: What was given as `ds`.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        InputError: If it is something else; the message says what to use.
+    """
+    use = "give what trebuchet.sweep returned"
+    if isinstance(getattr(ds, "table", None), pd.DataFrame):
+        use = "a scan's phases are in its table, one row a rate, and in its runs, one row a run"
+    elif isinstance(ds, xr.Dataset):
+        if {"lr", "seed"} <= set(ds.dims) and "learning_rate" in ds:
+            return ds
+        if "scan" in ds.attrs:
+            use = "this is a scan written down: trebuchet.Scan.from_dataset(ds).table has its rates"
+    got = f"a dataset with dims {tuple(map(str, ds.dims))}" if isinstance(ds, xr.Dataset) else None
+    msg = (
+        f"ds: expected runs, a dataset with dims lr and seed, got {got or type(ds).__name__}; {use}"
+    )
+    raise InputError(msg)
+
+
+def _check_version(ds: xr.Dataset) -> None:
+    given = ds.attrs.get("schema_version", SCHEMA_VERSION)
+    if not isinstance(given, (int, np.integer)) or not 1 <= given <= SCHEMA_VERSION:
+        msg = (
+            f"schema_version: expected a number from 1 to {SCHEMA_VERSION}, got {given!r}; results "
+            "of a later trebuchet need that one to be read"
+        )
+        raise InputError(msg)
+
+
+def _check_row(ds: xr.Dataset, name: str, row: Variable) -> None:
+    dims = tuple(dim for dim in ds[name].dims if dim in COORDINATES)
+    if dims != row.dims:
+        msg = f"{name}: expected dims {row.dims}, got {dims}"
+        raise InputError(msg)
+    if _kind(ds[name].dtype) != row.kind:
+        msg = f"{name}: expected dtype kind {row.kind!r}, got {ds[name].dtype}"
+        raise InputError(msg)
 
 
 def config_hash(settings: Mapping[str, Any]) -> str:

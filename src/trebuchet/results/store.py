@@ -7,17 +7,24 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from trebuchet._checks import one_line, shown
 from trebuchet.errors import InputError
+from trebuchet.results import legacy, manifest
+from trebuchet.results.schema import SCHEMA_VERSION, validate
+
+RUNS = "runs"
+OTHERS = ("scan", "top_eigen")
+"""Results other than runs: the attribute of that name holds what is not in the arrays."""
 
 
 def save(ds: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write a dataset to a Zarr folder, without loss.
+    """Write a dataset to a Zarr folder, without loss, with a list of what it is made of.
 
     The data go to a hidden folder beside `path` that takes its name once it is complete, so that
     an interrupted save leaves what was there before.
 
     Args:
-        ds: The dataset.
+        ds: Runs, as ``sweep`` returns them, or another result as a dataset.
         path: The folder to make, ``runs.zarr`` say; missing parents are made too.
         overwrite: Replace a result that is there.
 
@@ -25,17 +32,24 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = Fals
         The path.
 
     Raises:
-        InputError: If `path` exists and `overwrite` is off, or cannot be written.
+        InputError: If `ds` is no result, which `load` would refuse, or if `path` exists and
+            `overwrite` is off, or cannot be written.
     """
-    target = Path(path)
+    target = _place(path)
+    kind = kind_of(ds)
+    if kind == RUNS:
+        _check_runs(ds)
     check_writable(target, overwrite=overwrite)
     hidden = target.parent / f".{target.name}.{os.getpid()}.partial"
     replaced = target.parent / f".{target.name}.{os.getpid()}.replaced"
+    stored = _fixed_strings(ds).drop_encoding().assign_attrs(schema_version=SCHEMA_VERSION)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(hidden, ignore_errors=True)
         # Zarr's version 3 has no settled form for strings of fixed length yet; version 2 has.
-        _fixed_strings(ds).drop_encoding().to_zarr(hidden, zarr_format=2, consolidated=True)
+        # Chunks of nothing but missing values are written too: an absent one is a lost one.
+        stored.to_zarr(hidden, zarr_format=2, consolidated=True, write_empty_chunks=True)
+        manifest.write(hidden, schema_version=SCHEMA_VERSION, kind=kind)
         if target.exists():
             target.rename(replaced)
         hidden.rename(target)
@@ -50,24 +64,74 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = Fals
 
 
 def load(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read a dataset back, into memory.
+    """Read a dataset back, into memory, and make sure that it is what was saved.
 
     Args:
         path: A folder made by `save`.
 
     Returns:
-        The dataset.
+        The dataset. One saved before there were checksums has an attribute ``note`` that says so.
 
     Raises:
-        InputError: If there is no result at `path`.
+        InputError: If there is no result at `path`, if one of its files is missing, was changed or
+            does not belong to it, if it is not what the table of variables says, or if a later
+            trebuchet wrote it.
     """
-    source = Path(path)
-    if not (source / ".zmetadata").is_file():
-        what = "something else" if source.exists() else "nothing"
-        msg = f"path: expected a result saved by trebuchet at {source}, found {what}"
-        raise InputError(msg)
-    with xr.open_dataset(source, engine="zarr", consolidated=True) as stored:
-        return stored.load().drop_encoding()
+    source = _place(path)
+    _check_there(source)
+    kind = manifest.verify(source, newest=SCHEMA_VERSION)
+    absent = legacy.check(source) if kind is None else []
+    try:
+        with xr.open_dataset(source, engine="zarr", consolidated=True) as stored:
+            ds = stored.load().drop_encoding()
+    except Exception as error:  # Zarr, its codecs and xarray raise whatever they like
+        manifest.damaged(source, f"it cannot be read ({one_line(error)})")
+    if kind is None:
+        ds = legacy.noted(ds, source, absent)
+        kind = kind_of(ds)
+    if kind == RUNS:
+        try:
+            validate(ds)
+        except InputError as error:
+            msg = f"path: {source} holds no result of trebuchet, or a damaged one: {error}"
+            raise InputError(msg) from error
+    return ds
+
+
+def kind_of(ds: xr.Dataset) -> str:
+    """Which result a dataset is: "runs", or that of the attribute that holds the rest of it."""
+    return next((kind for kind in OTHERS if kind in ds.attrs), RUNS)
+
+
+def _check_runs(ds: xr.Dataset) -> None:
+    try:
+        validate(ds)
+    except InputError as error:
+        msg = (
+            f"{error}; trebuchet saves whole results (keep dims with isel(seed=[0])), other "
+            "datasets save themselves with to_zarr"
+        )
+        raise InputError(msg) from error
+
+
+def _check_there(source: Path) -> None:
+    """Say what is at the path, if no result is."""
+    try:
+        if (source / manifest.NAME).is_file() or (source / ".zmetadata").is_file():
+            return
+        if source.is_dir():
+            inside = sorted(entry.name for entry in source.iterdir())
+            zarr = any(name in inside for name in (".zgroup", ".zattrs", "zarr.json"))
+            what = "a Zarr folder without .zmetadata" if zarr else "a folder"
+            what = f"something else ({what if inside else 'an empty folder'})"
+        elif source.exists():
+            what = "something else (a file)"
+        else:
+            what = "a link to nothing" if source.is_symlink() else "nothing"
+    except OSError as error:
+        what = f"what cannot be read ({error.strerror or error})"
+    msg = f"path: expected a result saved by trebuchet at {source}, found {what}"
+    raise InputError(msg)
 
 
 def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -80,12 +144,12 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
     Raises:
         InputError: If `path` exists and `overwrite` is off, or cannot be written.
     """
-    target = Path(path)
+    target = _place(path)
     if os.path.lexists(target):
         if not overwrite:
             msg = f"path: {target} exists; pass overwrite=True (--overwrite) to replace it"
             raise InputError(msg)
-        if not (target / ".zmetadata").is_file():
+        if not _ours(target):
             msg = f"path: {target} exists and is not a result of trebuchet; choose another path"
             raise InputError(msg)
     parent = target.absolute().parent
@@ -97,6 +161,23 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
     if not os.access(parent, os.W_OK | os.X_OK):
         msg = f"path: cannot write {target}: no permission to write in {parent}"
         raise InputError(msg)
+
+
+def _place(path: str | os.PathLike[str]) -> Path:
+    """The path; that of what it points to, if it is a link, so that the link stays one."""
+    try:
+        place = Path(path)
+        return place.resolve() if place.is_symlink() and place.exists() else place
+    except TypeError as error:
+        msg = f"path: expected a path, got {shown(path)}"
+        raise InputError(msg) from error
+
+
+def _ours(folder: Path) -> bool:
+    """Whether a folder holds a result, damaged perhaps: nothing else is ever replaced."""
+    if (folder / manifest.NAME).is_file():
+        return manifest.recognised(folder)
+    return legacy.recognised(folder)
 
 
 def _fixed_strings(ds: xr.Dataset) -> xr.Dataset:

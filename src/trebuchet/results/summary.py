@@ -9,7 +9,7 @@ import xarray as xr
 from trebuchet._types import Phase, Status
 from trebuchet.errors import InputError
 from trebuchet.results.levels import DELTA, risen
-from trebuchet.results.schema import described
+from trebuchet.results.schema import check_runs, described
 
 PHASE_LETTERS: dict[str, str] = {
     Phase.LAZY: "L",
@@ -76,19 +76,26 @@ def summarise(ds: xr.Dataset, *, delta: float | None = None) -> xr.Dataset:
     return result
 
 
-def table(ds: xr.Dataset) -> pd.DataFrame:
+def table(ds: Any) -> pd.DataFrame:
     """One row a rate; numbers are medians over the seeds, phases one letter a seed.
 
     Args:
-        ds: A results dataset, labelled or not.
+        ds: A results dataset, labelled or not; or a ``Scan``, which has a table of its own.
 
     Returns:
+        A scan's ``Scan.table``; of runs the
         Columns ``lr, lr_ratio, phases, loss_max, loss_final, test_loss_final, ratio_final`` (the
         final ηλ), ``weight_norm_ratio`` (final |θ|²/|θ₀|²) and ``sparsity`` (``sparsity_1`` … for
         several layers); a column whose numbers are missing from the dataset is left out. Phase
         letters: L lazy, C catapult, D divergent, X collapsed, ? unsettled.
+
+    Raises:
+        InputError: If `ds` is neither.
     """
-    ds = summarise(ds)
+    own = getattr(ds, "table", None)
+    if isinstance(own, pd.DataFrame):
+        return own.copy()
+    ds = summarise(check_runs(ds))
     columns: dict[str, Any] = {"lr": _median(ds["learning_rate"])}
     if "lr_ratio" in ds:
         columns["lr_ratio"] = _median(ds["lr_ratio"])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from trebuchet._content import ByContent
 from trebuchet.errors import InputError, NotApplicableError
 from trebuchet.theory._checks import FloatArray, array, positive, symmetric
 
@@ -20,8 +21,8 @@ PAPER = "Meltzer & Liu, arXiv 2301.07737"
 _LABELS = "labels zero, or a loss so large that labels do not matter"
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
+@dataclass(frozen=True, slots=True, eq=False)
+class Edge(ByContent):
     """A learning rate where behaviour changes.
 
     Attributes:

@@ -3,15 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
 
 from trebuchet._checks import as_real, items, one_line, optional, real, shown, whole
 from trebuchet.errors import InputError
-from trebuchet.phases.scanning.runs import Schedule
 from trebuchet.problem.batches import SizeOf
+from trebuchet.problem.schedules import MakeScheduler, Multiplier, Schedule, makes_scheduler
 
 Curvature = Literal["initial", "final", "none"]
 """Where λ is measured: at the initialisation, also at the end of every whole run, or nowhere."""
@@ -35,6 +35,8 @@ class Arguments:
     micro_batch: int | None
     autocast: torch.dtype | None
     schedule: Schedule | None
+    clip_grad_norm: float | None
+    clip_grad_value: float | None
     stacked: bool | None
     delta: float | None
     blowup: float
@@ -50,8 +52,8 @@ class Arguments:
                 f"evaluations, got {self.budget}; shorten the horizon, or give more"
             )
             raise InputError(msg)
-        if self.schedule is not None:
-            _check_schedule(self.schedule, self.horizon)
+        if self.multiplier is not None:
+            _check_schedule(self.multiplier, self.horizon)
 
     def _checked(self) -> dict[str, object]:
         """Numbers as Python's own, whatever kind they came as; what is None stays so."""
@@ -76,6 +78,14 @@ class Arguments:
                 whole, "micro_batch", self.micro_batch, "a positive number of samples"
             ),
             "autocast": _autocast(self.autocast),
+            "clip_grad_norm": optional(
+                real, "clip_grad_norm", self.clip_grad_norm, "a positive finite number or None",
+                lambda x: 0 < x < math.inf,
+            ),
+            "clip_grad_value": optional(
+                real, "clip_grad_value", self.clip_grad_value, "a positive finite number or None",
+                lambda x: 0 < x < math.inf,
+            ),
             "stacked": _stacked(self.stacked),
             "delta": optional(
                 real, "delta", self.delta, "a finite number >= 0",
@@ -83,6 +93,20 @@ class Arguments:
             ),
             "blowup": real("blowup", self.blowup, "a factor above 1", lambda x: x > 1),
         }  # fmt: skip
+
+    @property
+    def scheduler(self) -> MakeScheduler | None:
+        """What makes a scheduler for each run's optimizer, if that is what the schedule is."""
+        if self.schedule is None or not makes_scheduler(self.schedule):
+            return None
+        return cast("MakeScheduler", self.schedule)
+
+    @property
+    def multiplier(self) -> Multiplier | None:
+        """The schedule, if it is a function of the step."""
+        if self.schedule is None or makes_scheduler(self.schedule):
+            return None
+        return cast("Multiplier", self.schedule)
 
     @property
     def limit(self) -> int:
@@ -140,14 +164,8 @@ def _stacked(stacked: object) -> bool | None:
     raise InputError(msg)
 
 
-def _check_schedule(schedule: object, horizon: int) -> None:
+def _check_schedule(schedule: Multiplier, horizon: int) -> None:
     """Evaluate it at every step of a run: a multiplier that is none would end one in the middle."""
-    if not callable(schedule):
-        msg = (
-            "schedule: expected a function of the step t that returns a multiplier of the rate, "
-            f"got {shown(schedule)}; give a function such as lambda t: 1 - t / {horizon}"
-        )
-        raise InputError(msg)
     highest = 0.0
     for t in range(horizon):
         try:

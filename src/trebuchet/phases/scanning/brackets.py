@@ -156,6 +156,8 @@ def narrow(
         The narrower interval; wider than asked for if the budget ended.
     """
     low, high = edge.low, edge.high
+    if low <= 0 and math.isinf(high):  # no run came far enough to say anything
+        return edge
     outward = 0
     try:
         while not high <= low * (1 + rtol) and outward < OUTWARD:

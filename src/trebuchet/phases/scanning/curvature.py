@@ -15,13 +15,14 @@ from trebuchet.curvature.result import TopEigen
 from trebuchet.curvature.top import top_eigen
 from trebuchet.errors import InputError
 from trebuchet.phases.scan_result import Critical
-from trebuchet.phases.scanning.optimizer_edge import OptimizerEdge, edge_of
 from trebuchet.phases.scanning.runs import Run
 from trebuchet.phases.scanning.training import Trainer
 from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch
 from trebuchet.problem.held_still import MODE, held_still
 from trebuchet.problem.losses import ModelLoss, is_convex
+from trebuchet.problem.optimizer_edge import OptimizerEdge, edge_of
+from trebuchet.problem.optimizers import NO_CLIP, Clip
 from trebuchet.problem.risk import Objective, out_of_memory
 from trebuchet.problem.selection import select
 from trebuchet.problem.stream import Stream
@@ -41,7 +42,13 @@ STEP_CALLS, RULE_CALLS, COLUMN_CALLS = 4.6e6, 66e6, 6e6
 
 
 def critical_rate(
-    objective: Objective, stream: Stream, optimizer: object, loss: object, *, at_most: int
+    objective: Objective,
+    stream: Stream,
+    optimizer: object,
+    loss: object,
+    *,
+    at_most: int,
+    clip: Clip = NO_CLIP,
 ) -> Critical:
     """Measure λ₀ and the critical rate.
 
@@ -55,12 +62,13 @@ def critical_rate(
         optimizer: As given to ``scan``.
         loss: As given to ``scan``.
         at_most: Gradient evaluations that may be spent.
+        clip: Gradient clipping before every step.
 
     Returns:
         λ₀ and the critical rate; NaN, and why, where double backward is impossible. For an
         optimizer without a closed form λ₀ is the parameters' own, and the rate NaN.
     """
-    edge = edge_of(optimizer, objective.params)
+    edge = edge_of(optimizer, objective.params, clip)
     batches = _samples(stream)
     size = sum(b.size for b in batches)
     each = GRADIENTS_A_PRODUCT * max(1.0, size / stream.samples_per_step)
@@ -102,9 +110,8 @@ def critical_rate(
             f"{len(batches)} batch{'es' if len(batches) > 1 else ''} of {batches[0].size} samples"
         )
     convention = _convention(top, edge, part, loss)
-    lr = edge.rate(top)
-    begins = 2 / top.value if top.optimizer == "momentum" and top.value > 0 else lr
-    return Critical(lr, top.value, top.operator, convention, min(begins, lr), settled)
+    lr = math.nan if edge.missing else top.lr_crit
+    return Critical(lr, top.value, top.operator, convention, edge.earliest(top.value), settled)
 
 
 def final_eigenvalues(
@@ -185,7 +192,7 @@ def _cheapest(
             model, chosen, objective.loss, [batch], autocast, [1.0], batch.size, held=held
         )
         with problem.in_place():
-            barred = edge.adaptive or autocast.enabled
+            barred = edge.adaptive or edge.coupled or autocast.enabled
             run = None if barred else layer_rule.record(problem, batch)
             if run is None:
                 n = problem.outputs(batch).numel()
@@ -302,7 +309,19 @@ def _convention(top: TopEigen, edge: OptimizerEdge, part: str, loss: object) -> 
         part += f", in {top.mode} mode with {top.statistics}"
     if edge.held is not None:
         part += ", in the parameters that the optimizer holds"
-    return f"{operator} of {name} as given, a {top.reduction} over {part}; {edge.formula(top)}"
+    return f"{operator} of {name} as given, a {top.reduction} over {part}; {_formula(edge)}"
+
+
+def _formula(edge: OptimizerEdge) -> str:
+    """The closed form, and where a loss may first rise, if that is another rate."""
+    first = edge.earliest(1.0)
+    if edge.missing or math.isclose(first, edge.rate(1.0), rel_tol=1e-9):
+        return edge.formula()
+    if math.isnan(first):
+        return f"{edge.formula()}; where the loss first rises is not known from λ₀"
+    first *= 1 + edge.settings.get("weight_decay", 0.0)
+    top = "(λ₀+w)" if edge.settings.get("weight_decay") else "λ₀"
+    return f"{edge.formula()}; from rest the loss may rise from {first:.3g}/{top} on"
 
 
 def _unmeasured(objective: Objective, why: str) -> Critical:

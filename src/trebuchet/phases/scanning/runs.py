@@ -1,18 +1,15 @@
 """Runs: trainings from one initialisation, each at a constant rate, that can be set aside."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from trebuchet._types import Status
 from trebuchet.problem.state import Snapshot
-
-Schedule = Callable[[int], float]
-"""A multiplier of the rate at step t."""
 
 EARLY = (1, 2, 3, 5, 7, 10, 15, 20, 25, 30)
 """Steps at which a mini-batch run is looked at: a catapult's peak is in the first few."""
@@ -30,11 +27,13 @@ class State:
         snapshot: Weights, buffers, and whatever else training moves.
         optimizer: On the model's own parameters, whoever's weights they hold.
         rates: Of the optimizer's groups, before the schedule.
+        scheduler: One of torch's, if the schedule makes them.
     """
 
     snapshot: Snapshot
     optimizer: Optimizer
     rates: list[float]
+    scheduler: LRScheduler | None = None
 
     @property
     def weights(self) -> tuple[Tensor, ...]:

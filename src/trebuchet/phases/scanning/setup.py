@@ -22,8 +22,10 @@ from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch, uncounted
 from trebuchet.problem.closures import OWN_LOSS, maybe_closure, settled
 from trebuchet.problem.losses import resolve
-from trebuchet.problem.optimizers import Factory, make_factory
+from trebuchet.problem.optimizer_copies import has_modes
+from trebuchet.problem.optimizers import Clip, Factory, epsilon_lost, make_factory, unheld
 from trebuchet.problem.risk import Objective, is_finite
+from trebuchet.problem.schedules import check_scheduler
 from trebuchet.problem.selection import select
 from trebuchet.problem.stream import Stream, make_stream
 from trebuchet.results.levels import DELTA
@@ -107,7 +109,12 @@ def prepare(model: nn.Module, asked: Arguments, stack: ExitStack) -> Setup:
     autocast = Autocast.ambient(device)
     if asked.autocast is not None:
         autocast = Autocast(device.type, True, asked.autocast)
-    factory = make_factory(asked.optimizer, params)
+    clip = Clip(asked.clip_grad_norm, asked.clip_grad_value)
+    factory = make_factory(asked.optimizer, params, clip=clip)
+    probe = factory(params, 1e-3)
+    modes = has_modes(probe)
+    if asked.scheduler is not None:
+        check_scheduler(asked.scheduler, factory, params, asked.horizon)
     stream = make_stream(
         asked.data, device=device, batch_size=asked.batch_size, accumulate=asked.accumulate,
         horizon=asked.horizon, closure=maybe_closure(loss), model=model, weights=asked.weights,
@@ -118,6 +125,7 @@ def prepare(model: nn.Module, asked: Arguments, stack: ExitStack) -> Setup:
         model, loss, params, autocast, stream.samples_per_step, asked.micro_batch
     )  # fmt: skip
     stack.enter_context(objective.brought_home())
+    objective.notes += [note for note in (epsilon_lost(probe), unheld(probe, params)) if note]
     if stream.n_samples == 1:
         objective.notes.append("there is only one sample: this is the rate that memorises it")
     fixed = stream.fixed(stream.n_samples if stream.full_batch else FIXED_SAMPLES)
@@ -135,12 +143,13 @@ def prepare(model: nn.Module, asked: Arguments, stack: ExitStack) -> Setup:
     critical = Critical(math.nan, math.nan, "", "not measured")
     if asked.curvature != "none":
         critical = critical_rate(
-            objective, stream, asked.optimizer, asked.loss, at_most=int(FOR_CURVATURE * asked.limit)
-        )
+            objective, stream, asked.optimizer, asked.loss,
+            at_most=int(FOR_CURVATURE * asked.limit), clip=clip,
+        )  # fmt: skip
     trainer = Trainer(
         objective, stream, factory, horizon=asked.horizon, fixed=fixed, closing=closing,
-        schedule=asked.schedule, blowup=asked.blowup, budget=asked.limit,
-        at_once=_at_once(objective, stream, asked),
+        schedule=asked.multiplier, scheduler=asked.scheduler, modes=modes, blowup=asked.blowup,
+        budget=asked.limit, at_once=1 if modes else _at_once(objective, stream, asked),
     )  # fmt: skip
     if trainer.free_looks and asked.edge_rtol is None:
         trainer.budget = round((1 - FOR_EDGES) * asked.limit)
@@ -158,7 +167,8 @@ def prepare(model: nn.Module, asked: Arguments, stack: ExitStack) -> Setup:
     flight = (DELTA if trainer.free_looks else LEAST_RISE) if asked.delta is None else asked.delta
     delta = max(flight, RISES * noise) if asked.delta is None else asked.delta
     # The full batch has no order: without randomness a second seed would be the same run again.
-    seeds = asked.seeds[:1] if trainer.free_looks else asked.seeds
+    one_order = stream.full_batch and not objective.randomised
+    seeds = asked.seeds[:1] if one_order else asked.seeds
     rates = Rates(trainer, scale, seeds, delta=delta, smoothing=Plan().smoothing, flight=flight)
     return Setup(
         asked, objective, stream, factory, trainer, rates, forward, critical, first, noise,

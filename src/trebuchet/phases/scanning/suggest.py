@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trebuchet._content import ByContent
 from trebuchet._types import Phase, Status
 from trebuchet.phases.scanning.brackets import Interval
 from trebuchet.phases.scanning.field import Rates
@@ -23,8 +24,8 @@ the horizon: a factor √2, and 2. Three pairs of seeds of a small language mode
 rates a factor 4 apart."""
 
 
-@dataclass(frozen=True, slots=True)
-class Suggestion:
+@dataclass(frozen=True, slots=True, eq=False)
+class Suggestion(ByContent):
     """One rate to use.
 
     Attributes:
@@ -37,8 +38,8 @@ class Suggestion:
         phase: What the run nearest to this rate does: lazy or catapult.
         reason: A sentence.
         reliable: Whether runs reached the horizon around it.
-        noise: Standard deviation, between seeds at one rate near the suggestion, of the softened log
-            loss that rates are ranked by; 0 without randomness, NaN where no two were run.
+        noise: Standard deviation, between seeds at one rate near the suggestion, of the softened
+            log loss that rates are ranked by; 0 without randomness, NaN where no two were run.
     """
 
     rate: float

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from trebuchet._types import Status
 from trebuchet.phases.scanning.data_faults import check_batch_met
-from trebuchet.phases.scanning.runs import BudgetSpentError, Run, Schedule, State, looks
+from trebuchet.phases.scanning.runs import BudgetSpentError, Run, State, looks
 from trebuchet.phases.scanning.stack import Stack
 from trebuchet.problem.batches import Batch
 from trebuchet.problem.noise import seed_all
+from trebuchet.problem.optimizer_copies import set_mode
 from trebuchet.problem.optimizers import Factory
 from trebuchet.problem.risk import Objective, is_finite, out_of_memory
+from trebuchet.problem.schedules import MakeScheduler, Multiplier, advance, attach
 from trebuchet.problem.stream import Stream
 from trebuchet.results.levels import blown_up
 
@@ -37,6 +39,8 @@ class Trainer:
         fixed: The set that runs are compared on while they train.
         closing: The larger set they are compared on at the horizon.
         schedule: Multiplier of the rate.
+        scheduler: Makes one of torch's schedulers for a run's optimizer, instead.
+        modes: Whether the optimizer trains on other weights than those it is evaluated with.
         blowup: A loss above so many times its start has diverged.
         budget: Gradient evaluations that may be spent; None is no limit.
         at_once: At most so many runs are stacked; 1 is one after the other. Halved when memory
@@ -53,7 +57,9 @@ class Trainer:
         horizon: int,
         fixed: Sequence[Batch],
         closing: Sequence[Batch],
-        schedule: Schedule | None = None,
+        schedule: Multiplier | None = None,
+        scheduler: MakeScheduler | None = None,
+        modes: bool = False,
         blowup: float = 1e8,
         budget: int | None = None,
         at_once: int = 1,
@@ -62,9 +68,10 @@ class Trainer:
         self.objective, self.stream, self.factory = objective, stream, factory
         self.horizon, self.schedule, self.blowup, self.budget = horizon, schedule, blowup, budget
         self.fixed, self.closing, self.on_step = list(fixed), list(closing), on_step
-        self.at_once = at_once
+        self.at_once, self.scheduler = at_once, scheduler
         # With the full batch and no randomness the training loss is the loss: no look costs extra.
-        self.free_looks = stream.full_batch and not objective.randomised
+        # Except for schedule-free optimizers, whose gradients are taken elsewhere.
+        self.free_looks = stream.full_batch and not objective.randomised and not modes
         self.state = objective.state
         self._loaded: Run | None = None
         self._blameless: set[tuple[int, int]] = set()  # (seed, step) whose batch is not at fault
@@ -78,7 +85,8 @@ class Trainer:
         run = Run(rate, seed, at=[0], losses=[self.loss_first])
         optimizer = self.factory(self.objective.params, rate)
         rates = [float(group["lr"]) for group in optimizer.param_groups]
-        run.state = State(self.state.start, optimizer, rates)
+        scheduler = None if self.scheduler is None else attach(self.scheduler, optimizer)
+        run.state = State(self.state.start, optimizer, rates, scheduler)
         return run
 
     def left(self) -> float:
@@ -141,6 +149,7 @@ class Trainer:
         assert run.state is not None
         while run.steps < steps and not run.stopped():
             self._seed(run)
+            set_mode(run.state.optimizer, training=True)
             value = self.objective.gradient(self.stream.batches(run.seed, run.steps))
             self._tell()
             grads = [p.grad for p in self.objective.params if p.grad is not None]
@@ -148,6 +157,7 @@ class Trainer:
             if self._account(run, value, norm):
                 self._update(run)
                 if self._looked_at(run):
+                    set_mode(run.state.optimizer, training=False)
                     self._look(run, self.objective.value(self.fixed))
         self._finish(run)
         self._training = []
@@ -258,6 +268,8 @@ class Trainer:
             for group, rate in zip(optimizer.param_groups, run.state.rates, strict=True):
                 group["lr"] = rate * factor
         optimizer.step()
+        if run.state.scheduler is not None:
+            advance(run.state.scheduler)
         # Momentum and weight decay move weights without a gradient; when they do not, no step will.
         if still and all(map(torch.equal, before, self.objective.params)):
             run.status = Status.GRADIENT_ZERO
@@ -279,6 +291,8 @@ class Trainer:
         """After its last step: the final loss of a run that got there."""
         if not run.dead and (run.stopped() or run.steps >= self.horizon):
             self.load(run)
+            assert run.state is not None
+            set_mode(run.state.optimizer, training=False)
             if run.status is Status.GRADIENT_ZERO:
                 run.loss_closing = run.loss_final = self.objective.value(self.closing)
                 if self.objective.ignores_input(self.closing[0]):

@@ -1,0 +1,59 @@
+"""Ctrl-C and a scheduler's SIGTERM: remembered, because libraries may swallow what they raise."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import current_thread, main_thread
+from types import FrameType
+from typing import Any
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+TERMINATED = 143
+"""Exit code after SIGTERM."""
+
+
+class Ending:
+    """How a command was told to end, if it was."""
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal as Python handles Ctrl-C, and remember it.
+
+        An import that is cut in two may end in any error: matplotlib's, in a ValueError.
+
+        Args:
+            number: The signal.
+            frame: Where it came.
+
+        Raises:
+            KeyboardInterrupt: Always.
+        """
+        self.code = TERMINATED if number == signal.SIGTERM else INTERRUPTED
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def in_order() -> Iterator[Ending]:
+    """Have SIGTERM do what Ctrl-C does, and remember both, where nobody else has a say in them.
+
+    Yields:
+        What was asked for so far.
+    """
+    ending = Ending()
+    usual: dict[signal.Signals, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+    }
+    ours = [s for s, handler in usual.items() if signal.getsignal(s) is handler]
+    if current_thread() is not main_thread():
+        ours = []
+    for one in ours:
+        signal.signal(one, ending.interrupt)
+    try:
+        yield ending
+    finally:
+        for one in ours:
+            signal.signal(one, usual[one])
