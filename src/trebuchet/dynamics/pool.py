@@ -1,5 +1,6 @@
 """Chunks of runs on their way through the workers."""
 
+import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from threading import Lock
@@ -13,6 +14,9 @@ from trebuchet.dynamics.binding import Bound
 from trebuchet.dynamics.checkpoint import Checkpoint, ChunkFile
 from trebuchet.dynamics.history import History
 from trebuchet.dynamics.runner import Control, Plan, Runner, restore_ended
+
+PATIENCE = 10.0
+"""Seconds in which a second Ctrl-C changes nothing: most people press twice."""
 
 
 @dataclass(slots=True)
@@ -62,7 +66,7 @@ class Job:
             interrupted = True
         finally:
             control.stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+            _wind_up(pool)
         try:
             self.progress(total, total)  # whatever shows it can go
         except KeyboardInterrupt:
@@ -107,3 +111,20 @@ class Job:
     def _advance(self, steps: int) -> None:
         with self.lock:
             self.done += steps
+
+
+def _wind_up(pool: ThreadPoolExecutor) -> None:
+    """Wait for the chunks to come to a boundary, through a Ctrl-C or two more.
+
+    Raises:
+        KeyboardInterrupt: If one comes after `PATIENCE`: a step may take long, or never end.
+    """
+    asked = time.monotonic()
+    while True:
+        try:
+            pool.shutdown(wait=True, cancel_futures=True)
+        except KeyboardInterrupt:
+            if time.monotonic() - asked > PATIENCE:
+                raise
+        else:
+            return
