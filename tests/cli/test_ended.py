@@ -85,6 +85,26 @@ def test_ctrl_c_in_your_own_model(
         assert _left(here) == set()
 
 
+def test_ctrl_c_in_a_scan_that_has_found_something_keeps_it(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import importlib
+
+    module = importlib.import_module("stopping")
+    module.Stopping.calls = 0
+    assert ended(*SCAN, "--out", "whole") == 0
+    capsys.readouterr()
+    module.Stopping.calls, module.Stopping.last = 0, int(0.7 * module.Stopping.calls)
+    assert ended(*SCAN) == 130
+    out, error = capsys.readouterr()
+    assert error.startswith("interrupted: ")
+    assert error.count("\n") == 1
+    assert "wrote" in out
+    folder = here / "deep" / "out"
+    assert {p.name for p in folder.iterdir()} == {"scan.zarr", "scan.csv", "runs.csv", "scan.png"}
+    assert tb.load(folder / "scan.zarr").settings["interrupted"] is True
+
+
 def _interrupting(after: int) -> Callable[..., Callable[[int, int], None]]:
     """A progress bar that is Ctrl-C after so many calls."""
     calls = 0

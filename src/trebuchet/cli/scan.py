@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trebuchet.cli.loading import LOSS, OPTIMIZER
-from trebuchet.cli.options import LARGEST_GRID, RATES, command, did_you_mean, quoted, whole
+from trebuchet.cli.options import (
+    LARGEST_GRID,
+    RATES,
+    InterruptedCommandError,
+    command,
+    did_you_mean,
+    quoted,
+    whole,
+)
 from trebuchet.cli.output import check_folder, console, refuse_existing, together
 from trebuchet.errors import InputError
 from trebuchet.problem.optimizer_names import described
@@ -215,6 +223,7 @@ def run_model(
 
     Raises:
         InputError: If an option, the model or the data is not what was expected.
+        InterruptedCommandError: After Ctrl-C; what was found by then is written.
     """
     from trebuchet.cli.loading import TARGET_KEYS, load_data, load_model, shaped, users_code
     from trebuchet.phases.scan import scan as scan_model
@@ -239,6 +248,9 @@ def run_model(
         _write(found, stage)
     for place in places:
         console().print(f"wrote {place}", soft_wrap=True, markup=False)
+    if found.settings["interrupted"]:
+        msg = "interrupted: what was found by then is above and is written too"
+        raise InterruptedCommandError(msg)
 
 
 def _write(found: "Scan", stage: Path) -> None:
