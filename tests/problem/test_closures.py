@@ -29,7 +29,7 @@ def test_a_function_of_model_and_batch_is_found_by_trial() -> None:
     assert found.value == tb.forward_critical_rate(model, "mse", (x, y)).value
     wrapped = tb.ModelLoss(closure)
     assert tb.top_eigen(model, wrapped, (x, y), "hessian").value == pytest.approx(right, rel=1e-3)
-    with pytest.raises(InputError, match="a closure .* has a Hessian but no ggn"):
+    with pytest.raises(InputError, match=r"a closure .* has a Hessian but no ggn"):
         tb.top_eigen(model, closure, (x, y))
 
 

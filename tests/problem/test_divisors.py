@@ -118,7 +118,8 @@ def test_nodes_with_one_target_a_graph() -> None:
     model = Graphs().double()
 
     def total() -> Tensor:
-        return sum(len(y) * F.mse_loss(model(*x), y) for x, y in batches) / 7  # type: ignore[no-any-return]
+        parts = [len(y) * F.mse_loss(model(*x), y) for x, y in batches]
+        return torch.stack(parts).sum() / 7
 
     found = tb.top_eigen(model, "mse", batches, rtol=1e-9)
     assert found.value == pytest.approx(top(model, total), rel=1e-8)
@@ -268,16 +269,17 @@ def test_objects_count_equally_and_it_is_said_or_as_the_caller_says() -> None:
     loss = nn.MSELoss()
     equal = tb.top_eigen(model, _of_graph, objects, "hessian", rtol=1e-9)
     assert equal.value == pytest.approx(_mean(model, loss, pairs, [1, 1]), rel=1e-8)
-    assert any("counted equally" in note for note in equal.notes)
+    assert any("counted equally" in note for note in equal.remarks)
     assert "counted equally" in str(equal)
     right = _mean(model, loss, pairs, [20, 3])
-    for word in ({"weights": [20, 3]}, {"size_of": lambda b: len(b.x)}):
-        found = tb.top_eigen(model, _of_graph, objects, "hessian", rtol=1e-9, **word)  # type: ignore[arg-type]
+    words: list[dict[str, Any]] = [{"weights": [20, 3]}, {"size_of": lambda b: len(b.x)}]
+    for word in words:
+        found = tb.top_eigen(model, _of_graph, objects, "hessian", rtol=1e-9, **word)
         assert found.value == pytest.approx(right, rel=1e-8)
-        assert not found.notes
-        result = tb.scan(model, _of_graph, objects, horizon=20, budget=640, **word)  # type: ignore[arg-type]
+        assert not found.remarks
+        result = tb.scan(model, _of_graph, objects, horizon=20, budget=640, **word)
         assert result.lr_crit == pytest.approx(2 / right, rel=2e-2)
-        early = tb.early_constants(model, _of_graph, objects, train_steps=20, **word)  # type: ignore[arg-type]
+        early = tb.early_constants(model, _of_graph, objects, train_steps=20, **word)
         assert early.sharpness == pytest.approx(right, rel=1e-3)
     assert any("counted equally" in n for n in tb.scan(model, _of_graph, objects, horizon=20).notes)
     with pytest.warns(UserWarning, match="counted equally"):
@@ -328,7 +330,7 @@ def test_a_random_closure_counts_by_samples_and_says_so() -> None:
     found = tb.top_eigen(model, loss, [(x[:20], y[:20]), (x[20:], y[20:])], "hessian", rtol=1e-8)
     right = top(model, lambda: (model.layer(x)).square().mean())  # the noise has no curvature
     assert found.value == pytest.approx(right, rel=1e-7)
-    assert any("is random" in note for note in found.notes)
+    assert any("is random" in note for note in found.remarks)
 
 
 class Counting(nn.Module):
