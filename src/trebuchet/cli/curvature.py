@@ -53,7 +53,8 @@ def curvature(
             parser=LOSS,
             metavar="NAME",
             help="The loss you train with, as torch has it: mse, cross_entropy, bce (logits), "
-            "huber, smooth_l1, nll; or half_mse, the theory's: half, summed over outputs.",
+            "huber, smooth_l1, l1, nll, soft_margin, poisson_nll, kl_div; or half_mse, the "
+            "theory's: half, summed over outputs.",
             show_default=False,
         ),
     ],

@@ -57,7 +57,8 @@ def scan(
         typer.Option(
             parser=LOSS,
             metavar="NAME",
-            help="mse, cross_entropy, bce (logits), huber, smooth_l1, nll, or half_mse.",
+            help="mse, cross_entropy, bce (logits), huber, smooth_l1, l1, nll, soft_margin, "
+            "poisson_nll, kl_div, or half_mse.",
             show_default=False,
         ),
     ] = None,

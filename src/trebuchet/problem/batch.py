@@ -169,13 +169,15 @@ def join(batches: Sequence[Batch]) -> Batch | None:
     whole = _Join([b.size for b in batches])
     # If all is the same in all of them, it is one batch many times over.
     varied = any(not _equal(list(leaves(b.raw)), list(leaves(batches[0].raw))) for b in batches)
-    parts = [whole([getattr(b, part) for b in batches], varied and part != "targets")
-             for part in ("args", "kwargs", "targets", "raw")]  # fmt: skip
-    if any(part is _MISFIT for part in parts):
+    # Targets first: they are never constants, wherever else in the batch they turn up again.
+    targets, args, kwargs, raw = (
+        whole([getattr(b, part) for b in batches], varied and part != "targets")
+        for part in ("targets", "args", "kwargs", "raw")
+    )
+    if any(part is _MISFIT for part in (targets, args, kwargs, raw)):
         return None
     weights = [b.weight for b in batches]
     known = [w for w in weights if w is not None]
-    args, kwargs, targets, raw = parts
     return Batch(
         args, kwargs, targets, raw, sum(whole.sizes),
         weight=sum(known) if len(known) == len(weights) else None,

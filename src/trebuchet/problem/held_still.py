@@ -25,7 +25,7 @@ import copy
 import random
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -285,6 +285,9 @@ def _random_states(parameters: Iterable[Tensor]) -> Iterator[None]:
 @contextlib.contextmanager
 def _loader_state(loader: object) -> Iterator[None]:
     """Restore the generators that shuffle, and a stateful loader's position."""
+    if isinstance(loader, Mapping):  # a batch; its attributes are nobody's business
+        yield
+        return
     holders = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
     holders += [getattr(h, "sampler", None) for h in holders]
     generators = {

@@ -155,7 +155,9 @@ def tried(
         for axis in axes:
             for table in _tables(whole, axis, wholes.values()):
                 tries += 1
-                left = _surviving(candidates, evaluate(table))
+                left = _surviving([c for c in candidates if c is not _shifted], evaluate(table))
+                if _shifted in candidates:
+                    left += _surviving([_shifted], evaluate(_overlapped(table, axis)))
                 # Along an axis that batches share the cut may make no sense, nor does it matter.
                 if left or axis in (0, *_differing(shapes)):
                     candidates = left
@@ -282,6 +284,16 @@ def _tables(whole: _Part, axis: int, others: Any) -> Iterator[list[_Part]]:
             z = _narrow(whole.z, axis, n, start, end)
             parts.append(_Part(z, _narrow(whole.y, axis, n, start, end), size))
         yield [whole, *parts]
+
+
+def _overlapped(table: list[_Part], axis: int) -> list[_Part]:
+    """Parts of which the first holds one more token: a next token is predicted from one before."""
+    whole, first, *rest = table
+    if axis == 0:
+        return table
+    n, at = (next(leaves(part.z)).shape[axis] for part in (whole, first))
+    z, y = (_narrow(item, axis, n, 0, at + 1) for item in (whole.z, whole.y))
+    return [whole, _Part(z, y, whole.n), *rest]
 
 
 def _joined(whole: _Part, others: Any) -> Iterator[list[_Part]]:
