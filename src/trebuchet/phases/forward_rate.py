@@ -204,11 +204,21 @@ def _direction(
     rate = 1e-6
     while rate < 1e30:
         step = _step(objective, factory, start, rate)
-        size = math.sqrt(sum(float(d.square().sum()) for d in step))
+        size = _norm(step)
         if size > 0 and math.isfinite(size):
-            return _step(objective, factory, start, scale / size), scale / size
+            rate = scale / size
+            step = _step(objective, factory, start, rate)
+            # What does not shrink with the rate (a step back to slow weights) has no rate.
+            rest = _step(objective, factory, start, rate / 1000)
+            if _norm(rest) > 10 * _norm(step):
+                step = [(s - r / 1000) / (1 - 1 / 1000) for s, r in zip(step, rest, strict=True)]
+            return step, rate
         rate *= 1e6
     return None
+
+
+def _norm(parts: list[Tensor]) -> float:
+    return math.sqrt(sum(float(d.square().sum()) for d in parts))
 
 
 def _step(objective: Objective, factory: Factory, start: list[Tensor], rate: float) -> list[Tensor]:
