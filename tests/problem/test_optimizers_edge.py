@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 import trebuchet as tb
@@ -29,7 +29,7 @@ LATE = 10_000_000
 SLOW = 1 - 1e-9  # β₂: a divisor that stands still for a step
 
 
-def _prime(made: Optimizer, p: nn.Parameter, velocity: float) -> None:
+def _prime(made: Optimizer, p: Tensor, velocity: float) -> None:
     """A state late in training, with a divisor that one step's tiny gradient does not move."""
     state, like = made.state[p], p.detach()
     if not isinstance(made, SGD):
@@ -41,9 +41,9 @@ def _prime(made: Optimizer, p: nn.Parameter, velocity: float) -> None:
     state["grad_avg"] = torch.full_like(like, 0.1)
     if made.param_groups[0].get("amsgrad"):
         state["max_exp_avg_sq"] = 2 * second
-    key = VELOCITY.get(type(made))
-    if key is not None and made.param_groups[0].get("momentum", 1) > 0:
-        state[key] = torch.full_like(like, velocity)
+    kept = VELOCITY.get(type(made))
+    if kept is not None and made.param_groups[0].get("momentum", 1) > 0:
+        state[kept] = torch.full_like(like, velocity)
 
 
 def _transition(make: Make, curvature: float, rate: float) -> np.ndarray:

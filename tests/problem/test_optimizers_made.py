@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -73,6 +74,19 @@ class AdEMAMix(Optimizer):
                 p.sub_(self.param_groups[0]["lr"] * (p.grad + slow / (1 - 0.99**self.t)))
 
 
+class Gathering(SGD):
+    """Only gathers gradients in its first two steps, as SOAP and silent warm-ups do."""
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float) -> None:
+        super().__init__(params, lr=lr)
+        self.t = 0
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.t += 1
+        if self.t > 2:
+            super().step(closure)
+
+
 class ScheduleFree(Optimizer):
     """SGD with averaging (Defazio et al., 2405.15682): trains at y, is evaluated at x."""
 
@@ -115,6 +129,7 @@ MAKERS: dict[str, Callable[[Params, float], Any]] = {
     "Lookahead": lambda p, r: Lookahead(SGD(p, lr=r, momentum=0.5)),
     "Lookahead of AdEMAMix": lambda p, r: Lookahead(AdEMAMix(p, lr=r)),
     "AdEMAMix": AdEMAMix,
+    "gathering": Gathering,
     "schedule-free": ScheduleFree,
     "SGD beside Adam": lambda p, r: [SGD(p[:2], lr=r), Adam(p[2:], lr=r / 10)],
 }  # fmt: skip
@@ -193,10 +208,23 @@ def test_runs_go_on_from_its_state_as_a_plain_loop_does(name: str) -> None:
         assert seen[step] == pytest.approx(losses[int(step) - 1], rel=1e-7)
 
 
+def test_a_schedule_free_optimizer_in_train_mode_is_evaluated_first() -> None:
+    net = _net()
+    made = ScheduleFree(net.parameters(), lr=0.3)
+    _train(net, made, 5)
+    evaluated = _scan(net, made)
+    made.train()
+    training = {k: v.clone() for k, v in net.state_dict().items()}
+    found = _scan(net, made)
+    assert _same(dict(net.state_dict()), training)
+    assert made.param_groups[0]["train_mode"]
+    np.testing.assert_allclose(found.traces["loss"], evaluated.traces["loss"], rtol=1e-6)
+
+
 def _longest(found: tb.Scan) -> tuple[float, "pd.Series[float]"]:
     """A rate that came furthest, and its losses by step."""
     traces = found.traces
-    rate = float(traces.loc[traces["step"].idxmax(), "rate"])
+    rate = float(traces["rate"].to_numpy()[traces["step"].to_numpy().argmax()])
     return rate, traces[traces["rate"] == rate].set_index("step")["loss"]
 
 

@@ -37,7 +37,7 @@ def _data() -> tuple[Tensor, Tensor]:
     return x, x[:, :1] * x[:, 1:2]
 
 
-CLASSES = {
+CLASSES: dict[str, Any] = {
     "SGD": SGD, "Momentum": partial(SGD, momentum=0.9), "heavy-ball": partial(SGD, momentum=0.9),
     "NESTEROV": partial(SGD, momentum=0.9, nesterov=True), "AdamW": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop, "RMS_Prop": torch.optim.RMSprop, "nadam": torch.optim.NAdam,
@@ -144,17 +144,22 @@ SCHEDULERS: dict[str, Any] = {
 def test_schedulers_are_those_of_a_plain_loop(name: str, optimizer: str) -> None:
     schedule, net, (x, y) = SCHEDULERS[name], _net(), _data()
     made: Any = "momentum"
+    halves: list[dict[str, Any]] = [{"params": net[0].parameters()}]
+    halves.append({"params": net[2].parameters(), "lr": 0.5})
     if optimizer == "instance":
-        made = SGD([{"params": net[0].parameters()}, {"params": net[2].parameters(), "lr": 0.5}],
-                   lr=1.0, momentum=0.9)  # fmt: skip
+        made = SGD(halves, lr=1.0, momentum=0.9)
         StepLR(made, 1)  # what belongs to the instance itself is not the runs'
     found = tb.scan(
         net, "mse", (x, y), made, horizon=20, seeds=1, curvature="none", schedule=schedule
     )
     assert found.settings["schedule"]
-    rate = float(found.traces.loc[found.traces["step"].idxmax(), "rate"])
+    steps = found.traces["step"].to_numpy()
+    rate = float(found.traces["rate"].to_numpy()[steps.argmax()])
     seen = found.traces[found.traces["rate"] == rate].set_index("step")["loss"]
-    groups = [{"params": net[0].parameters()}, {"params": net[2].parameters()}]
+    groups: list[dict[str, Any]] = [
+        {"params": net[0].parameters()},
+        {"params": net[2].parameters()},
+    ]
     if optimizer == "instance":
         groups[1]["lr"] = rate / 2
     own = SGD(groups, lr=rate, momentum=0.9)
