@@ -190,7 +190,7 @@ def test_groups_that_differ_in_coupled_decay_have_it_on_the_diagonal(kind: type[
         product = 38.0 if kind is Adam else 2.0
     truth = product / float(torch.linalg.eigvalsh(whole)[-1])
     for operator in ("ggn", "hessian"):
-        top = tb.top_eigen(net, "half_mse", (x, y), operator, optimizer=made, rtol=1e-10)  # type: ignore[arg-type]
+        top = tb.top_eigen(net, "half_mse", (x, y), operator, optimizer=made, rtol=1e-10)
         assert top.lr_crit == pytest.approx(truth, rel=1e-8)
     assert tb.scan(
         net, "half_mse", (x, y), made, horizon=20, seeds=1

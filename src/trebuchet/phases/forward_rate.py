@@ -29,7 +29,6 @@ from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.selection import select, unwrap
 from trebuchet.problem.stream import make_stream
 
-
 WAITING = 10
 """Steps in which an optimizer may only gather gradients, as SOAP in its first."""
 
