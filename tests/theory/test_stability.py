@@ -27,6 +27,8 @@ def optimizer_of(
             return torch.optim.Adam([theta], lr=lr, betas=(beta, 0.999), eps=1.0)
         case "adamw":
             return torch.optim.AdamW([theta], lr=lr, betas=(beta, 0.999), eps=1.0, weight_decay=0.0)
+        case _:  # the others: tests/problem/test_optimizers_edge.py
+            raise ValueError(name)
 
 
 def growth(name: OptimizerName, lr: float, beta: float) -> float:

@@ -29,6 +29,9 @@ from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.selection import select, unwrap
 from trebuchet.problem.stream import make_stream
 
+WAITING = 10
+"""Steps in which an optimizer may only gather gradients, as SOAP in its first."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForwardRate(ByContent):
@@ -159,7 +162,11 @@ def along_first_step(
     # The batches count as one step's here, whatever their number: what the optimizer would see.
     objective.cost.gradients += max(0, round(_samples(batches) / objective.samples_per_step) - 1)
     moves = any(p.grad is not None and bool((p.grad != 0).any()) for p in objective.params)
-    found = _direction(objective, factory, start) if moves else None
+    found = None
+    if moves:
+        # Some optimizers only gather gradients in their first steps.
+        found = _direction(objective, factory, start)
+        found = found or _direction(objective, factory, start, WAITING)
     if found is None:
         _put(objective, start)
         if moves:
@@ -196,32 +203,51 @@ def along_first_step(
 
 
 def _direction(
-    objective: Objective, factory: Factory, start: list[Tensor]
+    objective: Objective, factory: Factory, start: list[Tensor], at_most: int = 1
 ) -> tuple[list[Tensor], float] | None:
     # The optimizer's first step divided by its rate, and the rate that moves the weights by their
     # own size, at which it is measured: a short step drowns in the weights' rounding.
     scale = math.sqrt(sum(float(w.double().square().sum()) for w in start)) or 1.0
     rate = 1e-6
     while rate < 1e30:
-        step = _step(objective, factory, start, rate)
-        size = math.sqrt(sum(float(d.square().sum()) for d in step))
+        step = _step(objective, factory, start, rate, at_most)
+        size = _norm(step)
         if size > 0 and math.isfinite(size):
-            return _step(objective, factory, start, scale / size), scale / size
+            rate = scale / size
+            step = _step(objective, factory, start, rate, at_most)
+            # What does not shrink with the rate (a step back to slow weights) has no rate.
+            rest = _step(objective, factory, start, rate / 1000, at_most)
+            if _norm(rest) > 10 * _norm(step):
+                step = [(s - r / 1000) / (1 - 1 / 1000) for s, r in zip(step, rest, strict=True)]
+            return step, rate
         rate *= 1e6
     return None
 
 
-def _step(objective: Objective, factory: Factory, start: list[Tensor], rate: float) -> list[Tensor]:
+def _norm(parts: list[Tensor]) -> float:
+    return math.sqrt(sum(float(d.square().sum()) for d in parts))
+
+
+def _step(
+    objective: Objective, factory: Factory, start: list[Tensor], rate: float, at_most: int
+) -> list[Tensor]:
+    # The first step that moves, among so many on the same gradient, divided by the rate.
     _put(objective, start, keep_grad=True)
     # What an optimizer does to gradients (clipping, hooks) is not to be done to them twice.
     grads = [None if p.grad is None else p.grad.clone() for p in objective.params]
     optimizer = factory(objective.params, rate)
     set_mode(optimizer, training=True)
     before = [p.detach().double().clone() for p in objective.params]
-    optimizer.step()
-    step = [(p.detach().double() - w) / rate for p, w in zip(objective.params, before, strict=True)]
-    for p, grad in zip(objective.params, grads, strict=True):
-        p.grad = grad
+    step: list[Tensor] = []
+    for _ in range(at_most):
+        optimizer.step()
+        step = [
+            (p.detach().double() - w) / rate for p, w in zip(objective.params, before, strict=True)
+        ]
+        for p, grad in zip(objective.params, grads, strict=True):
+            p.grad = None if grad is None else grad.clone()
+        if _norm(step) != 0:
+            break
     return step
 
 

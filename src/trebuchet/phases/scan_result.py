@@ -57,8 +57,9 @@ class Critical(ByContent):
         operator: Whose eigenvalue: ``"ggn"``, ``"hessian"`` (of a closure), preconditioned for
             Adam's family; empty if not measured.
         convention: Loss, reduction, samples and formula, in words.
-        lr_catapult: Where catapults from the initialisation begin: 2/λ₀ for heavy-ball momentum,
-            whose first steps are those of gradient descent, else `lr`.
+        lr_catapult: Where catapults from the initialisation begin: the smallest rate at which a
+            quadratic's loss can rise from rest, at most `lr` (``theory.stability.earliest_rise``);
+            NaN where that is not known, as for Adam.
         converged: Whether λ₀ is known to a tolerance; if not, it is a lower bound, and the two
             rates are upper bounds.
     """

@@ -50,7 +50,8 @@ def lookup(name: str) -> str:
     plain = ALIASES.get(plain, plain)
     if plain in NAMES:
         return plain
-    close = difflib.get_close_matches(plain, [*NAMES, *ALIASES], 1)
+    close = difflib.get_close_matches(plain, [*NAMES, *ALIASES], 3)
+    close.sort(key=lambda c: abs(len(c) - len(plain)))  # letters are swapped more often than lost
     meant = f"; did you mean {ALIASES.get(close[0], close[0])!r}?" if close else ""
     names = ", ".join(repr(n) for n in NAMES)
     msg = f"optimizer: expected {names} or a factory(params, rate), got {name!r}{meant}"

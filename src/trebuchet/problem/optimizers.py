@@ -19,6 +19,7 @@ from trebuchet.problem.optimizer_copies import (
     as_one,
     check_copyable,
     copied,
+    has_modes,
     parameters_of,
     set_mode,
 )
@@ -102,6 +103,31 @@ def _unclipped(optimizer: object, params: Sequence[nn.Parameter], *, check: bool
         _check_parameters(made, params)
         _check_step(made, params)
     return factory
+
+
+def evaluated_first(
+    optimizer: object, params: Sequence[nn.Parameter], factory: Factory, clip: Clip = NO_CLIP
+) -> Factory:
+    """Let runs of a schedule-free optimizer start from the weights that it is evaluated with.
+
+    One that is made already, and is in train mode, has the model hold other weights: they are put
+    into the model, and later runs go on from there. The caller puts the model's own back.
+
+    Args:
+        optimizer: As given to ``scan``.
+        params: The trainable parameters.
+        factory: What `make_factory` made of it.
+        clip: As for `make_factory`.
+
+    Returns:
+        The factory; of any other optimizer it is the same.
+    """
+    made = given(optimizer)
+    if not isinstance(made, Optimizer) or not has_modes(made):
+        return factory
+    made = copied(made)
+    set_mode(made, training=False)
+    return make_factory(made, params, check=False, clip=clip)
 
 
 def given(optimizer: object) -> object:

@@ -23,7 +23,14 @@ from trebuchet.problem.batches import Batch, uncounted
 from trebuchet.problem.closures import OWN_LOSS, maybe_closure, settled
 from trebuchet.problem.losses import resolve
 from trebuchet.problem.optimizer_copies import has_modes
-from trebuchet.problem.optimizers import Clip, Factory, epsilon_lost, make_factory, unheld
+from trebuchet.problem.optimizers import (
+    Clip,
+    Factory,
+    epsilon_lost,
+    evaluated_first,
+    make_factory,
+    unheld,
+)
 from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.schedules import check_scheduler
 from trebuchet.problem.selection import select
@@ -111,6 +118,7 @@ def prepare(model: nn.Module, asked: Arguments, stack: ExitStack) -> Setup:
         autocast = Autocast(device.type, True, asked.autocast)
     clip = Clip(asked.clip_grad_norm, asked.clip_grad_value)
     factory = make_factory(asked.optimizer, params, clip=clip)
+    factory = evaluated_first(asked.optimizer, params, factory, clip)
     probe = factory(params, 1e-3)
     modes = has_modes(probe)
     if asked.scheduler is not None:
