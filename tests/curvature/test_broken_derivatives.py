@@ -83,8 +83,8 @@ def test_weight_norm_has_the_gauss_newton_matrix_of_its_jacobian(operator: Any) 
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
-def test_spectral_norm_has_a_hessian_in_evaluation_and_none_in_training(dtype: torch.dtype) -> None:
-    """In training its power iteration follows the weights, and no gradient follows it."""
+def test_spectral_norm_is_held_constant_in_training_and_it_is_said(dtype: torch.dtype) -> None:
+    """Its power iteration follows the weights, and no gradient follows it."""
     net, (x, y) = normed(SPECTRAL), data()
     net.eval()
     truth = differences.top(differences.hessian(net, lambda: F.mse_loss(net(x), y)))
@@ -94,15 +94,15 @@ def test_spectral_norm_has_a_hessian_in_evaluation_and_none_in_training(dtype: t
     top = tb.top_eigen(net, "mse", given, "hessian", mode="eval", rtol=1e-5)
     assert top.converged
     assert close(top.value, truth, 2e-5)
+    assert top.remarks == ()
     net.train()
-    top = tb.top_eigen(net, "mse", given, "hessian")
-    assert not top.converged
-    assert top.bounds == (-float("inf"), float("inf"))
-    assert top.lr_crit_bounds == (0.0, float("inf"))
-    assert "mode='eval'" in top.note
-    assert "critical rate (sgd): not known" in str(top)
+    top = tb.top_eigen(net, "mse", given, "hessian", rtol=1e-5)
+    assert top.converged
+    assert "held constant in every derivative" in str(top)
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name])
+    # One power iteration, from the same state, and then derivatives of what it gave.
+    assert close(top.value, spectrum(net.double(), F.mse_loss, x, y, "hessian")[0], 2e-5)
 
 
 class Once(torch.autograd.Function):
@@ -190,7 +190,10 @@ def test_a_straight_through_estimator_has_no_hessian(dtype: torch.dtype) -> None
     top = tb.top_eigen(net, "cross_entropy", (x, CLASSES), "hessian")
     assert not top.converged
     assert not torch.isfinite(top.residuals).any()
+    assert top.bounds == (-float("inf"), float("inf"))
+    assert top.lr_crit_bounds == (0.0, float("inf"))
     assert "not those of one function" in top.note
+    assert "critical rate (sgd): not known" in str(top)
 
 
 class Fused(torch.autograd.Function):

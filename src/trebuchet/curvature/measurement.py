@@ -34,10 +34,7 @@ from trebuchet.problem.held_still import Mode
 OperatorName = Literal["ggn", "ntk", "hessian"]
 Method = Literal["auto", "lanczos", "dense"]
 
-_NO_POTENTIAL = (
-    "the gradients are not those of one function (a straight-through estimator, or spectral norm's "
-    "power iteration in training, for which there is mode='eval')"
-)
+_NO_POTENTIAL = "the gradients are not those of one function, as with a straight-through estimator"
 
 
 MOVES = (
