@@ -94,11 +94,16 @@ class MaxNorm(nn.Module):
 
 
 def _everything(model: nn.Module) -> str:
-    plain = [
-        [(k, v) for k, v in sorted(vars(m).items()) if isinstance(v, (int, Tensor, deque))]
+    def plain(value: Any) -> Any:
+        return value.tolist() if isinstance(value, Tensor) else value
+
+    state = {name: plain(tensor) for name, tensor in model.state_dict().items()}
+    kinds = (int, Tensor, deque)
+    attributes = [
+        [(name, plain(v)) for name, v in sorted(vars(m).items()) if isinstance(v, kinds)]
         for m in model.modules()
     ]
-    return repr((model.state_dict(), plain, [m.training for m in model.modules()]))
+    return repr((state, attributes))
 
 
 def _plain_loop(model: nn.Module, rate: float, steps: int) -> float:
@@ -108,7 +113,7 @@ def _plain_loop(model: nn.Module, rate: float, steps: int) -> float:
     for _ in range(steps):
         optimizer.zero_grad()
         loss = (model(X) - Y).square().mean()
-        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        torch.autograd.backward(loss)
         optimizer.step()
     with torch.no_grad():
         return float((copy.deepcopy(model)(X) - Y).square().mean())
@@ -174,7 +179,7 @@ def test_state_of_the_loss_starts_anew() -> None:
         for _ in range(20):
             z = net(X)
             optimizer.zero_grad()
-            (z - Y - centre).square().mean().backward()
+            torch.autograd.backward((z - Y - centre).square().mean())
             centre += 0.1 * float(z.detach().mean())
             optimizer.step()
         expected = float((net(X) - Y - centre).detach().square().mean())
@@ -208,7 +213,7 @@ def test_the_forward_rate_leaves_a_teacher_where_it_was() -> None:
     assert rates[0] == rates[1]
 
 
-def _critic() -> nn.Module:
+def _critic() -> nn.Sequential:
     torch.manual_seed(5)
     layers = [nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1)]
     return nn.Sequential(*layers).double()
@@ -222,13 +227,13 @@ def _snapshot(module: nn.Module) -> Any:
 def test_a_critic_in_a_closure_is_held_still_and_starts_anew() -> None:
     torch.manual_seed(1)
     generator, critic = nn.Linear(5, 3).double(), _critic()
-    critic[3].bias.grad = torch.ones(1, dtype=torch.float64)
+    critic.get_parameter("3.bias").grad = torch.ones(1, dtype=torch.float64)
     state, grads = _snapshot(critic)
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         # One that depends on the critic's running mean, which its own training mode moves.
-        scale = 1 + critic[1].running_mean.abs().sum()  # type: ignore[union-attr,operator]  # a Tensor
-        return nn.functional.softplus(-critic(model(batch[0]))).mean() * scale.detach()
+        scale = 1 + critic.get_buffer("1.running_mean").abs().sum().detach()
+        return scale * nn.functional.softplus(-critic(model(batch[0]))).mean()
 
     result = tb.scan(generator, loss, (X, Y), horizon=20, rates=[0.01, 0.3], curvature="none")
     after, now = _snapshot(critic)
@@ -241,7 +246,7 @@ def test_a_critic_in_a_closure_is_held_still_and_starts_anew() -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=row["rate"])
         for _ in range(20):
             optimizer.zero_grad()
-            loss(model, (X, Y)).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            torch.autograd.backward(loss(model, (X, Y)))
             optimizer.step()
         expected = float(loss(model, (X, Y)).detach())
         assert row["loss_horizon"] == pytest.approx(expected, rel=1e-9)

@@ -142,12 +142,16 @@ def test_other_threads_scan_without_handlers() -> None:
     assert found == [True]
 
 
+def _pressed_while_held_back(done: list[int]) -> None:
+    with Interrupts() as interrupts:
+        with interrupts.held_back():
+            pass
+        signal.raise_signal(signal.SIGINT)
+        done.append(1)
+
+
 def test_interrupts_wait_for_the_end_of_the_context() -> None:
-    done = []
+    done: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        with Interrupts() as interrupts:  # noqa: SIM117 - what raises is its end
-            with interrupts.held_back():
-                pass
-            signal.raise_signal(signal.SIGINT)
-            done.append(1)
+        _pressed_while_held_back(done)
     assert done == [1]

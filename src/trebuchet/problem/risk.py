@@ -17,7 +17,7 @@ from trebuchet.problem.batches import Batch
 from trebuchet.problem.divisors import find_rule
 from trebuchet.problem.held_still import modes_kept, silence_dropout
 from trebuchet.problem.losses import LossFn, ModelLoss
-from trebuchet.problem.noise import RandomState, common_noise, seed_all
+from trebuchet.problem.noise import LOOKS, RandomState, seed_all
 from trebuchet.problem.state import ModelState, Snapshot
 from trebuchet.problem.stream import pieces
 from trebuchet.problem.tree import mapped
@@ -140,13 +140,13 @@ class Objective:
         """
 
         def passes() -> float:
-            seed_all(seed)
             found = sum(float(self.value_of(p).detach()) * w for p, w in self._weighted(batch))
             self.state.moved_beside()
             return found
 
         self.cost.forwards += batch.size / self.samples_per_step
         with self.still(), torch.set_grad_enabled(self._graded):
+            seed_all(seed)
             return self._shrinking(passes, batch.size)
 
     def watch_for_gradients(self, with_gradients: float, batches: Sequence[Batch]) -> bool:
@@ -361,9 +361,10 @@ class Objective:
     def _in_way(self, passes: Callable[[], T], size: int, way: tuple[bool, bool]) -> T:
         evaluation, graded = way
         with (
-            self.still(), common_noise(), self.flags(evaluation=evaluation),
+            self.still(), self.flags(evaluation=evaluation),
             torch.set_grad_enabled(graded or self._graded),
         ):  # fmt: skip
+            seed_all(LOOKS)
             return self._shrinking(passes, size)
 
     @contextlib.contextmanager
@@ -373,7 +374,8 @@ class Objective:
         Yields:
             Nothing.
         """
-        with self.still(), common_noise(), self.flags(evaluation=self.looks_in_evaluation()):
+        with self.still(), self.flags(evaluation=self.looks_in_evaluation()):
+            seed_all(LOOKS)
             yield
 
     @contextlib.contextmanager
@@ -392,15 +394,16 @@ class Objective:
     def still(self) -> Iterator[None]:
         """Put everything that forward passes move back afterwards, weights included.
 
+        Random states are not among it: every pass that matters seeds them first.
+
         Yields:
             Nothing.
         """
-        before, noise = self.state.snapshot(), RandomState.now()
+        before = self.state.snapshot()
         try:
             yield
         finally:
             self.state.restore(before)
-            noise.put_back()
 
     def _weighted(self, batch: Batch) -> list[tuple[Batch, float]]:
         """Micro-batches of a batch, with what their losses are multiplied with."""

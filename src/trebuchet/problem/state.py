@@ -120,13 +120,14 @@ class ModelState:
         """Copy where everything is now; what is as at the start is shared with it."""
         memo: dict[int, Saved] = {}
         weights = tuple(p.detach().clone() for p in self.trained)
+        known = self.start.rest if self._started else ({},) * len(self._spaces)
         rest = tuple(
             {
-                name: self._save(value, memo)
+                name: self._save(value, memo, entries.get(name))
                 for name, value in space.items()
                 if name not in _INTERNAL
             }
-            for space in self._spaces
+            for space, entries in zip(self._spaces, known, strict=True)
         )
         return Snapshot(weights, rest, tuple(self._save(t, memo) for t in self._tensors))
 
@@ -141,10 +142,13 @@ class ModelState:
             for p, w in zip(self.trained, snapshot.weights, strict=True):
                 _write(p, w)
             for space, entries in zip(self._spaces, snapshot.rest, strict=True):
-                for name in [n for n in space if n not in entries and n not in _INTERNAL]:
-                    del space[name]
+                for name in list(space.keys()):
+                    if name not in entries and name not in _INTERNAL:
+                        del space[name]
                 for name, saved in entries.items():
-                    value = _put_back(saved, done)
+                    value = saved.value
+                    if saved.content is not None:
+                        _put_back(saved, done)
                     # Untouched is left untouched: registries of compiled modules take no writing.
                     if name not in space or space[name] is not value:
                         space[name] = value
@@ -183,7 +187,7 @@ class ModelState:
         """Whether anything but trained parameters and the model's buffers is not as at the start.
 
         Returns:
-            The answer; `moving` remembers it.
+            The answer; once True, `moving` remembers it.
         """
         apart = {id(b) for b in self.model.buffers()}
         now, start = self.snapshot(), self.start
@@ -197,7 +201,9 @@ class ModelState:
         self.moving |= moved
         return moved
 
-    def _save(self, value: Any, memo: dict[int, Saved]) -> Saved:
+    def _save(self, value: Any, memo: dict[int, Saved], known: Saved | None = None) -> Saved:
+        if known is not None and known.value is value and known.content is None:
+            return known
         if isinstance(value, _IMMUTABLE):
             return Saved(value)
         if id(value) not in memo:

@@ -17,7 +17,7 @@ from torch.func import functional_call, vmap
 from trebuchet.errors import InputError
 from trebuchet.problem.batches import Batch
 from trebuchet.problem.losses import ModelLoss
-from trebuchet.problem.noise import common_noise, seed_all
+from trebuchet.problem.noise import LOOKS, seed_all
 from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.selection import select
 from trebuchet.problem.tree import mapped
@@ -91,7 +91,8 @@ class Stack:
         """
         runs = len(self.weights[0])
         total = torch.zeros(runs, dtype=torch.float64)
-        with self.objective.flags(evaluation=evaluation), common_noise(), torch.no_grad():
+        with self.objective.flags(evaluation=evaluation), torch.no_grad():
+            seed_all(LOOKS)
             for batch, share in zip(batches, self.objective.shares(batches), strict=True):
                 kept = [b.clone() for b in self.buffers]
                 values = self._values(self.weights, kept, [batch] * runs)
