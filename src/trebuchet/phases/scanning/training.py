@@ -84,8 +84,7 @@ class Trainer:
         """Return a new run at the initialisation."""
         run = Run(rate, seed, at=[0], losses=[self.loss_first])
         # An optimizer may copy the weights that it finds (Lookahead's slow ones).
-        self.set_aside()
-        self._put(self._weights, self._buffers)
+        self.load_start()
         optimizer = self.factory(self.objective.params, rate)
         rates = [float(group["lr"]) for group in optimizer.param_groups]
         scheduler = None if self.scheduler is None else attach(self.scheduler, optimizer)
