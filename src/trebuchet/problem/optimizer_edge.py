@@ -157,7 +157,8 @@ def edge_of(
     groups = {id(p): g for g in made.param_groups for p in g["params"] if id(p) in wanted}
     held = [p for p in params if id(p) in groups]
     if not held:
-        return OptimizerEdge(made, missing="the optimizer holds none of the model's parameters")
+        why = "the optimizer holds none of the model's parameters"
+        return OptimizerEdge(made, missing=why, held=[])
     some = held if len(held) < len(params) else None
     try:
         terms = _terms(made, [groups[id(p)] for p in held], held)
