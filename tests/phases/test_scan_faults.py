@@ -142,7 +142,7 @@ def _bad(row: int, *, target: bool, n: int = 400) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("target", [False, True])
 def test_a_nan_sample_is_named_before_anything_is_trained(target: bool) -> None:
-    with pytest.raises(InputError, match=r"data: sample 333 holds NaN .*mend or remove it"):
+    with pytest.raises(InputError, match=r"data: sample 333, .* holds NaN .*mend or remove it"):
         tb.scan(_net(), "mse", _bad(333, target=target), horizon=20, batch_size=4)
 
 
@@ -162,7 +162,7 @@ def test_a_sample_whose_loss_is_infinite_is_named(copies: int) -> None:
     def loss(z: Tensor, y: Tensor) -> Tensor:
         return (z - y.log()).square().mean()
 
-    said = r"data: sample 111 has no finite loss at the start" + r" \(met at step \d+\)" * (
+    said = r"data: sample 111, .* has no finite loss at the start" + r" \(met at step \d+\)" * (
         copies > 3
     )
     with pytest.raises(InputError, match=said):
@@ -173,7 +173,7 @@ def test_a_bad_batch_of_a_loader_is_named() -> None:
     batches = [(X[i : i + 8], Y[i : i + 8].clone()) for i in range(0, 64, 8)]
     batches = [*batches, (X[:4], Y[:4].clone())]  # ragged: batches stay as they are
     batches[6][1][3] = math.inf
-    with pytest.raises(InputError, match=r"data: sample 3 of batch 6 holds"):
+    with pytest.raises(InputError, match=r"data: sample 3 of batch 6, .* holds"):
         tb.scan(_net(), "mse", batches, horizon=20)
 
 

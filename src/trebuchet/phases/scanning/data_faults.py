@@ -126,7 +126,7 @@ def _refuse(stream: Stream, chosen: int, rows: Sequence[int], what: str) -> NoRe
     names = ", ".join(map(str, rows[:NAMED])) + (", …" if len(rows) > NAMED else "")
     where = f" of batch {chosen}" if len(stream.pool) > 1 else ""
     msg = (
-        f"data: sample{'s' if len(rows) > 1 else ''} {names}{where} {what}, so training fails "
-        "there at every learning rate; mend or remove it"
+        f"data: sample{'s' if len(rows) > 1 else ''} {names}{where}, counted from 0 as the data "
+        f"was read, {what}, so training fails there at every learning rate; mend or remove it"
     )
     raise InputError(msg)
