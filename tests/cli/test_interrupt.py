@@ -72,7 +72,7 @@ def test_a_figure_stopped_at_any_point_is_resumed_to_the_same_bits(
         if code == 0:  # there was nothing left to stop
             break
         assert code == 130
-        assert "the same command with --resume goes on" in capsys.readouterr().out
+        assert "the same command with --resume goes on" in capsys.readouterr().err
         assert [p.name for p in broken.iterdir()] == [".fig3-unfinished"]
     assert run(*words, "--out", broken, "--resume") == 0
     assert differing(load(tmp_path / "whole" / "fig3.zarr"), load(broken / "fig3.zarr")) == []
@@ -104,7 +104,7 @@ def test_ctrl_c_while_a_picture_is_drawn_leaves_no_half_of_it(
         assert run("paper", 6, "--quick", "--out", tmp_path / "a") == 130
         assert run("scan", "digits", "--rates", "1", "--seeds", 1, "--out", tmp_path / "b") == 130
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["fig6.zarr"]  # without a JSON: undone
-    assert [p.name for p in (tmp_path / "b").iterdir()] == ["runs.zarr"]
+    assert not (tmp_path / "b").exists()
     assert run("paper", 6, "--quick", "--out", tmp_path / "a", "--resume") == 0
 
 

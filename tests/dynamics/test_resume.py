@@ -133,6 +133,38 @@ def test_a_chunk_size_that_was_measured_is_kept_and_another_is_refused(tmp_path:
         sweep(problem("relu"), **arguments, checkpoint=tmp_path, chunk=chunk + 1)
 
 
+def test_a_second_ctrl_c_changes_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """It comes while the chunk is still in its step; the chunk ends it, and is saved."""
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ignored))
+    calls = 0
+
+    def slow(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            inside.set()
+            time.sleep(0.5)
+        return (z - y).square().mean() / 2
+
+    inside = threading.Event()
+
+    def twice(done: int, total: int) -> None:
+        if inside.is_set():
+            threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
+            raise KeyboardInterrupt
+
+    p = problem("relu")
+    p = Problem(p.model, p.x, p.y, loss=slow)
+    arguments: dict[str, Any] = {"lr_ratio": [0.5], "steps": 2000, "chunk": 1}
+    before = threading.active_count()
+    part = sweep(p, **arguments, checkpoint=tmp_path, progress=twice)
+    assert part.status.item() == "interrupted"
+    assert threading.active_count() <= before + 1  # the timer's may be on its way out
+    inside.clear()
+    assert sweep(p, **arguments, checkpoint=tmp_path).attrs["interrupted"] == 0
+
+
 def test_an_error_in_the_progress_function_loses_nothing(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {
         "lr_ratio": [0.5, 1.5, 2.5], "steps": 200, "chunk": 1, "workers": 2,

@@ -72,8 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: Always.
     """
+    own_process = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    with in_order() as ending:
+    with in_order(own_process=own_process) as ending:
         try:
             code = _run(arguments)
         except InterruptedCommandError as error:

@@ -36,8 +36,12 @@ class Ending:
 
 
 @contextmanager
-def in_order() -> Iterator[Ending]:
+def in_order(*, own_process: bool = False) -> Iterator[Ending]:
     """Have SIGTERM do what Ctrl-C does, and remember both, where nobody else has a say in them.
+
+    Args:
+        own_process: The process ends with the command: after Ctrl-C a second one is not heard any
+            more, which would cut Python's own end in two and abort. SIGTERM still kills.
 
     Yields:
         What was asked for so far.
@@ -56,4 +60,5 @@ def in_order() -> Iterator[Ending]:
         yield ending
     finally:
         for one in ours:
-            signal.signal(one, usual[one])
+            deaf = own_process and ending.code is not None and one == signal.SIGINT
+            signal.signal(one, signal.SIG_IGN if deaf else usual[one])

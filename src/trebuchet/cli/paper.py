@@ -2,7 +2,8 @@
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -97,12 +98,11 @@ def paper(
         _check_images(numbers, data_root)
     prepare_folder(out)
     screen = console()
-    interrupted = False
     for number in numbers:
         title = f"[bold]Figure {number}[/]  {FIGURES[number].title}"
         bar = _after(partial(screen.print, title), progress_bar(f"figure {number}"))
         unfinished = out / f".fig{number}-unfinished"
-        with sole_writer(unfinished, "--out"):
+        with sole_writer(unfinished, "--out"), _said_how_to_go_on():
             result = figure(
                 number,
                 seeds=seeds,
@@ -115,15 +115,21 @@ def paper(
             bar(1, 1)
             for line in headline(result):
                 screen.print(f"  {line}", soft_wrap=True)
-            interrupted = bool(result.runs.attrs["interrupted"])
-            if interrupted:
-                break
+            if result.runs.attrs["interrupted"]:
+                raise KeyboardInterrupt
             for path in save_figure(result, out, overwrite=overwrite):
                 screen.print(f"  wrote {path}", soft_wrap=True)
             shutil.rmtree(unfinished, ignore_errors=True)
-    if interrupted:
+
+
+@contextmanager
+def _said_how_to_go_on() -> Iterator[None]:
+    """End with a line on --resume, wherever Ctrl-C comes."""
+    try:
+        yield
+    except KeyboardInterrupt:
         said = "interrupted: this figure was not written; the same command with --resume goes on"
-        raise InterruptedCommandError(said)
+        raise InterruptedCommandError(said) from None
 
 
 def _check_images(numbers: list[int], data_root: Path) -> None:

@@ -1,6 +1,7 @@
 """Chunks of runs on their way through the workers."""
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from threading import Lock
@@ -66,7 +67,7 @@ class Job:
             interrupted = True
         finally:
             control.stop.set()
-            _wind_up(pool)
+            _wind_up(pool, futures)
         try:
             self.progress(total, total)  # whatever shows it can go
         except KeyboardInterrupt:
@@ -113,16 +114,19 @@ class Job:
             self.done += steps
 
 
-def _wind_up(pool: ThreadPoolExecutor) -> None:
+def _wind_up(pool: ThreadPoolExecutor, futures: Sequence[Future[History]]) -> None:
     """Wait for the chunks to come to a boundary, through a Ctrl-C or two more.
 
     Raises:
         KeyboardInterrupt: If one comes after `PATIENCE`: a step may take long, or never end.
     """
     asked = time.monotonic()
+    pool.shutdown(wait=False, cancel_futures=True)
     while True:
         try:
-            pool.shutdown(wait=True, cancel_futures=True)
+            # Not the threads: a join that Ctrl-C cuts short takes its thread for ended.
+            wait([future for future in futures if not future.cancelled()])
+            pool.shutdown(wait=True)
         except KeyboardInterrupt:
             if time.monotonic() - asked > PATIENCE:
                 raise
