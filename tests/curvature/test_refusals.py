@@ -157,7 +157,7 @@ def test_optimizers_that_have_no_one_edge() -> None:
     a, b = model.parameters(), net().parameters()
     for optimizer, says in (
         (torch.optim.Adadelta(model.parameters()), "no one stability edge"),
-        (torch.optim.SGD(b, lr=0.1), "holds none of"),
+        (torch.optim.SGD(b, lr=0.1), "does not hold"),
         (
             torch.optim.SGD([{"params": [next(a)], "momentum": 0.5}, {"params": list(a)}], lr=0.1),  # type: ignore[arg-type]
             "differ in momentum",
