@@ -144,10 +144,9 @@ def test_other_threads_scan_without_handlers() -> None:
 
 def test_interrupts_wait_for_the_end_of_the_context() -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt):
-        with Interrupts() as interrupts:  # noqa: SIM117 - what raises is its end
-            with interrupts.held_back():
-                pass
-            signal.raise_signal(signal.SIGINT)
-            done.append(1)
+    with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:
+        with interrupts.held_back():
+            pass
+        signal.raise_signal(signal.SIGINT)
+        done.append(1)
     assert done == [1]
