@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from trebuchet._checks import anything, flag
+from trebuchet._checks import path as a_path
+from trebuchet._doors import door
 from trebuchet.errors import InputError
 from trebuchet.results import store
 from trebuchet.results.store import kind_of
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from trebuchet.phases.scan_result import Scan
 
 
+@door(result=anything, path=a_path, overwrite=flag)
 def save(
     result: "xr.Dataset | Scan | TopEigen",
     path: str | os.PathLike[str],
@@ -59,6 +63,7 @@ def save(
     raise InputError(msg)
 
 
+@door(path=a_path)
 def load(path: str | os.PathLike[str]) -> Any:
     """Read a result back: what was saved, or an error that says what is wrong with the folder.
 

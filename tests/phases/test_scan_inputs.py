@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from trebuchet._checks import progress
 from trebuchet.errors import InputError
 from trebuchet.phases.forward_rate import forward_critical_rate
 from trebuchet.phases.scan import scan
-from trebuchet.phases.scanning.checks import checked_progress
 from trebuchet.problem.optimizers import make_factory
 from trebuchet.problem.stream import make_stream
 
@@ -315,11 +315,11 @@ def test_only_the_first_evaluation_is_about_the_arguments(k: int) -> None:
 
 
 def test_progress_is_a_bar_or_a_function() -> None:
-    assert checked_progress(None) is False
-    assert checked_progress(True) is True
-    assert checked_progress(print) is print
+    assert progress("progress", None) is False
+    assert progress("progress", True) is True
+    assert progress("progress", print) is print
     with pytest.raises(InputError, match=r"progress: expected True, False or .* got 'x'"):
-        checked_progress("x")
+        scan(_model(), "mse", _data(), progress="x")  # type: ignore[arg-type]
 
 
 def test_a_model_is_needed() -> None:

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from trebuchet._checks import instance
+from trebuchet._doors import door, maybe
 from trebuchet._progress import Log, clock
 from trebuchet.curvature.lanczos import Step
 
 
+@door(console=maybe(instance, Console, "a rich.console.Console, or None"))
 @contextlib.contextmanager
 def progress_line(console: Console | None = None) -> Iterator[Step]:
     """Show products, value, residual and the chance of a miss while a measurement runs.
@@ -21,6 +24,9 @@ def progress_line(console: Console | None = None) -> Iterator[Step]:
 
     Yields:
         What to pass as ``on_step``.
+
+    Raises:
+        InputError: If it is no console.
 
     Example:
         >>> import io

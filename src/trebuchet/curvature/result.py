@@ -9,12 +9,14 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from trebuchet._checks import one_line
+from trebuchet._checks import one_line, whole
 from trebuchet._content import ByContent
+from trebuchet._doors import door, rule
 from trebuchet._environment import environment
 from trebuchet.errors import InputError
 from trebuchet.problem.held_still import Mode
 from trebuchet.results.record import plain, rebuilt
+from trebuchet.results.schema import a_dataset
 from trebuchet.theory.stability import OptimizerName, edge_at
 
 
@@ -144,6 +146,7 @@ class TopEigen(ByContent):
     def _rate(self, value: float) -> float:
         return edge_at(self.optimizer, value * self.loss_scale, **self.settings)
 
+    @door(i=rule(whole, "an index from 0", least=0))
     def vector(self, i: int = 0) -> dict[str, Tensor]:
         """Return eigenvector `i` by parameter name, in the parameters' shapes.
 
@@ -156,7 +159,7 @@ class TopEigen(ByContent):
         Raises:
             InputError: If vectors were not asked for, or there is no such one.
         """
-        if self.vectors is None or not 0 <= i < len(self.vectors):
+        if self.vectors is None or i >= len(self.vectors):
             msg = f"i: there is no vector {i}; call top_eigen with vectors=True and k > {i}"
             raise InputError(msg)
         out, at = {}, 0
@@ -196,6 +199,7 @@ class TopEigen(ByContent):
         return xr.Dataset(variables, attrs={"top_eigen": json.dumps(rest)})
 
     @classmethod
+    @door(ds=a_dataset)
     def from_dataset(cls, ds: xr.Dataset) -> "TopEigen":
         """The result that `to_dataset` wrote down, its tensors on the CPU.
 
@@ -242,6 +246,7 @@ class TopEigen(ByContent):
         )
         return "\n".join([*lines, *self.remarks])
 
+    @door(digits=rule(whole, "1 to 17 digits", most=17))
     def worded(self, digits: int = 6) -> str:
         """λ_1 as far as it is known: ``"5"``, ``"at least 5"``, or ``"not known"``.
 
@@ -257,6 +262,7 @@ class TopEigen(ByContent):
             return "not known"
         return f"at least {self.value:.{digits}g}"
 
+    @door(digits=rule(whole, "1 to 17 digits", most=17))
     def worded_rate(self, digits: int = 6) -> str:
         """The critical rate as far as it is known: a λ from below bounds it from above.
 

@@ -4,11 +4,14 @@ import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from trebuchet._checks import anything, between_0_and_1, choice, flag, function, instance, whole
+from trebuchet._checks import seed as one_seed
+from trebuchet._doors import door, maybe, rule
 from trebuchet.curvature.distributed import Ranks
 from trebuchet.curvature.lanczos import Step
 from trebuchet.curvature.measurement import Measurement, Method, OperatorName
@@ -26,6 +29,27 @@ from trebuchet.problem.selection import Selection, select, unwrap
 from trebuchet.problem.tree import mapped
 
 
+@door(
+    model=anything, loss=anything, data=anything,
+    operator=rule(choice, get_args(OperatorName)),
+    k=rule(whole, "a positive integer"),
+    rtol=between_0_and_1, params=anything,
+    mode=rule(choice, get_args(Mode)),
+    optimizer=anything,
+    warm=maybe(instance, TopEigen, "an earlier result of top_eigen, or None"),
+    vectors=flag,
+    micro_batch=maybe(whole, "a positive number of samples"),
+    max_batches=maybe(whole, "a positive number of batches"),
+    reduction=maybe(choice, get_args(Reduction)),
+    weights=anything, size_of=anything,
+    convex=maybe(flag),
+    method=rule(choice, get_args(Method)),
+    max_products=rule(whole, "a positive integer"),
+    basis_cap=maybe(whole, "a positive number of vectors"),
+    failure=rule(between_0_and_1, "probability"),
+    seed=one_seed, group=anything,
+    on_step=maybe(function, "a function of (products, value, residual, missed)", takes=4),
+)  # fmt: skip
 def top_eigen(
     model: nn.Module,
     loss: str | LossFn | ModelLoss | None,
@@ -129,7 +153,7 @@ def top_eigen(
         resolved = OWN_LOSS
     chosen = select(model, params)
     device = next(iter(chosen.values())).device
-    _check(operator, resolved, k, rtol, failure, max_products, method)
+    _check(operator, resolved)
     ranks = Ranks(group, device)
     autocast = Autocast.ambient(device)
     # The solver's own arithmetic must not be cast down; the model re-enters the caller's autocast.
@@ -178,37 +202,11 @@ def top_eigen(
     return result
 
 
-def _check(
-    operator: str,
-    loss: object,
-    k: int,
-    rtol: float,
-    failure: float,
-    max_products: int,
-    method: str,
-) -> None:
-    if operator not in ("ggn", "ntk", "hessian"):
-        msg = f"operator: expected 'ggn', 'ntk' or 'hessian', got {operator!r}"
-        raise InputError(msg)
-    if method not in ("auto", "lanczos", "dense"):
-        msg = f"method: expected 'auto', 'lanczos' or 'dense', got {method!r}"
-        raise InputError(msg)
+def _check(operator: str, loss: object) -> None:
     if loss is None and operator != "ntk":
         msg = "loss: only the NTK goes without one; give the loss that is trained on"
         raise InputError(msg)
     _check_operator(operator, loss)
-    if not isinstance(k, int) or k < 1:
-        msg = f"k: expected a positive integer, got {k!r}"
-        raise InputError(msg)
-    if not 0 < rtol < 1:
-        msg = f"rtol: expected a number between 0 and 1, got {rtol!r}"
-        raise InputError(msg)
-    if not 0 < failure < 1:
-        msg = f"failure: expected a probability between 0 and 1, got {failure!r}"
-        raise InputError(msg)
-    if max_products < 1:
-        msg = f"max_products: expected a positive integer, got {max_products!r}"
-        raise InputError(msg)
 
 
 def _check_operator(operator: str, loss: object) -> None:

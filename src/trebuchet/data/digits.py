@@ -4,9 +4,22 @@ import numpy as np
 from numpy.typing import DTypeLike
 from sklearn.datasets import load_digits
 
-from trebuchet.data.two_class import TwoClassData, check_n_train, from_pixels
+from trebuchet._checks import anything
+from trebuchet._checks import seed as one_seed
+from trebuchet._doors import door, rule
+from trebuchet.data.two_class import (
+    LARGEST_STATE,
+    TwoClassData,
+    check_n_train,
+    float_dtype,
+    from_pixels,
+)
 
 
+@door(
+    n_train=anything,
+    seed=rule(one_seed, most=LARGEST_STATE), dtype=float_dtype,
+)  # fmt: skip
 def load_digits01(
     n_train: int = 128, *, seed: int = 0, dtype: DTypeLike = np.float64
 ) -> TwoClassData:
@@ -37,7 +50,7 @@ def load_digits01(
         ((128, 64), (232, 64), 1.0)
     """
     pixels, digit = load_digits(n_class=2, return_X_y=True)
-    check_n_train(n_train, len(pixels) - 1, "the digits, less one to test on")
+    n_train = check_n_train(n_train, len(pixels) - 1, "the digits, less one to test on")
     order = np.random.RandomState(seed).permutation(len(pixels))
     x = pixels[order].astype(np.uint8)  # whole numbers 0…16, stored as floats
     y = (2 * digit[order] - 1).astype(np.int8)

@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from sklearn.datasets import fetch_openml
 
-from trebuchet.data.two_class import TwoClassData, check_n_train, from_pixels
+from trebuchet._checks import anything, choice
+from trebuchet._checks import path as a_path
+from trebuchet._checks import seed as one_seed
+from trebuchet._doors import door, maybe, rule
+from trebuchet.data.two_class import (
+    LARGEST_STATE,
+    TwoClassData,
+    check_n_train,
+    float_dtype,
+    from_pixels,
+)
 from trebuchet.errors import InputError
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -38,6 +48,10 @@ IMAGE_SETS = {
 }
 
 
+@door(
+    name=rule(choice, IMAGE_SETS, quoted=False), data_root=maybe(a_path), n_train=anything,
+    seed=rule(one_seed, most=LARGEST_STATE), dtype=float_dtype,
+)  # fmt: skip
 def load_images(
     name: str,
     data_root: str | Path | None = None,
@@ -73,8 +87,6 @@ def load_images(
         InputError: If the name is unknown; if there is neither a file nor a network; or if the
             file or the download is not exactly what is described above.
     """
-    if name not in IMAGE_SETS:
-        raise InputError(f"name: expected one of {', '.join(IMAGE_SETS)}, got {name!r}")
     spec = IMAGE_SETS[name]
     if data_root is not None:
         parts, source = _from_file(spec, Path(data_root), n_train)
@@ -122,7 +134,7 @@ def _from_file(spec: _ImageSet, root: Path, n_train: int) -> tuple[_Parts, str]:
         )
     for part in ("train", "test"):
         _check_part(path, spec, arrays[f"x_{part}"], arrays[f"y_{part}"], part)
-    check_n_train(n_train, len(arrays["x_train"]), str(path))
+    n_train = check_n_train(n_train, len(arrays["x_train"]), str(path))
     return (
         arrays["x_train"][:n_train],
         arrays["y_train"][:n_train].astype(np.int8),
@@ -170,7 +182,7 @@ def _from_openml(spec: _ImageSet, n_train: int, seed: int) -> tuple[_Parts, str]
     y = np.where(target[kept] == "1", 1, -1).astype(np.int8)
     early = kept < spec.n_train_rows
     train = np.flatnonzero(early)
-    check_n_train(n_train, len(train), f"the two classes of {spec.title}")
+    n_train = check_n_train(n_train, len(train), f"the two classes of {spec.title}")
     drawn = np.random.RandomState(seed).permutation(train)[:n_train]
     return (
         (

@@ -2,14 +2,25 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from trebuchet._checks import as_index, instance, refuse, shown, text
+from trebuchet._doors import door, rule
 from trebuchet.errors import InputError
 
+LARGEST_STATE = 2**32 - 1
+"""Seeds of ``numpy.random.RandomState`` go up to here."""
 
+_ARRAY = rule(instance, np.ndarray, "an array of float32 or float64", "convert it first")
+
+
+@door(
+    name=text, x_train=_ARRAY, y_train=_ARRAY, x_test=_ARRAY, y_test=_ARRAY, source=text,
+    sha256=text,
+)  # fmt: skip
 @dataclass(frozen=True, slots=True, eq=False)
 class TwoClassData:
     """A training and a test set of two classes, checked when it is made.
@@ -40,7 +51,7 @@ class TwoClassData:
     def __post_init__(self) -> None:
         for part in ("train", "test"):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            if x.ndim != 2 or len(x) == 0 or x.shape[1] != self.x_train.shape[-1]:
+            if x.ndim != 2 or len(x) == 0 or x.shape[1:] != self.x_train.shape[1:]:
                 raise InputError(
                     f"{self.name}: x_{part}: expected samples × pixels, at least one sample and "
                     f"the pixels of x_train, got shape {x.shape}"
@@ -55,6 +66,8 @@ class TwoClassData:
                     raise InputError(
                         f"{self.name}: {label}: expected float32 or float64, got {array.dtype}"
                     )
+            if x.size == 0:
+                raise InputError(f"{self.name}: x_{part}: expected pixels, got shape {x.shape}")
             low, high = float(x.min()), float(x.max())
             if not (low >= 0 and high <= 1):  # NaN fails both
                 raise InputError(
@@ -118,9 +131,7 @@ def from_pixels(
     Raises:
         InputError: If `dtype` is neither, or if the samples are not what TwoClassData asks.
     """
-    kind = np.dtype(dtype)
-    if kind not in (np.float32, np.float64):
-        raise InputError(f"dtype: expected float32 or float64, got {kind}")
+    kind = float_dtype("dtype", dtype)
     flat = [x.reshape(len(x), int(np.prod(x.shape[1:]))) for x in (x_train, x_test)]  # (D, d)
     return TwoClassData(
         name=name,
@@ -133,15 +144,32 @@ def from_pixels(
     )
 
 
-def check_n_train(n_train: int, available: int, where: str) -> None:
+def check_n_train(n_train: object, available: int, where: str) -> int:
     """Refuse a training set that is empty or larger than what `where` holds.
+
+    Returns:
+        The number of its samples.
 
     Raises:
         InputError: If `n_train` is not a whole number from 1 to `available`.
     """
-    whole = isinstance(n_train, (int, np.integer)) and not isinstance(n_train, bool)
-    if not whole or not 1 <= n_train <= available:
-        raise InputError(
-            f"n_train: expected a whole number from 1 to {available}, the samples in {where}, "
-            f"got {n_train!r}"
-        )
+    count = as_index(n_train)
+    if count is None or not 1 <= count <= available:
+        expected = f"a whole number from 1 to {available}, the samples in {where}"
+        refuse("n_train", expected, n_train)
+    return count
+
+
+def float_dtype(name: str, value: object) -> np.dtype[Any]:
+    """NumPy's float32 or float64, by any of their names, torch's among them."""
+    known: list[np.dtype[Any]] = [np.dtype(np.float32), np.dtype(np.float64)]
+    kind: np.dtype[Any] | None = None
+    if value is not None:
+        try:
+            kind = np.dtype(cast("DTypeLike", value))  # whatever it is, that is tried
+        except Exception:  # NumPy says so in many ways
+            named = str(value).removeprefix("torch.") if type(value).__module__ == "torch" else ""
+            kind = next((one for one in known if one.name == named), None)
+    if kind is None or kind not in known:
+        raise InputError(f"{name}: expected float32 or float64, got {kind or shown(value)}")
+    return kind

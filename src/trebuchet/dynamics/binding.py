@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trebuchet.curvature.explain import explained
 from trebuchet.curvature.gram import top_of_gram
 from trebuchet.dynamics.kernels import Kernel, make_kernel
 from trebuchet.dynamics.kernels.choose import Engine
@@ -86,10 +87,12 @@ def bind(
     starts, digest, kernel = [], hashlib.sha256(), None
     with one_thread(weight.device), torch.no_grad():
         for model in models:
-            kernel = make_kernel([model], x, engine=engine, span=span)
-            z = _outputs(kernel)
+            with explained(model, "model", "check model(x) on the problem's data"):
+                kernel = make_kernel([model], x, engine=engine, span=span)
+                z = _outputs(kernel)
             y = _labels(y, z, problem)
-            starts.append(_start(kernel, z, y, problem))
+            with explained(model, "loss", "check loss(outputs, labels) on the problem's data"):
+                starts.append(_start(kernel, z, y, problem))
             for t in [x, place(problem.y), *model.parameters(), *model.buffers()]:
                 _digest(digest, t)
     assert kernel is not None
@@ -145,6 +148,9 @@ def _outputs(kernel: Kernel) -> Tensor:
 def _start(kernel: Kernel, z: Tensor, y: Tensor, problem: Problem) -> tuple[float, float, float]:
     """L, |∂L/∂z| and λ₀, after ``forward``."""
     loss, dz = problem.loss(z, y)
+    if loss.shape != z.shape[:1] or dz.shape != z.shape:
+        msg = f"loss: expected one number, got shape {tuple(loss.shape[1:])}"
+        raise InputError(msg)
     slope = torch.linalg.vector_norm(dz, dtype=torch.float64)
     return float(loss[0]), float(slope), float(top_of_gram(kernel.gram())[0])
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trebuchet._checks import one_line
+from trebuchet._checks import from_zero, one_line, real
+from trebuchet._doors import door
 from trebuchet.dynamics.kernels.base import Kernel
 from trebuchet.errors import InputError
 from trebuchet.problem.optimizer_copies import has_hooks
@@ -16,6 +17,11 @@ from trebuchet.problem.optimizer_names import lookup
 from trebuchet.problem.optimizers import called, describe, given
 
 
+def _share(name: str, value: object) -> float:
+    return real(name, value, f"0 <= {name} < 1", lambda x: 0 <= x < 1)
+
+
+@door(momentum=_share, weight_decay=from_zero)
 @dataclass(frozen=True, slots=True)
 class GradientDescent:
     """θ' = θ − ηu with u' = βu + ∇L + wθ: gradient descent, heavy-ball and weight decay.
@@ -33,14 +39,6 @@ class GradientDescent:
 
     momentum: float = 0.0
     weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            msg = f"momentum: expected 0 <= momentum < 1, got {self.momentum}"
-            raise InputError(msg)
-        if not 0 <= self.weight_decay < float("inf"):
-            msg = f"weight_decay: expected a finite number >= 0, got {self.weight_decay}"
-            raise InputError(msg)
 
     @property
     def plain(self) -> bool:

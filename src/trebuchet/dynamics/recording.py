@@ -5,9 +5,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trebuchet._checks import steps as step_count
+from trebuchet._checks import whole
+from trebuchet._doors import door, maybe, rule
 from trebuchet.errors import InputError
 
+MOST = 20_000_000
+"""Recorded steps of one run."""
 
+
+@door(
+    every=rule(whole, "a positive number"),
+    dense=maybe(whole, "a positive number or None"),
+    per_decade=rule(whole, "a positive number", most=1_000_000),
+)
 @dataclass(frozen=True, slots=True)
 class Recording:
     """Every `every` steps up to `dense`, then `per_decade` steps a factor of ten.
@@ -32,18 +43,26 @@ class Recording:
     dense: int | None = None
     per_decade: int = 40
 
-    def __post_init__(self) -> None:
-        for name, value in {"every": self.every, "per_decade": self.per_decade}.items():
-            if value < 1:
-                msg = f"{name}: expected a positive number, got {value}"
-                raise InputError(msg)
-        if self.dense is not None and self.dense < 1:
-            msg = f"dense: expected a positive number or None, got {self.dense}"
-            raise InputError(msg)
-
+    @door(last=rule(step_count, least=0))
     def steps(self, last: int) -> NDArray[np.int64]:
-        """The recorded steps of a run that may take `last` steps; 0 is always one of them."""
+        """The recorded steps of a run that may take `last` steps; 0 is always one of them.
+
+        Args:
+            last: The largest step.
+
+        Returns:
+            Steps, increasing from 0.
+
+        Raises:
+            InputError: If there would be more of them than a computer can hold for many runs.
+        """
         dense = last if self.dense is None else min(self.dense, last)
+        if dense // self.every > MOST:
+            msg = (
+                f"record: expected at most {MOST} recorded steps, got {dense // self.every}; thin "
+                "them out with Recording(dense=1000)"
+            )
+            raise InputError(msg)
         regular = np.arange(0, dense + 1, self.every)
         low, high = np.log10(max(dense, 1)), np.log10(max(last, 1))
         # Multiples of 1/per_decade, so that a longer run records the steps of a shorter one.

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trebuchet._checks import factor, positive
+from trebuchet._checks import steps as step_count
+from trebuchet._doors import door, maybe
 from trebuchet._types import Status
-from trebuchet.errors import InputError
 from trebuchet.results.levels import blown_up
 
 
+@door(max_steps=step_count, tolerance=maybe(positive), blowup=factor)
 @dataclass(frozen=True, slots=True)
 class StopRule:
     """The ways a run can end.
@@ -28,17 +31,6 @@ class StopRule:
     max_steps: int = 1000
     tolerance: float | None = None
     blowup: float = 1e8
-
-    def __post_init__(self) -> None:
-        if self.max_steps < 1:
-            msg = f"steps: expected a positive number, got {self.max_steps}"
-            raise InputError(msg)
-        if self.tolerance is not None and not self.tolerance > 0:
-            msg = f"tolerance: expected a positive number or None, got {self.tolerance}"
-            raise InputError(msg)
-        if not self.blowup > 1:
-            msg = f"blowup: expected a number above 1, got {self.blowup}"
-            raise InputError(msg)
 
     def verdicts(
         self,

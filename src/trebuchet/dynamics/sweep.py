@@ -1,16 +1,38 @@
 """Many runs of one problem, over learning rates × seeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
+from trebuchet._checks import (
+    anything,
+    checked_seeds,
+    choice,
+    factor,
+    flag,
+    from_zero,
+    instance,
+    items,
+    nearest,
+    positive,
+    rate_array,
+    refuse,
+    whole,
+)
+from trebuchet._checks import path as a_path
+from trebuchet._checks import progress as a_bar
+from trebuchet._checks import seeds as a_list
+from trebuchet._checks import steps as step_count
+from trebuchet._checks import workers as at_once
+from trebuchet._doors import door, maybe, rule
 from trebuchet._progress import Progress, progress_bar
+from trebuchet._torch_checks import device as a_device
 from trebuchet.dynamics import chunking
 from trebuchet.dynamics.assemble import assemble
 from trebuchet.dynamics.binding import Bound, bind
@@ -28,6 +50,30 @@ from trebuchet.errors import InputError
 OBSERVABLES = frozenset({"top_eigenvalue", "sparsity", "test_loss"})
 
 
+MOST_NUMBERS = 2**32
+"""Recorded steps of all runs together: 32 GiB an observable."""
+
+
+def _observables(name: str, value: object) -> tuple[str, ...]:
+    found = items(value, lambda item: (item,))
+    names = [item[0] for item in found if item]
+    listed = isinstance(value, Iterable) and not isinstance(value, (str, bytes))
+    if not listed or not all(isinstance(n, str) and n in OBSERVABLES for n in names):
+        near = next((hint for n in names or [value] if (hint := nearest(n, OBSERVABLES))), "")
+        refuse(name, f"a list of any of {sorted(OBSERVABLES)}", value, near)
+    return tuple(map(str, names))
+
+
+@door(
+    problem=rule(instance, Problem, "a trebuchet.Problem", "Problem(model, x, y) makes one"),
+    lr_ratio=maybe(rate_array), lr=maybe(rate_array), seeds=a_list, steps=step_count,
+    optimizer=anything, tolerance=maybe(positive), blowup=factor, delta=from_zero,
+    record=maybe(instance, Recording, "a trebuchet.Recording", "Recording(every=10) is one"),
+    observables=_observables, engine=rule(choice, get_args(Engine)), span=flag,
+    chunk=maybe(whole, "a positive number"), workers=at_once,
+    memory=rule(whole, "a positive number of bytes"), device=maybe(a_device),
+    checkpoint=maybe(a_path), checkpoint_seconds=from_zero, progress=a_bar,
+)  # fmt: skip
 def sweep(
     problem: Problem,
     *,
@@ -91,8 +137,8 @@ def sweep(
         Ctrl-C, it holds what was finished, with status ``interrupted`` on what was not.
 
     Raises:
-        InputError: If a rate is not positive and finite, both or neither of the two scales are
-            given, seeds repeat, the problem has one initialisation and several seeds are asked, or
+        InputError: If an argument is not what was expected, both or neither of the two scales are
+            given, the problem has one initialisation and several seeds are asked, or
             the checkpoint is another sweep's, in use, damaged, or cannot be written.
         LawViolationError: If a homogeneous model breaks the weight-norm law beyond rounding.
 
@@ -108,9 +154,13 @@ def sweep(
     descent = full_batch(optimizer)
     swept, rates = _rates(lr_ratio, lr)
     seed_list = _seeds(seeds, problem)
-    unknown = set(observables) - OBSERVABLES
-    if unknown:
-        msg = f"observables: expected any of {sorted(OBSERVABLES)}, got {sorted(unknown)}"
+    schedule = (record or Recording()).steps(steps)
+    kept = rates.size * len(seed_list) * schedule.size
+    if kept > MOST_NUMBERS:
+        msg = (
+            f"record: expected at most {MOST_NUMBERS} recorded steps of all runs together, got "
+            f"{kept}; thin them out with Recording(dense=1000)"
+        )
         raise InputError(msg)
     bound = bind(problem, seed_list, device, engine, span)
     plan = Plan(
@@ -118,7 +168,7 @@ def sweep(
         y=bound.y,
         optimizer=descent,
         stop=StopRule(steps, tolerance, blowup),
-        schedule=(record or Recording()).steps(steps),
+        schedule=schedule,
         observables=frozenset(observables),
         delta=delta,
         x=bound.x,
@@ -174,34 +224,11 @@ def _rates(lr_ratio: ArrayLike | None, lr: ArrayLike | None) -> tuple[str, NDArr
         msg = "lr_ratio: expected either lr_ratio (ηλ₀) or lr (η), got both or neither"
         raise InputError(msg)
     name, given = ("lr_ratio", lr_ratio) if lr is None else ("lr", lr)
-    try:
-        rates = np.atleast_1d(np.asarray(given, dtype=np.float64))
-    except (TypeError, ValueError) as error:
-        msg = f"{name}: expected numbers, got {given!r}"
-        raise InputError(msg) from error
-    if rates.ndim != 1 or rates.size == 0:
-        msg = f"{name}: expected a list of one or more rates, got shape {rates.shape}"
-        raise InputError(msg)
-    bad = rates[~(np.isfinite(rates) & (rates > 0))]
-    if bad.size:
-        msg = f"{name}: expected positive, finite rates, got {bad[0]}"
-        raise InputError(msg)
-    if np.unique(rates).size < rates.size:
-        msg = f"{name}: expected distinct rates, got one twice"
-        raise InputError(msg)
-    return name, rates
+    return name, rate_array(name, given)
 
 
 def _seeds(seeds: int | Sequence[int], problem: Problem) -> list[int]:
-    if isinstance(seeds, (int, np.integer)):
-        if seeds < 1:
-            msg = f"seeds: expected a positive number or a list of seeds, got {seeds}"
-            raise InputError(msg)
-        seeds = range(int(seeds))
-    result = [int(seed) for seed in seeds]
-    if not result or len(set(result)) < len(result) or min(result) < 0:
-        msg = f"seeds: expected one or more distinct seeds >= 0, got {result}"
-        raise InputError(msg)
+    result = list(checked_seeds(seeds))
     if len(result) > 1 and not problem.reseeds:
         msg = (
             f"seeds: expected one, since the problem's model is a module with one initialisation, "
@@ -235,11 +262,8 @@ def _begun(
         Both.
 
     Raises:
-        InputError: If the chunk size is none, or not the one the checkpoint was begun with.
+        InputError: If the chunk size is not the one the checkpoint was begun with.
     """
-    if chunk is not None and chunk < 1:
-        msg = f"chunk: expected a positive number, got {chunk}"
-        raise InputError(msg)
     begun = None if folder is None else folder.pinned()
     if folder is not None and begun is not None:
         if chunk is not None and chunk != begun["chunk"]:

@@ -8,17 +8,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trebuchet import _torch_checks as checks
+from trebuchet._checks import choice, pair, refuse, whole
+from trebuchet._doors import door, rule
 from trebuchet.errors import InputError
-from trebuchet.models.draws import Draws
+from trebuchet.models.draws import Draws, drawing
 
 ElementwiseName = Literal["identity", "tanh", "relu", "leaky_relu"]
 
-_ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
+ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda h: h,
     "tanh": torch.tanh,
     "relu": torch.relu,
     "leaky_relu": lambda h: F.leaky_relu(h, 0.5),
 }
+
+
+def even(name: str, value: object) -> int:
+    """A number of weights: even, since eigenvalues come in pairs ±λ."""
+    expected = "a positive even number (eigenvalues come in pairs)"
+    number = whole(name, value, expected, most=checks.LARGEST)
+    if number % 2:
+        refuse(name, expected, number)
+    return number
+
+
+def spectrum(name: str, value: object) -> tuple[float, float]:
+    """(low, high) of positive eigenvalues."""
+    low, high = pair(name, value, "two numbers, 0 <= low <= high")
+    if not 0 <= low <= high:
+        refuse(name, "0 <= low <= high", (low, high))
+    return low, high
 
 
 class MetaFeature(nn.Module):
@@ -43,16 +63,17 @@ class MetaFeature(nn.Module):
 
     matrices: Tensor
 
+    @door(
+        matrices=rule(checks.finite_tensor, None, None, None),
+        elementwise=rule(choice, ELEMENTWISE, quoted=False),
+    )
     def __init__(self, matrices: Tensor, elementwise: ElementwiseName = "identity") -> None:
         super().__init__()
-        if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2]:
+        if matrices.shape[1] != matrices.shape[2] or not matrices.numel():
             msg = f"matrices: expected shape (d, n, n), got {tuple(matrices.shape)}"
             raise InputError(msg)
         if not torch.allclose(matrices, matrices.mT, rtol=1e-4, atol=1e-4):
             msg = "matrices: expected symmetric matrices; symmetrise them, (W + W.mT) / 2"
-            raise InputError(msg)
-        if elementwise not in _ELEMENTWISE:
-            msg = f"elementwise: expected one of {', '.join(_ELEMENTWISE)}, got {elementwise!r}"
             raise InputError(msg)
         # W is symmetric up to the rounding of its construction; products with W from the left and
         # from the right must agree exactly for the weight-norm law to hold to rounding.
@@ -60,6 +81,11 @@ class MetaFeature(nn.Module):
         self.elementwise: ElementwiseName = elementwise
 
     @classmethod
+    @door(
+        n=even, d=checks.size, eigenvalues=spectrum,
+        elementwise=rule(choice, ELEMENTWISE, quoted=False), generator=drawing,
+        dtype=checks.dtype,
+    )  # fmt: skip
     def draw(
         cls,
         n: int,
@@ -94,14 +120,9 @@ class MetaFeature(nn.Module):
         Raises:
             InputError: If n is odd or not positive, or the eigenvalue range is not 0 ≤ low ≤ high.
         """
-        if n <= 0 or n % 2:
-            msg = f"n: expected a positive even number (eigenvalues come in pairs), got {n}"
-            raise InputError(msg)
+        checks.sizes(n=n, rows=n, d=d)
         low, high = eigenvalues
-        if not (0 <= low <= high and math.isfinite(high)):
-            msg = f"eigenvalues: expected 0 <= low <= high, got {eigenvalues}"
-            raise InputError(msg)
-        draws = generator if isinstance(generator, Draws) else Draws(generator)
+        draws = drawing("generator", generator)
         normals = [draws.normal(n, n).double() for _ in range(d)]
         q = [torch.linalg.matrix_exp((b - b.T) / math.sqrt(2)) for b in normals]
         positive = draws.uniform(d, n // 2, low=low, high=high).double()
@@ -121,13 +142,15 @@ class MetaFeature(nn.Module):
 
     def select(self, index: Tensor) -> "MetaFeature":
         """The meta-feature Pᵀψ(x)P of a student that sees only the weights in `index`."""
+        index = checks.indices("index", index, self.n)
         # P selects coordinates and g acts entry by entry, so g before P equals g after P.
         return MetaFeature(self.matrices[:, index][:, :, index], self.elementwise)
 
     def forward(self, x: Tensor) -> Tensor:
         """ψ(x) for inputs of shape ``(D, d)``; shape ``(D, n, n)``."""
+        checks.inputs(x, self.d, self.matrices)
         h = torch.einsum("ai,imp->amp", x / math.sqrt(self.d), self.matrices)
-        return _ELEMENTWISE[self.elementwise](h)
+        return ELEMENTWISE[self.elementwise](h)
 
     def family(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The fewest matrices that span ψ(x_a), and how each ψ(x_a) is made of them.
@@ -142,6 +165,7 @@ class MetaFeature(nn.Module):
             Matrices M of shape ``(m, n, n)`` and coefficients C of shape ``(D, m)`` with
             ψ(x_a) = Σ_j C_aj M_j; C is None where m = D and C is the identity.
         """
+        checks.inputs(x, self.d, self.matrices)
         if self.elementwise == "identity" and self.d < x.shape[0]:
             return self.matrices, x / math.sqrt(self.d)
         return self(x), None

@@ -6,8 +6,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from trebuchet.errors import InputError
-from trebuchet.models.draws import Draws
+from trebuchet import _torch_checks as checks
+from trebuchet._checks import pair
+from trebuchet._doors import door, rule
+from trebuchet.models.draws import Draws, drawing
 
 Slopes = tuple[float, float]
 """(a₊, a₋): σ(h) = a₊h for h > 0 and a₋h otherwise. ReLU is (1, 0), linear (1, 1)."""
@@ -38,20 +40,17 @@ class MLP(nn.Module):
         Meltzer & Liu, arXiv 2301.07737, sections 3 and 4.
     """
 
+    @door(weights=checks.layers, slopes=pair)
     def __init__(self, weights: list[Tensor], slopes: Slopes = RELU) -> None:
         super().__init__()
-        if len(weights) < 2 or any(w.ndim != 2 for w in weights):
-            msg = "weights: expected two or more matrices of shape (out, in)"
-            raise InputError(msg)
-        for below, above in pairwise(weights):
-            if above.shape[1] != below.shape[0]:
-                shapes = ", ".join(str(tuple(w.shape)) for w in weights)
-                msg = f"weights: expected (out, in) matrices that follow on, got {shapes}"
-                raise InputError(msg)
         self.weights = nn.ParameterList([w.detach().clone() for w in weights])
-        self.slopes: Slopes = (float(slopes[0]), float(slopes[1]))
+        self.slopes: Slopes = slopes
 
     @classmethod
+    @door(
+        d=checks.size, width=checks.size, hidden=checks.depth, outputs=checks.size, slopes=pair,
+        generator=drawing, dtype=rule(checks.dtype, half=True),
+    )  # fmt: skip
     def draw(
         cls,
         d: int,
@@ -83,11 +82,8 @@ class MLP(nn.Module):
         Raises:
             InputError: If a size is not positive.
         """
-        for name, size in {"d": d, "width": width, "hidden": hidden, "outputs": outputs}.items():
-            if size < 1:
-                msg = f"{name}: expected a positive number, got {size}"
-                raise InputError(msg)
-        draws = generator if isinstance(generator, Draws) else Draws(generator)
+        checks.sizes(width=width, hidden=hidden, inputs=max(d, outputs, width))
+        draws = drawing("generator", generator)
         shapes = [(b, a) for a, b in pairwise([d, *[width] * hidden, outputs])]
         for shape in shapes:
             draws.skip_linear_init(*shape)
@@ -110,6 +106,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs for inputs of shape ``(D, d)``; shape ``(D,)``, or ``(D, K)`` for K > 1."""
+        checks.inputs(x, self.weights[0].shape[1], self.weights[0], rows=False)
         plus, minus = self.slopes
         *hidden, last = self.weights  # not a slice: a ParameterList would copy what it slices
         for w in hidden:

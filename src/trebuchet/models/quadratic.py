@@ -6,9 +6,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from trebuchet import _torch_checks as checks
+from trebuchet._checks import instance, positive
+from trebuchet._doors import door, maybe, rule
 from trebuchet.errors import InputError
-from trebuchet.models.draws import Draws
-from trebuchet.models.meta_feature import MetaFeature
+from trebuchet.models.draws import Draws, drawing
+from trebuchet.models.meta_feature import MetaFeature, even, spectrum
+
+_PSI = rule(instance, MetaFeature, "a trebuchet.MetaFeature")
+_WEIGHTS = rule(checks.tensor, None)
 
 
 def normalisation(n: int) -> float:
@@ -41,6 +47,7 @@ class PureQuadratic(nn.Module):
 
     degree = 2
 
+    @door(psi=_PSI, theta=_WEIGHTS, zeta=maybe(positive))
     def __init__(self, psi: MetaFeature, theta: Tensor, zeta: float | None = None) -> None:
         super().__init__()
         _check_weights("theta", theta, psi.n)
@@ -49,6 +56,7 @@ class PureQuadratic(nn.Module):
         self.zeta = normalisation(psi.n) if zeta is None else zeta
 
     @classmethod
+    @door(n=even, d=checks.size, generator=drawing, eigenvalues=spectrum, dtype=checks.dtype)
     def draw(
         cls,
         n: int,
@@ -59,7 +67,7 @@ class PureQuadratic(nn.Module):
         dtype: torch.dtype = torch.float64,
     ) -> "PureQuadratic":
         """Draw ψ with g = identity, and standard normal weights, from one stream."""
-        draws = generator if isinstance(generator, Draws) else Draws(generator)
+        draws = drawing("generator", generator)
         low, high = eigenvalues
         psi = MetaFeature.draw(n, d, eigenvalues=(low, high), generator=draws, dtype=dtype)
         return cls(psi, draws.normal(n).to(dtype))
@@ -91,6 +99,10 @@ class QuadraticWithBias(nn.Module):
     features: Tensor
     degree = None  # the bias has degree 1, the rest degree 2
 
+    @door(
+        features=rule(checks.tensor, None, None), psi=_PSI, theta_phi=_WEIGHTS, theta_psi=_WEIGHTS,
+        zeta=maybe(positive), n_features=maybe(checks.size),
+    )  # fmt: skip
     def __init__(
         self,
         features: Tensor,
@@ -101,7 +113,7 @@ class QuadraticWithBias(nn.Module):
         n_features: int | None = None,
     ) -> None:
         super().__init__()
-        if features.ndim != 2 or features.shape[0] != psi.d:
+        if features.shape[0] != psi.d or not features.numel():
             msg = f"features: expected shape ({psi.d}, p), got {tuple(features.shape)}"
             raise InputError(msg)
         _check_weights("theta_phi", theta_phi, features.shape[1])
@@ -114,6 +126,10 @@ class QuadraticWithBias(nn.Module):
         self.n_features = features.shape[1] if n_features is None else n_features
 
     @classmethod
+    @door(
+        n=even, p=checks.size, d=checks.size, generator=drawing, eigenvalues=spectrum,
+        dtype=checks.dtype,
+    )  # fmt: skip
     def draw(
         cls,
         n: int,
@@ -125,14 +141,16 @@ class QuadraticWithBias(nn.Module):
         dtype: torch.dtype = torch.float64,
     ) -> "QuadraticWithBias":
         """Draw U, ψ with g = identity, and standard normal weights."""
-        draws = generator if isinstance(generator, Draws) else Draws(generator)
+        draws = drawing("generator", generator)
         low, high = eigenvalues
+        checks.sizes(p=p, d=d)
         features = draws.normal(d, p).to(dtype)
         psi = MetaFeature.draw(n, d, eigenvalues=(low, high), generator=draws, dtype=dtype)
         return cls(features, psi, draws.normal(p).to(dtype), draws.normal(n).to(dtype))
 
     def phi(self, x: Tensor) -> Tensor:
         """φ(x), shape ``(D, p)``, for inputs of shape ``(D, d)``."""
+        checks.inputs(x, self.psi.d, self.features)
         return x @ self.features / math.sqrt(self.psi.d * self.n_features)
 
     def forward(self, x: Tensor) -> Tensor:

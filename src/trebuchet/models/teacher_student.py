@@ -2,12 +2,29 @@
 
 import torch
 
+from trebuchet import _torch_checks as checks
+from trebuchet._checks import LONGEST, choice, whole
+from trebuchet._doors import door, rule
 from trebuchet.errors import InputError
-from trebuchet.models.draws import Draws
-from trebuchet.models.meta_feature import ElementwiseName, MetaFeature
+from trebuchet.models.draws import Draws, drawing
+from trebuchet.models.meta_feature import (
+    ELEMENTWISE,
+    ElementwiseName,
+    MetaFeature,
+    even,
+    spectrum,
+)
 from trebuchet.models.quadratic import PureQuadratic, QuadraticWithBias
 
+_MASKED = rule(whole, "0 or more", least=0, most=LONGEST)
+_COMMON = {
+    "n": even, "d": checks.size, "masked": _MASKED, "eigenvalues": spectrum,
+    "elementwise": rule(choice, ELEMENTWISE, quoted=False), "generator": drawing,
+    "dtype": checks.dtype,
+}  # fmt: skip
 
+
+@door(**_COMMON)
 def pure_teacher_student(
     n: int,
     d: int = 1,
@@ -42,7 +59,7 @@ def pure_teacher_student(
         Meltzer & Liu, arXiv 2301.07737, appendix B; figures 1, 4 and 5.
     """
     _check_masked("masked", masked, n)
-    draws = generator if isinstance(generator, Draws) else Draws(generator)
+    draws = drawing("generator", generator)
     psi = MetaFeature.draw(
         n, d, eigenvalues=eigenvalues, elementwise=elementwise, generator=draws, dtype=dtype
     )
@@ -52,6 +69,7 @@ def pure_teacher_student(
     return teacher, student
 
 
+@door(**_COMMON, p=checks.size, masked_features=_MASKED)
 def biased_teacher_student(
     n: int,
     p: int,
@@ -92,7 +110,8 @@ def biased_teacher_student(
     """
     _check_masked("masked", masked, n)
     _check_masked("masked_features", masked_features, p)
-    draws = generator if isinstance(generator, Draws) else Draws(generator)
+    draws = drawing("generator", generator)
+    checks.sizes(p=p, d=d)
     features = draws.normal(d, p).to(dtype)
     seen = draws.choice(p, p - masked_features).sort().values
     psi = MetaFeature.draw(
@@ -110,6 +129,6 @@ def biased_teacher_student(
 
 
 def _check_masked(name: str, masked: int, n: int) -> None:
-    if not 0 <= masked < n:
+    if masked >= n:
         msg = f"{name}: expected 0 <= {name} < {n}, got {masked}"
         raise InputError(msg)

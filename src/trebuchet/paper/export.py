@@ -7,9 +7,12 @@ from typing import Any
 
 import xarray as xr
 
+from trebuchet._checks import flag, instance
+from trebuchet._checks import path as a_path
+from trebuchet._doors import door, rule
 from trebuchet._whole import whole, write_whole
 from trebuchet.errors import InputError
-from trebuchet.paper.figures import Figure
+from trebuchet.paper.figures import Figure, which
 from trebuchet.paper.picture import draw
 from trebuchet.results.store import save
 
@@ -17,11 +20,16 @@ FIRST = 40
 """How many steps of each trace the JSON holds."""
 
 
+A_FIGURE = rule(instance, Figure, "a Figure", "trebuchet.paper.figure(4) is one")
+
+
+@door(folder=a_path, number=which)
 def figure_paths(folder: Path, number: int) -> list[Path]:
     """Data, picture and numbers of a figure."""
     return [folder / f"fig{number}{suffix}" for suffix in (".zarr", ".png", ".json")]
 
 
+@door(result=A_FIGURE, folder=a_path, overwrite=flag)
 def save_figure(result: Figure, folder: Path, *, overwrite: bool = False) -> list[Path]:
     """Write a figure; each file appears whole or not at all, the JSON last.
 
@@ -50,6 +58,7 @@ def save_figure(result: Figure, folder: Path, *, overwrite: bool = False) -> lis
     return [data, picture, numbers]
 
 
+@door(result=A_FIGURE)
 def to_json(result: Figure) -> dict[str, Any]:
     """The numbers of a figure, for people and programs without xarray.
 
@@ -62,6 +71,9 @@ def to_json(result: Figure) -> dict[str, Any]:
 
     Returns:
         What is written to figN.json.
+
+    Raises:
+        InputError: If it is no figure.
     """
     runs = result.runs
     return {

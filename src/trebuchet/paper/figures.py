@@ -7,11 +7,16 @@ from pathlib import Path
 import torch
 import xarray as xr
 
+from trebuchet._checks import anything, checked_seeds, flag, whole
+from trebuchet._checks import path as a_path
+from trebuchet._checks import progress as a_bar
+from trebuchet._checks import workers as at_once
 from trebuchet._content import ByContent
+from trebuchet._doors import door, maybe
 from trebuchet._progress import Progress, progress_bar
+from trebuchet._torch_checks import dtype as a_dtype
 from trebuchet.dynamics.recording import Recording
 from trebuchet.dynamics.sweep import sweep
-from trebuchet.errors import InputError
 from trebuchet.paper.problems import paper_problem
 from trebuchet.paper.settings import FIGURES, Setting
 from trebuchet.phases.edges import edges
@@ -46,6 +51,15 @@ class Figure(ByContent):
         return [int(seed) for seed in self.runs.seed.values]
 
 
+def which(name: str, value: object) -> int:
+    """The number of a figure."""
+    return whole(name, value, f"a number from 1 to {max(FIGURES)}", most=max(FIGURES))
+
+
+@door(
+    number=which, seeds=anything, quick=flag, dtype=a_dtype, data_root=maybe(a_path),
+    checkpoint=maybe(a_path), workers=at_once, progress=a_bar,
+)  # fmt: skip
 def figure(
     number: int,
     *,
@@ -74,7 +88,8 @@ def figure(
         The figure.
 
     Raises:
-        InputError: If there is no such figure, or its data cannot be had.
+        InputError: If an argument is not what was expected, there is no such figure, or its data
+            cannot be had.
 
     Example:
         >>> fig = figure(6, quick=True)
@@ -83,18 +98,11 @@ def figure(
         >>> fig.runs.phase.sel(lr=[1.6, 2.4, 4.0]).values[:, 0].tolist()
         ['lazy', 'catapult', 'divergent']
     """
-    if number not in FIGURES:
-        msg = f"figure: expected a number from 1 to {max(FIGURES)}, got {number}"
-        raise InputError(msg)
     setting = FIGURES[number]
-    if isinstance(seeds, int):
-        if seeds < 1:
-            msg = f"seeds: expected a positive number, got {seeds}"
-            raise InputError(msg)
-        seeds = range(setting.seed, setting.seed + seeds)
+    chosen = checked_seeds(seeds, first=setting.seed)
     bar = progress if callable(progress) else progress_bar(f"figure {number}", shown=progress)
     parts, found = [], None
-    for position, seed in enumerate(seeds):
+    for position, seed in enumerate(chosen):
         problem = paper_problem(setting, seed=seed, dtype=dtype, data_root=data_root)
         found = edges(problem) if found is None else found
         part = sweep(
@@ -107,7 +115,7 @@ def figure(
             chunk=setting.chunk,
             workers=workers,
             checkpoint=None if checkpoint is None else Path(checkpoint) / f"seed-{seed}",
-            progress=_share(bar, position, len(seeds)),
+            progress=_share(bar, position, len(chosen)),
         )
         parts.append(part)
         if part.attrs["interrupted"]:

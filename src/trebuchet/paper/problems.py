@@ -5,12 +5,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from trebuchet._checks import instance
+from trebuchet._checks import path as a_path
+from trebuchet._checks import seed as one_seed
+from trebuchet._doors import door, maybe, rule
+from trebuchet._torch_checks import dtype as a_dtype
 from trebuchet.dynamics.problem import Problem
 from trebuchet.errors import InputError
 from trebuchet.models import MLP, Draws, biased_teacher_student, pure_teacher_student
 from trebuchet.paper.settings import Images, Net, Point, Pure, Random, Setting
 
 
+@door(
+    setting=rule(instance, Setting, "a Setting", "trebuchet.paper.FIGURES[1] is one"),
+    seed=maybe(one_seed), dtype=a_dtype, data_root=maybe(a_path),
+)  # fmt: skip
 def paper_problem(
     setting: Setting,
     *,
@@ -33,7 +42,8 @@ def paper_problem(
         The problem, with test data where the figure has some.
 
     Raises:
-        InputError: If the model and the data do not go together.
+        InputError: If an argument is not what was expected, or the model and the data do
+            not go together.
     """
     seed = setting.seed if seed is None else seed
     data = setting.data

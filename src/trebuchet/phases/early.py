@@ -20,7 +20,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from trebuchet._checks import anything, from_zero, real
+from trebuchet._checks import steps as step_count
 from trebuchet._content import ByContent
+from trebuchet._doors import door, rule
 from trebuchet.curvature.top import top_eigen
 from trebuchet.errors import InputError
 from trebuchet.phases.scanning.checks import check_start
@@ -56,6 +59,13 @@ class EarlyConstants(ByContent):
     sharpness: float
 
 
+_RTOL = rule(real, "a number from 1e-4 to 1", lambda x: 1e-4 <= x <= 1)
+
+
+@door(
+    model=anything, loss=anything, data=anything, steps=step_count, train_steps=step_count,
+    rtol=_RTOL, delta=from_zero, weights=anything, size_of=anything,
+)  # fmt: skip
 def early_constants(
     model: nn.Module,
     loss: str | Callable[..., Any] | ModelLoss | None,
@@ -85,7 +95,8 @@ def early_constants(
         The constants.
 
     Raises:
-        InputError: If `steps` does not fit `train_steps`, or the sharpness is not positive.
+        InputError: If an argument is not what was expected, `steps` does not fit `train_steps`,
+            or the sharpness is not positive.
 
     Example:
         On a quadratic loss the sharpness stays, and the two other edges are both at 2:
@@ -99,7 +110,7 @@ def early_constants(
     References:
         Kalra & Barkeshli, arXiv 2302.12250, section 3.
     """
-    if not 1 <= steps <= train_steps:
+    if steps > train_steps:
         msg = f"steps: expected from 1 to train_steps = {train_steps}, got {steps}"
         raise InputError(msg)
     model = unwrap(model)

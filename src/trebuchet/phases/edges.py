@@ -5,6 +5,10 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from trebuchet._checks import instance
+from trebuchet._checks import seed as one_seed
+from trebuchet._doors import door, rule
+from trebuchet.curvature.explain import explained
 from trebuchet.dynamics.kernels import make_kernel
 from trebuchet.dynamics.problem import Problem
 from trebuchet.errors import NotApplicableError
@@ -13,7 +17,12 @@ from trebuchet.models.quadratic import PureQuadratic, QuadraticWithBias
 from trebuchet.theory import edges as theory
 from trebuchet.theory.edges import Edge
 
+A_PROBLEM = rule(
+    instance, Problem, "a trebuchet.Problem", "trebuchet.Problem(model, x, y) makes one"
+)
 
+
+@door(problem=A_PROBLEM, seed=one_seed)
 def edges(problem: Problem, seed: int = 0) -> dict[str, Edge]:
     """The critical rate, and every upper edge whose theorem applies to this problem.
 
@@ -29,6 +38,7 @@ def edges(problem: Problem, seed: int = 0) -> dict[str, Edge]:
         samples) where they apply.
 
     Raises:
+        InputError: If the problem is none, or its model cannot be evaluated on its data.
         NotApplicableError: If the loss is not ``"half_mse"``, on which all of them rest.
 
     Example:
@@ -49,8 +59,9 @@ def edges(problem: Problem, seed: int = 0) -> dict[str, Edge]:
     # One BLAS thread: these matrices are small, and two threads on a busy machine wait for each
     # other far longer than they work.
     with torch.no_grad(), threadpool_limits(1, user_api="blas"):
-        kernel = make_kernel([model], x)
-        kernel.forward()
+        with explained(model, "model", "check model(x) on the problem's data"):
+            kernel = make_kernel([model], x)
+            kernel.forward()
         gram = kernel.gram()[0].double().cpu().numpy()
         spectrum, vectors = np.linalg.eigh(gram)
         critical = theory.critical(float(spectrum[-1]))

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trebuchet._checks import anything, positive, whole
 from trebuchet._content import ByContent
+from trebuchet._doors import door, maybe
 from trebuchet.errors import InputError
 from trebuchet.phases.scanning.checks import check_start
 from trebuchet.problem.autocast import Autocast
@@ -60,6 +62,10 @@ class ForwardRate(ByContent):
         return self.value
 
 
+@door(
+    model=anything, loss=anything, data=anything, optimizer=anything, delta=positive,
+    micro_batch=maybe(whole, "a positive number of samples"), weights=anything, size_of=anything,
+)  # fmt: skip
 def forward_critical_rate(
     model: nn.Module,
     loss: str | Callable[..., Any] | ModelLoss | None,

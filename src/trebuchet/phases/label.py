@@ -1,17 +1,18 @@
 """Which phase each run was in, with the numbers behind the verdict."""
 
-import math
-
 import numpy as np
 import xarray as xr
 
+from trebuchet._checks import factor, from_zero
+from trebuchet._doors import door, maybe
 from trebuchet.errors import InputError
 from trebuchet.phases.verdict import Evidence, peak_ratios, phases, recovery_steps
 from trebuchet.results.levels import DELTA
-from trebuchet.results.schema import check_runs, described
+from trebuchet.results.schema import described, results
 from trebuchet.results.summary import summarise
 
 
+@door(ds=results, blowup=maybe(factor), delta=maybe(from_zero))
 def label(ds: xr.Dataset, *, blowup: float | None = None, delta: float | None = None) -> xr.Dataset:
     """Label every run with its phase.
 
@@ -40,14 +41,7 @@ def label(ds: xr.Dataset, *, blowup: float | None = None, delta: float | None = 
         >>> label(ds).phase.values[:, 0].tolist()
         ['lazy', 'catapult', 'divergent']
     """
-    ds = check_runs(ds)
-    blowup = float(ds.attrs.get("blowup", 1e8) if blowup is None else blowup)
-    if math.isnan(blowup) or blowup <= 1:
-        msg = f"blowup: expected a factor above 1, got {blowup}"
-        raise InputError(msg)
-    if delta is not None and not (math.isfinite(delta) and delta >= 0):
-        msg = f"delta: expected a finite number >= 0, got {delta}"
-        raise InputError(msg)
+    blowup = factor("blowup", ds.attrs.get("blowup", 1e8) if blowup is None else blowup)
     ds = summarise(ds, delta=delta)
     delta = float(ds.attrs.get("delta", DELTA))
     needed = ("loss_first", "loss_max", "loss_final", "last_above", "steps", "status")

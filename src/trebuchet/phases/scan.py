@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from trebuchet._checks import checked_seeds
+from trebuchet._checks import anything, checked_seeds
+from trebuchet._checks import progress as a_bar
+from trebuchet._checks import seeds as a_list
+from trebuchet._doors import door
 from trebuchet._environment import environment
 from trebuchet._progress import Progress, progress_bar
 from trebuchet._types import Status
@@ -25,7 +28,6 @@ from trebuchet.phases.scanning.brackets import (
     quick_training_edge,
     training_edge,
 )
-from trebuchet.phases.scanning.checks import checked_progress
 from trebuchet.phases.scanning.curvature import final_eigenvalues, sparsity
 from trebuchet.phases.scanning.race import Course, Plan, race, rescue
 from trebuchet.phases.scanning.setup import Setup, check_fresh, prepared
@@ -43,6 +45,13 @@ QUICK_RTOL = 0.1
 """Width to which edges are bisected with what the race leaves of the budget."""
 
 
+@door(
+    model=anything, loss=anything, data=anything, optimizer=anything, horizon=anything,
+    batch_size=anything, seeds=a_list, budget=anything, rates=anything, edge_rtol=anything,
+    curvature=anything, accumulate=anything, micro_batch=anything, autocast=anything,
+    schedule=anything, clip_grad_norm=anything, clip_grad_value=anything, stacked=anything,
+    delta=anything, blowup=anything, weights=anything, size_of=anything, progress=a_bar,
+)  # fmt: skip  # what is anything here, `Arguments` and `prepare` look at
 def scan(
     model: nn.Module,
     loss: str | Callable[..., Any] | ModelLoss | None,
@@ -147,7 +156,6 @@ def scan(
         curvature, accumulate, micro_batch, autocast, schedule, clip_grad_norm, clip_grad_value,
         stacked, delta, blowup, weights, size_of,
     )  # fmt: skip
-    progress = checked_progress(progress)
     model = unwrap(model)
     made = given(optimizer)
     held = made if isinstance(made, torch.optim.Optimizer) else None

@@ -17,16 +17,20 @@ from matplotlib.axes import Axes
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from trebuchet._checks import one_line
+from trebuchet._checks import flag, one_line
+from trebuchet._checks import path as a_path
 from trebuchet._content import ByContent, content
+from trebuchet._doors import door
 from trebuchet._types import Phase
 from trebuchet.errors import InputError
 from trebuchet.phases.scanning import rendering
 from trebuchet.phases.scanning.brackets import Interval
 from trebuchet.phases.scanning.suggest import Suggestion
 from trebuchet.phases.scanning.tables import RUN_COLUMNS, by_rate
+from trebuchet.plots.checks import optional_axes
 from trebuchet.results import store
 from trebuchet.results.record import plain, rebuilt
+from trebuchet.results.schema import a_dataset
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,6 +202,7 @@ class Scan(ByContent):
         head = f"<b>{told} {s.rate:.3g}</b>"
         return f"<div>{head}{rendering.in_notebook(self)}<ul>{lines}</ul></div>"
 
+    @door(ax=optional_axes)
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the loss at the last look against the rate, with phases, edges and the suggestion.
 
@@ -206,6 +211,9 @@ class Scan(ByContent):
 
         Returns:
             The axes.
+
+        Raises:
+            InputError: If it is no axes.
         """
         from trebuchet.phases.scanning.picture import draw
 
@@ -235,6 +243,7 @@ class Scan(ByContent):
         return xr.Dataset(variables, attrs={"scan": json.dumps(rest)})
 
     @classmethod
+    @door(ds=a_dataset)
     def from_dataset(cls, ds: xr.Dataset) -> "Scan":
         """The scan that `to_dataset` wrote down.
 
@@ -273,6 +282,7 @@ class Scan(ByContent):
             for field in dataclasses.fields(self)
         )
 
+    @door(path=a_path, overwrite=flag)
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the scan to a Zarr folder.
 
@@ -282,10 +292,14 @@ class Scan(ByContent):
 
         Returns:
             The path.
+
+        Raises:
+            InputError: If there is something, or nothing can be written there.
         """
         return store.save(self.to_dataset(), path, overwrite=overwrite)
 
     @classmethod
+    @door(path=a_path)
     def load(cls, path: str | os.PathLike[str]) -> "Scan":
         """Read a scan back.
 

@@ -10,9 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from trebuchet._checks import as_text, flag, items, refuse
+from trebuchet._doors import door
 from trebuchet._types import Phase
 from trebuchet.errors import InputError
-from trebuchet.plots.edge_lines import Edges, draw_edges
+from trebuchet.plots import checks
+from trebuchet.plots.edge_lines import Edges, an_edges, draw_edges
 from trebuchet.plots.phase_bar import rate_axis, shade_phases
 from trebuchet.plots.scales import LINEAR, LOSS_FLOOR, linear_then_log, say_floor, stability_line
 from trebuchet.plots.style import DARK_RED, GREY, SERIES_COLOURS, seed_band
@@ -35,6 +38,17 @@ FINALS = {
 }
 
 
+def _quantities(name: str, value: object) -> list[str]:
+    names = [value] if isinstance(value, str) else items(value, as_text)
+    if not names or not all(isinstance(n, str) and n in FINALS for n in names):
+        refuse(name, f"some of {', '.join(FINALS)}", value)
+    return [str(n) for n in names]
+
+
+@door(
+    ds=checks.labelled, quantities=_quantities, ax=checks.axes, x=checks.x_axis, edges=an_edges,
+    edge_labels=flag, shade=flag,
+)  # fmt: skip
 def against_rate(
     ds: xr.Dataset,
     quantities: str | Sequence[str] = "lr_ratio_final",
@@ -65,11 +79,9 @@ def against_rate(
         The axes.
 
     Raises:
-        InputError: If a quantity is unknown or is not in the dataset.
+        InputError: If an argument is not what was expected, or a quantity is not in the dataset.
     """
     names = [quantities] if isinstance(quantities, str) else list(quantities)
-    if not names or not set(names) <= set(FINALS):
-        raise InputError(f"quantities: expected some of {', '.join(FINALS)}, got {quantities!r}")
     position = rate_axis(ds, x)
     if shade:
         shade_phases(ax, ds, x=x)

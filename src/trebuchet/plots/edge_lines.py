@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from trebuchet._checks import as_real, flag, items, refuse, shown
+from trebuchet._doors import door
 from trebuchet.errors import InputError
+from trebuchet.plots import checks
 from trebuchet.plots.style import INK
 
 
@@ -38,6 +41,38 @@ Edges = Mapping[str, float] | Mapping[str, EdgeLike] | Iterable[EdgeLike]
 _NAMES = {"upper": "upper edge", "upper_omega": "Ω edge"}  # of 4/(|θ₀|²λ_max(Ω))
 
 
+def an_edges(name: str, value: object) -> Edges | None:
+    """Edges of any kind that can be drawn, or None for none."""
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        for key, edge in value.items():
+            if not isinstance(key, str) or not (_is_edge(edge) or as_real(edge) is not None):
+                _no_edge(name, edge, key)
+        return {key: edge if _is_edge(edge) else as_real(edge) for key, edge in value.items()}
+    found = [item[0] for item in items(value, lambda edge: (edge,)) if item]
+    if not found and not isinstance(value, (list, tuple)):
+        refuse(name, "a dict of numbers, or edges", value, "trebuchet.edges has them")
+    for edge in found:
+        if not _is_edge(edge):
+            _no_edge(name, edge, getattr(edge, "name", "?"))
+    return cast("list[EdgeLike]", found)
+
+
+def _is_edge(edge: object) -> bool:
+    if not isinstance(edge, EdgeLike) or not isinstance(edge.name, str):
+        return False
+    return None not in (as_real(edge.lr), as_real(edge.lr_ratio))
+
+
+def _no_edge(name: str, edge: object, key: object) -> NoReturn:
+    raise InputError(
+        f"{name}: expected numbers, or objects with name, lr, lr_ratio and proven, got "
+        f"{shown(edge)} for {shown(key)}"
+    )
+
+
+@door(ax=checks.axes, edges=an_edges, x=checks.x_axis, labels=flag)
 def draw_edges(ax: Axes, edges: Edges | None, *, x: str = "lr_ratio", labels: bool = True) -> Axes:
     """Draw each edge that lies on the axis as it stands; edges that coincide share a label.
 
@@ -50,6 +85,9 @@ def draw_edges(ax: Axes, edges: Edges | None, *, x: str = "lr_ratio", labels: bo
 
     Returns:
         The axes.
+
+    Raises:
+        InputError: If an argument is not what was expected.
     """
     left, right = ax.get_xlim()
     found = sorted(
@@ -132,13 +170,8 @@ def _unpack(edges: Edges | None, x: str) -> list[tuple[str, float, str]]:
         if isinstance(edge, EdgeLike):
             value = edge.lr_ratio if x == "lr_ratio" else edge.lr
             proven = edge.proven
-        elif isinstance(edge, (int, float)):
-            value, proven = float(edge), "as coded" not in name
         else:
-            raise InputError(
-                f"edges: expected numbers, or objects with name, lr, lr_ratio and proven, got "
-                f"{edge!r} for {name!r}"
-            )
+            value, proven = float(edge), "as coded" not in name
         kind = "critical" if name == "critical" else "proven" if proven else "coded"
         found.append((name, value, kind))
     return found

@@ -3,14 +3,18 @@
 import xarray as xr
 from matplotlib.figure import Figure
 
+from trebuchet._checks import flag, text
+from trebuchet._doors import door
+from trebuchet.plots import checks
 from trebuchet.plots.against_rate import against_rate, diverged_handles
-from trebuchet.plots.edge_lines import Edges, edge_handles
+from trebuchet.plots.edge_lines import Edges, an_edges, edge_handles
 from trebuchet.plots.layout import Page, no_data
 from trebuchet.plots.phase_bar import phase_handles
 from trebuchet.plots.style import rate_colours, style
 from trebuchet.plots.traces import choose_rates, trace_handles, traces
 
 
+@door(ds=checks.labelled, edges=an_edges, title=text, caption=text, quick=flag)
 def paper_panels(
     ds: xr.Dataset,
     edges: Edges | None,
@@ -32,6 +36,9 @@ def paper_panels(
 
     Returns:
         A figure that belongs to no window; ``figure.savefig(path)`` writes it.
+
+    Raises:
+        InputError: If an argument is not what was expected.
     """
     with style():
         finals = _final_panels(ds)

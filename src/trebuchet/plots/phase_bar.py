@@ -9,15 +9,20 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
+from trebuchet._checks import array, flag
+from trebuchet._doors import door, rule
 from trebuchet._types import Phase
 from trebuchet.errors import InputError
+from trebuchet.plots import checks
 from trebuchet.plots.style import INK, PHASE_COLOURS
+from trebuchet.results.schema import results
 
 # red lies close to orange once both are pale, so it is drawn stronger
 SHADE: dict[str, float] = {phase: 0.27 if phase is Phase.DIVERGENT else 0.17 for phase in Phase}
 GREY_HATCH = "#AAAAAA"
 
 
+@door(ds=checks.labelled)
 def majority_phase(ds: xr.Dataset) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
     """The phase that most seeds are in, at each rate.
 
@@ -42,6 +47,7 @@ def majority_phase(ds: xr.Dataset) -> tuple[NDArray[np.str_], NDArray[np.float64
     )
 
 
+@door(ds=results, x=checks.x_axis)
 def rate_axis(ds: xr.Dataset, x: str = "lr_ratio") -> NDArray[np.float64]:
     """Where each rate lies on an axis of ηλ₀ (``"lr_ratio"``) or η (``"lr"``), ``(lr,)``.
 
@@ -57,12 +63,12 @@ def rate_axis(ds: xr.Dataset, x: str = "lr_ratio") -> NDArray[np.float64]:
     Raises:
         InputError: If `x` is neither, or the dataset lacks it.
     """
-    names = {"lr_ratio": "lr_ratio", "lr": "learning_rate"}
-    if x not in names or names[x] not in ds:
+    if checks.X[x] not in ds:
         raise InputError(f"x: expected 'lr_ratio' or 'lr', held by the dataset, got {x!r}")
-    return np.asarray(ds[names[x]].median("seed").values, dtype=np.float64)
+    return np.asarray(ds[checks.X[x]].median("seed").values, dtype=np.float64)
 
 
+@door(x=rule(array, 1))
 def cell_edges(x: ArrayLike) -> NDArray[np.float64]:
     """Borders of the cells around points on a line: midpoints, and as far again at the ends.
 
@@ -71,6 +77,9 @@ def cell_edges(x: ArrayLike) -> NDArray[np.float64]:
 
     Returns:
         ``(N + 1,)``.
+
+    Raises:
+        InputError: If it is no list of numbers.
 
     Example:
         >>> cell_edges([1.0, 2.0, 4.0]).tolist()
@@ -83,6 +92,7 @@ def cell_edges(x: ArrayLike) -> NDArray[np.float64]:
     return np.concatenate([[2 * x[0] - middle[0]], middle, [2 * x[-1] - middle[-1]]])
 
 
+@door(ax=checks.axes, ds=checks.labelled, x=checks.x_axis, names=flag)
 def shade_phases(ax: Axes, ds: xr.Dataset, *, x: str = "lr_ratio", names: bool = True) -> Axes:
     """Shade the background by the majority's phase; hatch the rates on which seeds disagree.
 
@@ -94,6 +104,9 @@ def shade_phases(ax: Axes, ds: xr.Dataset, *, x: str = "lr_ratio", names: bool =
 
     Returns:
         The axes.
+
+    Raises:
+        InputError: If an argument is not what was expected.
     """
     position = rate_axis(ds, x)
     phases, share = majority_phase(ds)
@@ -131,6 +144,7 @@ def shade_phases(ax: Axes, ds: xr.Dataset, *, x: str = "lr_ratio", names: bool =
     return ax
 
 
+@door(ds=checks.labelled, ax=checks.axes, x=checks.x_axis)
 def phase_bar(ds: xr.Dataset, *, ax: Axes, x: str = "lr_ratio") -> Axes:
     """One row of cells a seed, one column a rate, coloured by phase.
 
@@ -141,6 +155,9 @@ def phase_bar(ds: xr.Dataset, *, ax: Axes, x: str = "lr_ratio") -> Axes:
 
     Returns:
         The axes.
+
+    Raises:
+        InputError: If an argument is not what was expected.
     """
     phases = _phases(ds)  # (lr, seed)
     borders = cell_edges(rate_axis(ds, x))
@@ -166,6 +183,7 @@ def phase_bar(ds: xr.Dataset, *, ax: Axes, x: str = "lr_ratio") -> Axes:
     return ax
 
 
+@door(ds=checks.labelled)
 def phase_handles(ds: xr.Dataset) -> list[Patch]:
     """Legend entries for the phases that occur, and for the hatching where seeds disagree.
 
@@ -174,6 +192,9 @@ def phase_handles(ds: xr.Dataset) -> list[Patch]:
 
     Returns:
         Patches with labels.
+
+    Raises:
+        InputError: If the dataset is not labelled.
     """
     present = set(_phases(ds).ravel().tolist())
     handles = [
@@ -189,8 +210,6 @@ def phase_handles(ds: xr.Dataset) -> list[Patch]:
 
 
 def _phases(ds: xr.Dataset) -> NDArray[np.str_]:
-    if "phase" not in ds:
-        raise InputError("ds: expected a labelled dataset, got none of 'phase'; call label(ds)")
     return np.asarray(ds["phase"].transpose("lr", "seed").values).astype(str)
 
 

@@ -3,14 +3,18 @@
 import xarray as xr
 from matplotlib.figure import Figure
 
+from trebuchet._checks import text
+from trebuchet._doors import door, maybe
+from trebuchet.plots import checks
 from trebuchet.plots.against_rate import against_rate, diverged_handles
-from trebuchet.plots.edge_lines import Edges, edge_handles
+from trebuchet.plots.edge_lines import Edges, an_edges, edge_handles
 from trebuchet.plots.layout import Page, no_data
 from trebuchet.plots.phase_bar import phase_bar, phase_handles
 from trebuchet.plots.style import rate_colours, style
 from trebuchet.plots.traces import choose_rates, trace_handles, traces
 
 
+@door(ds=checks.labelled, edges=an_edges, title=text, caption=maybe(text))
 def sweep_overview(
     ds: xr.Dataset,
     edges: Edges | None,
@@ -31,6 +35,9 @@ def sweep_overview(
 
     Returns:
         A figure that belongs to no window; ``figure.savefig(path)`` writes it.
+
+    Raises:
+        InputError: If an argument is not what was expected.
     """
     n_seeds = ds.sizes["seed"]
     strip = 0.13 * min(n_seeds, 8) if n_seeds > 1 else 0.0

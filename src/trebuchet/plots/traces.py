@@ -11,8 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
+from trebuchet._checks import choice
+from trebuchet._doors import door, rule
 from trebuchet._types import Phase, Status
 from trebuchet.errors import InputError
+from trebuchet.plots import checks
 from trebuchet.plots.phase_bar import majority_phase, rate_axis
 from trebuchet.plots.scales import (
     LINEAR,
@@ -41,6 +44,10 @@ QUANTITIES = {
 }
 
 
+@door(
+    ds=checks.labelled, quantity=rule(choice, QUANTITIES, quoted=False), ax=checks.axes,
+    rates=checks.positions, colours=checks.colours,
+)  # fmt: skip
 def traces(
     ds: xr.Dataset,
     quantity: str = "loss",
@@ -70,19 +77,17 @@ def traces(
     Raises:
         InputError: If the quantity is unknown or was not recorded.
     """
-    if quantity not in QUANTITIES:
-        raise InputError(f"quantity: expected one of {', '.join(QUANTITIES)}, got {quantity!r}")
-    rates = choose_rates(ds) if rates is None else rates
-    colours = rate_colours(len(rates)) if colours is None else colours
+    chosen = choose_rates(ds) if rates is None else checks.within(rates, ds)
+    colours = rate_colours(len(chosen)) if colours is None else checks.as_many(colours, chosen)
     look = QUANTITIES[quantity]
     step = ds["step"].values
     positions = rate_axis(ds)
     drawn = []
-    for rate, colour in zip(rates, colours, strict=True):
+    for rate, colour in zip(chosen, colours, strict=True):
         values = _trace(ds, quantity, rate)  # (step, seed)
         line = seed_band(ax, step, values, colour=colour, label=f"ηλ₀ = {positions[rate]:.3g}")
         drawn.append((line, values))
-    end = _end(ds, rates)
+    end = _end(ds, chosen)
     if end > LONG:
         ax.set_xscale("symlog", linthresh=1, linscale=0.25)
         ax.set_xticks([0, *(10**k for k in range(int(np.log10(end)) + 1))])
@@ -100,6 +105,7 @@ def traces(
     return ax
 
 
+@door(ds=checks.labelled)
 def choose_rates(ds: xr.Dataset) -> list[int]:
     """A few rates that tell the story: lazy, catapult, the last that trained, the first lost.
 
@@ -108,6 +114,9 @@ def choose_rates(ds: xr.Dataset) -> list[int]:
 
     Returns:
         Up to five indices along ``lr``, increasing.
+
+    Raises:
+        InputError: If the dataset is not labelled.
     """
     phases, _ = majority_phase(ds)
     chosen: set[int] = set()
@@ -126,25 +135,30 @@ def choose_rates(ds: xr.Dataset) -> list[int]:
     return sorted(chosen)
 
 
+@door(ds=checks.labelled, rates=checks.positions, colours=checks.colours)
 def trace_handles(
-    ds: xr.Dataset, rates: Sequence[int], colours: Sequence[Any] | None = None
+    ds: xr.Dataset, rates: Sequence[int] | None, colours: Sequence[Any] | None = None
 ) -> list[Line2D]:
     """Legend entries for rates: value and phase.
 
     Args:
         ds: A labelled results dataset.
-        rates: Indices along ``lr``.
+        rates: Indices along ``lr``; None for those of `choose_rates`.
         colours: One a rate.
 
     Returns:
         Lines with labels.
+
+    Raises:
+        InputError: If an argument is not what was expected.
     """
-    colours = rate_colours(len(rates)) if colours is None else colours
+    chosen = choose_rates(ds) if rates is None else checks.within(rates, ds)
+    colours = rate_colours(len(chosen)) if colours is None else checks.as_many(colours, chosen)
     phases, _ = majority_phase(ds)
     positions = rate_axis(ds)
     return [
         Line2D([], [], color=colour, label=f"ηλ₀ = {positions[rate]:.3g}  {phases[rate]}")
-        for rate, colour in zip(rates, colours, strict=True)
+        for rate, colour in zip(chosen, colours, strict=True)
     ]
 
 

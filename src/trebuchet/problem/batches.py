@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trebuchet._checks import as_real, one_line, shown
+from trebuchet._checks import as_real, items, one_line, shown
+from trebuchet._torch_checks import out_of_memory
 from trebuchet.errors import InputError
 from trebuchet.problem.batch import Batch, join, kind, length, split, take
 from trebuchet.problem.binding import TARGET_KEYS, parsed
@@ -170,7 +171,18 @@ def _iterated(loader: Iterable[Any]) -> Iterator[Any]:
     if isinstance(loader, torch.utils.data.DataLoader):
         loader = copy.copy(loader)
         loader._iterator = None  # type: ignore[attr-defined]  # torch annotates it in __iter__ only
-    yield from loader
+    try:
+        yield from loader
+    except InputError:
+        raise
+    except Exception as error:  # somebody's loader may raise anything
+        if out_of_memory(error):
+            raise
+        msg = (
+            f"data: could not be read ({one_line(error)}); check that iterating over it works, and "
+            "that collating makes tensors of its samples"
+        )
+        raise InputError(msg) from error
 
 
 def _is_one_batch(data: object, *, closure: bool | None) -> bool:
@@ -286,7 +298,7 @@ def _weighted(batches: list[Batch], weights: object, size_of: Any) -> list[Batch
         return [_sized(b, size_of) for b in batches]
     if weights is None:
         return batches
-    found = [as_real(w) for w in weights] if isinstance(weights, Iterable) else []
+    found = items(weights, as_real)
     good = [w for w in found if w is not None and 0 < w < math.inf]
     if len(good) != len(batches) or len(found) != len(good):
         msg = (

@@ -27,7 +27,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -37,6 +37,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
+from trebuchet._checks import anything, choice, flag, instance
+from trebuchet._doors import door, maybe, rule
+from trebuchet._torch_checks import module as a_module
+from trebuchet._torch_checks import shaped
 from trebuchet.errors import InputError
 from trebuchet.problem.captured import captured
 from trebuchet.problem.interrupts import Interrupts
@@ -76,6 +80,11 @@ class Held:
     mode: Mode
 
 
+@door(
+    model=a_module, mode=rule(choice, get_args(Mode)), loader=anything,
+    optimizer=maybe(instance, torch.optim.Optimizer, "a torch.optim.Optimizer, or None"),
+    parameters_too=flag, also=anything,
+)  # fmt: skip
 @contextlib.contextmanager
 def held_still(
     model: nn.Module,
@@ -118,9 +127,6 @@ def held_still(
         >>> int(net[0].num_batches_tracked), net.training
         (0, True)
     """
-    if mode not in ("eval", "train", "as_is"):
-        msg = f"mode: expected 'eval', 'train' or 'as_is', got {mode!r}"
-        raise InputError(msg)
     found = captured(model, also, apart_from=model)
     _check("model", [*model.named_parameters(), *model.named_buffers()])
     if isinstance(also, nn.Module):
@@ -224,13 +230,7 @@ def _parameters_of(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
 
 
 def _check(owner: str, tensors: list[tuple[str, Tensor]]) -> None:
-    lazy = [name for name, t in tensors if is_lazy(t)]
-    if lazy:
-        msg = (
-            f"{owner}: has parameters without a shape yet ({', '.join(lazy)}); run one batch "
-            "through it first"
-        )
-        raise InputError(msg)
+    shaped(owner, tensors)
     frozen = [name for name, t in tensors if t.is_inference()]
     if frozen:
         msg = (
@@ -288,6 +288,7 @@ def _loader_state(loader: object) -> Iterator[None]:
     if isinstance(loader, Mapping):  # a batch; its attributes are nobody's business
         yield
         return
+    loader = None if isinstance(loader, type) else loader  # a class has no state
     holders = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
     holders += [getattr(h, "sampler", None) for h in holders]
     generators = {

@@ -18,12 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trebuchet._checks import function, nearest, refuse, shown
+from trebuchet._doors import door, rule
 from trebuchet.errors import InputError
 
 LossFn = Callable[..., Tensor]
 Reduction = Literal["mean", "sum"]
 
 
+@door(fn=rule(function, "a function of (model, batch)"))
 @dataclass(frozen=True, slots=True)
 class ModelLoss:
     """A closure ``loss_fn(model, batch) -> scalar``, for Hessians of anything.
@@ -54,11 +57,16 @@ def half_mse(outputs: Tensor, targets: Tensor) -> Tensor:
         >>> half_mse(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.0]]))
         tensor(2.5000)
     """
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor) and outputs.numel()):
+        msg = f"outputs: expected tensors, not empty, got {shown(outputs)} and {shown(targets)}"
+        raise InputError(msg)
     if outputs.numel() != targets.numel():
         shapes = f"{tuple(outputs.shape)}, got {tuple(targets.shape)}"
         msg = f"targets: expected the outputs' shape {shapes}"
         raise InputError(msg)
-    return (outputs - targets.reshape(outputs.shape)).square().sum() / (2 * outputs.shape[0])
+    return (outputs - targets.reshape(outputs.shape)).square().sum() / (
+        2 * (outputs.shape[0] if outputs.ndim else 1)
+    )
 
 
 # What a mean divides by, from the outputs (only their shape is looked at), targets and settings.
@@ -198,9 +206,13 @@ def resolve(loss: object) -> LossFn | ModelLoss | None:
         return loss
     if isinstance(loss, str):
         if loss not in LOSSES:
-            msg = f"loss: expected one of {', '.join(sorted(LOSSES))} or a callable, got {loss!r}"
-            raise InputError(msg)
+            expected = f"one of {', '.join(sorted(LOSSES))} or a callable"
+            refuse("loss", expected, loss, nearest(loss, LOSSES))
         return LOSSES[loss]
+    if isinstance(loss, type) and issubclass(loss, nn.Module):
+        name = loss.__name__
+        msg = f"loss: expected a loss, got the class {name}; make one: {name}()"
+        raise InputError(msg)
     if not callable(loss):
         msg = f"loss: expected a name or a callable, got a {type(loss).__name__}"
         raise InputError(msg)

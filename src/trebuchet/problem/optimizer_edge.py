@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from trebuchet.problem.optimizer_copies import Together, has_hooks
 from trebuchet.problem.optimizer_rows import Row, Terms, row_of, step_of
-from trebuchet.problem.optimizers import NO_CLIP, Clip, called, given
+from trebuchet.problem.optimizers import NO_CLIP, Clip, called, given, made_at
 from trebuchet.theory.stability import OptimizerName, earliest_rise, edge_at
 
 # Settings that the edge depends on, as named in a parameter group; others may differ.
@@ -143,6 +143,9 @@ def edge_of(
         The edge. Where an optimizer is known but its settings take it out of the closed form, the
         reason is in it.
 
+    Raises:
+        InputError: If none can be made.
+
     Example:
         >>> net = nn.Linear(2, 1)
         >>> edge_of(torch.optim.Adadelta, list(net.parameters())).missing
@@ -152,7 +155,7 @@ def edge_of(
     """
     made: Any = given(optimizer)
     if not isinstance(made, Optimizer):
-        made = called(made)(params, 1e-3)
+        made = made_at([1e-3], called(made), params, named=isinstance(made, str))[0]
     wanted = {id(p) for p in params}
     groups = {id(p): g for g in made.param_groups for p in g["params"] if id(p) in wanted}
     held = [p for p in params if id(p) in groups]

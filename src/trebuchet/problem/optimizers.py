@@ -194,8 +194,38 @@ def _clipped(factory: Factory, clip: Clip) -> Factory:
 
 def _check_heeds(factory: Factory, params: Sequence[nn.Parameter], *, named: bool) -> Optimizer:
     """Make two optimizers, and return one if their rates are those asked for."""
+    made = made_at((1e-3, 2e-3), factory, params, named=named)
+    low, high = (_rates(o) for o in made)
+    if len(low) != len(high) or not all(
+        abs(b - 2 * a) <= 1e-6 * abs(b) and b != 0 for a, b in zip(low, high, strict=True)
+    ):
+        msg = (
+            "optimizer: the factory ignores the rate it is given (at rates 0.001 and 0.002 its "
+            f"groups have lr {low} and {high}); pass the second argument on as lr, of every group"
+        )
+        raise InputError(msg)
+    return made[0]
+
+
+def made_at(
+    rates: Sequence[float], factory: Factory, params: Sequence[nn.Parameter], *, named: bool
+) -> list[Optimizer]:
+    """Make an optimizer at each of some rates.
+
+    Args:
+        rates: The rates.
+        factory: What makes them.
+        params: The trainable parameters.
+        named: Whether the factory is trebuchet's own, from a name.
+
+    Returns:
+        The optimizers.
+
+    Raises:
+        InputError: If it cannot, or what it makes is none.
+    """
     try:
-        made = [factory(params, rate) for rate in (1e-3, 2e-3)]
+        made = [factory(params, rate) for rate in rates]
     except InputError:
         raise
     except Exception as error:  # the user's factory may raise anything
@@ -209,16 +239,7 @@ def _check_heeds(factory: Factory, params: Sequence[nn.Parameter], *, named: boo
             f"{type(made[0]).__name__}"
         )
         raise InputError(msg)
-    low, high = (_rates(o) for o in made)
-    if len(low) != len(high) or not all(
-        abs(b - 2 * a) <= 1e-6 * abs(b) and b != 0 for a, b in zip(low, high, strict=True)
-    ):
-        msg = (
-            "optimizer: the factory ignores the rate it is given (at rates 0.001 and 0.002 its "
-            f"groups have lr {low} and {high}); pass the second argument on as lr, of every group"
-        )
-        raise InputError(msg)
-    return made[0]
+    return made
 
 
 def _check_parameters(optimizer: Optimizer, params: Sequence[nn.Parameter]) -> None:

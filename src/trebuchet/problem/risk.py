@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trebuchet._checks import one_line
+from trebuchet._torch_checks import out_of_memory as out_of_memory  # where it was
 from trebuchet.errors import InputError
 from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch
@@ -547,14 +548,6 @@ def needs_gradients(error: BaseException) -> bool:
     """Whether an exception says that gradients were wanted where they were switched off."""
     text = str(error)
     return isinstance(error, RuntimeError) and ("require grad" in text or "grad_fn" in text)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on the GPU or the CPU."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text
 
 
 def is_finite(x: Any) -> bool:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trebuchet._checks import items, one_line, refuse
+from trebuchet._torch_checks import module, shaped
 from trebuchet.errors import InputError
 
 Selection = Iterable[str | nn.Parameter] | Callable[[str, nn.Parameter], bool] | None
@@ -26,9 +28,7 @@ def unwrap(model: object) -> nn.Module:
     Raises:
         InputError: If `model` is no module.
     """
-    if not isinstance(model, nn.Module):
-        msg = f"model: expected a torch.nn.Module, got a {type(model).__name__}"
-        raise InputError(msg)
+    model = module("model", model)
     inner: object = model
     while True:
         if isinstance(inner, (DistributedDataParallel, nn.DataParallel)):
@@ -54,14 +54,27 @@ def select(model: nn.Module, params: Selection = None) -> dict[str, nn.Parameter
         InputError: If a name is unknown, nothing is selected, or one is frozen, integer or complex.
     """
     named = dict(model.named_parameters())
+    shaped("model", named.items())
     if params is None:
         for name, p in named.items():
             _check_real(name, p)
         chosen = {n: p for n, p in named.items() if p.requires_grad}
     elif callable(params):
-        chosen = {n: p for n, p in named.items() if p.requires_grad and params(n, p)}
+        try:
+            chosen = {n: p for n, p in named.items() if p.requires_grad and params(n, p)}
+        except Exception as error:  # the user's function may raise anything
+            msg = (
+                "params: expected a function of (name, parameter) to True or False, got "
+                f"{one_line(error)}; mend it"
+            )
+            raise InputError(msg) from error
     else:
-        wanted = [params] if isinstance(params, (str, nn.Parameter)) else list(params)
+        one = isinstance(params, (str, nn.Parameter))
+        wanted = [params] if one else items(params, lambda item: item)
+        good = all(isinstance(item, (str, nn.Parameter)) for item in wanted)
+        if not good or not isinstance(params, Iterable):
+            advice = "take them from model.named_parameters()"
+            refuse("params", "names or parameters, or a function", params, advice)
         # A tied parameter may be asked for by any of its names.
         every = dict(model.named_parameters(remove_duplicate=False))
         ids = set()
@@ -87,6 +100,9 @@ def select(model: nn.Module, params: Selection = None) -> dict[str, nn.Parameter
         msg = "params: no trainable parameter is selected; curvature needs at least one"
         raise InputError(msg)
     devices = {str(p.device) for p in chosen.values()}
+    if devices == {"meta"}:
+        msg = "model: its parameters are on the meta device and have no values; load them first"
+        raise InputError(msg)
     if len(devices) > 1:
         msg = f"model: its parameters are on {', '.join(sorted(devices))}; put them on one device"
         raise InputError(msg)

@@ -18,6 +18,8 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from trebuchet._checks import as_array, as_real, choice, mapping, refuse
+from trebuchet._doors import door, maybe, rule
 from trebuchet._environment import FACTS, environment
 from trebuchet._types import Phase, Status
 from trebuchet.errors import InputError
@@ -88,6 +90,60 @@ VARIABLES: dict[str, Variable] = {
 _VOLATILE = {"created", "device", "interrupted", "config_hash", *FACTS}
 
 
+SWEPT = {"lr": "learning rate η", "lr_ratio": "learning-rate ratio ηλ₀"}
+"""What ``lr`` may hold, and its long name."""
+
+
+def a_dataset(name: str, value: object) -> xr.Dataset:
+    """A dataset of any content."""
+    if isinstance(value, xr.Dataset):
+        return value
+    advice = "trebuchet.sweep makes one, and trebuchet.load reads one"
+    refuse(name, "an xarray.Dataset of results", value, advice)
+
+
+def results(name: str, value: object) -> xr.Dataset:
+    """A dataset of runs whose variables are of the dims (in any order) and kinds of the table."""
+    ds = check_runs(value)
+    for key, row in VARIABLES.items():
+        if key in ds:
+            _check_kind(ds, key, row)
+            if {dim for dim in ds[key].dims if dim in COORDINATES} != set(row.dims):
+                msg = f"{key}: expected dims {row.dims}, got {tuple(map(str, ds[key].dims))}"
+                raise InputError(msg)
+    _check_words(ds)
+    for key in COORDINATES:
+        if key in ds.sizes and ds.sizes[key] == 0:
+            refuse(name, f"one or more values along {key!r}", ds.sizes)
+    for key in TRACE:
+        if key in ds.sizes and (key not in ds.coords or ds[key].dtype.kind not in "fiu"):
+            msg = f"{name}: expected numbers as the coordinate {key!r}, got none"
+            raise InputError(msg)
+    for key in ("delta", "blowup", "n_parameters"):
+        if key in ds.attrs and as_real(ds.attrs[key]) is None:
+            refuse(name, f"a number as its attribute {key!r}", ds.attrs[key])
+    return ds
+
+
+def _coordinate(name: str, value: object) -> np.ndarray[Any, Any]:
+    """Numbers in one dimension, whole ones for all but the rates."""
+    found = as_array(value)
+    row = COORDINATES[name]
+    if found is None or found.ndim > 1 or found.size == 0:
+        refuse(name, f"a list of numbers ({row.long_name})", value)
+    found = np.atleast_1d(found)
+    if row.kind == "f":
+        return found
+    if not (np.isfinite(found) & (found == np.floor(found)) & (np.abs(found) < 2.0**63)).all():
+        refuse(name, f"whole numbers ({row.long_name})", value)
+    given = np.atleast_1d(np.asarray(value))
+    return (given if given.dtype.kind in "iu" else found).astype(np.int64)
+
+
+@door(
+    variables=mapping, lr=_coordinate, seed=_coordinate, step=_coordinate,
+    swept=rule(choice, SWEPT), attrs=maybe(mapping), settings=maybe(mapping),
+)  # fmt: skip
 def make_dataset(
     variables: Mapping[str, Any],
     *,
@@ -124,9 +180,9 @@ def make_dataset(
         ('training loss', 'lr', {'lr': 1, 'seed': 1, 'step': 2})
     """
     coordinates: dict[str, np.ndarray[Any, Any]] = {
-        "lr": np.atleast_1d(np.asarray(lr, dtype=np.float64)),
-        "seed": np.atleast_1d(np.asarray(seed, dtype=np.int64)),
-        "step": np.atleast_1d(np.asarray(step, dtype=np.int64)),
+        "lr": _coordinate("lr", lr),
+        "seed": _coordinate("seed", seed),
+        "step": _coordinate("step", step),
     }
     data: dict[str, xr.Variable] = {}
     for name, values in variables.items():
@@ -143,11 +199,7 @@ def make_dataset(
         if name in ds.coords:
             ds[name].attrs.update(units=row.units, long_name=row.long_name)
     facts = {"swept": swept, **{key: _plain(value) for key, value in (attrs or {}).items()}}
-    names = {"lr": "learning rate η", "lr_ratio": "learning-rate ratio ηλ₀"}
-    if swept not in names:
-        msg = f"swept: expected 'lr' or 'lr_ratio', got {swept!r}"
-        raise InputError(msg)
-    ds["lr"].attrs["long_name"] = names[swept]
+    ds["lr"].attrs["long_name"] = SWEPT[swept]
     if settings is None:
         lasting = {key: value for key, value in facts.items() if key not in _VOLATILE}
         settings = {**lasting, **{k: v.tolist() for k, v in coordinates.items()}}
@@ -162,6 +214,7 @@ def make_dataset(
     return ds
 
 
+@door(ds=a_dataset)
 def validate(ds: xr.Dataset) -> None:
     """Check a dataset against the table; sweep axes beyond it (such as ``width``) are allowed.
 
@@ -203,12 +256,7 @@ def validate(ds: xr.Dataset) -> None:
         if missing:
             msg = f"{name_}: expected attributes units and long_name, got no {min(missing)}"
             raise InputError(msg)
-    for name, words in (("status", Status), ("phase", Phase)):
-        if name in ds:
-            unknown = set(ds[name].values.ravel().tolist()) - {str(word) for word in words}
-            if unknown:
-                msg = f"{name}: expected one of {', '.join(words)}, got {min(map(repr, unknown))}"
-                raise InputError(msg)
+    _check_words(ds)
     if "steps" in ds and (ds["steps"].values < 0).any():
         msg = f"steps: expected numbers of updates, got {ds['steps'].values.min()}"
         raise InputError(msg)
@@ -256,9 +304,22 @@ def _check_row(ds: xr.Dataset, name: str, row: Variable) -> None:
     if dims != row.dims:
         msg = f"{name}: expected dims {row.dims}, got {dims}"
         raise InputError(msg)
+    _check_kind(ds, name, row)
+
+
+def _check_kind(ds: xr.Dataset, name: str, row: Variable) -> None:
     if _kind(ds[name].dtype) != row.kind:
         msg = f"{name}: expected dtype kind {row.kind!r}, got {ds[name].dtype}"
         raise InputError(msg)
+
+
+def _check_words(ds: xr.Dataset) -> None:
+    for name, words in (("status", Status), ("phase", Phase)):
+        if name in ds:
+            unknown = set(ds[name].values.ravel().tolist()) - {str(word) for word in words}
+            if unknown:
+                msg = f"{name}: expected one of {', '.join(words)}, got {min(map(repr, unknown))}"
+                raise InputError(msg)
 
 
 def config_hash(settings: Mapping[str, Any]) -> str:
@@ -296,25 +357,47 @@ def _variable(name: str, values: Any) -> xr.Variable:
         )
         raise InputError(msg)
     row = VARIABLES[name]
-    array = np.asarray(values)
+    array = _values(name, values, row)
     if array.ndim != len(row.dims):
         msg = f"{name}: expected dims {row.dims}, got shape {array.shape}"
         raise InputError(msg)
-    if row.kind == "U":
-        array = array.astype(np.str_)
-    elif row.kind == "i":
-        whole = array.astype(np.int64)
+    if row.kind == "i":
+        with np.errstate(invalid="ignore"):  # NaN is no whole number, as is said below
+            whole = array.astype(np.int64)
         if not np.array_equal(whole, array):
             msg = f"{name}: expected whole numbers, got {array[whole != array].flat[0]}"
             raise InputError(msg)
         array = whole
-    elif array.dtype.kind != "f":
-        array = array.astype(np.float64)
     return xr.Variable(row.dims, array, {"units": row.units, "long_name": row.long_name})
+
+
+def _values(name: str, values: Any, row: Variable) -> np.ndarray[Any, Any]:
+    """An array of words or of numbers, as the table has it."""
+    if row.kind == "U":
+        try:
+            words = np.asarray(values)
+        except ValueError:  # lists of different lengths
+            refuse(name, f"an array of strings ({row.long_name})", values)
+        if words.dtype.kind in "UTO" and all(isinstance(w, str) for w in words.ravel().tolist()):
+            return words.astype(np.str_)
+        refuse(name, f"an array of strings ({row.long_name})", values)
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+        return values
+    found = as_array(values)
+    if found is None:
+        refuse(name, f"an array of numbers ({row.long_name})", values)
+    return found
 
 
 def _kind(dtype: np.dtype[Any]) -> str:
     return {"T": "U", "O": "U", "u": "i"}.get(dtype.kind, dtype.kind)
+
+
+def _said(value: object) -> str:
+    try:
+        return repr(value) if isinstance(value, Hashable) else str(value)
+    except Exception:  # somebody's __repr__ may raise anything
+        return type(value).__name__
 
 
 def _plain(value: Any) -> Any:
@@ -329,8 +412,10 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, int) and value.bit_length() > 64:
+        return hex(value)  # longer than the numbers that JSON's readers know
     if isinstance(value, bool):
         return int(value)  # Zarr and netCDF hold no booleans
     if value is None or isinstance(value, (str, int, float)):
         return value
-    return repr(value) if isinstance(value, Hashable) else str(value)
+    return _said(value)

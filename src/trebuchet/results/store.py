@@ -7,16 +7,19 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from trebuchet._checks import one_line, shown
+from trebuchet._checks import flag, one_line
+from trebuchet._checks import path as a_path
+from trebuchet._doors import door
 from trebuchet.errors import InputError
 from trebuchet.results import legacy, manifest
-from trebuchet.results.schema import SCHEMA_VERSION, validate
+from trebuchet.results.schema import SCHEMA_VERSION, a_dataset, validate
 
 RUNS = "runs"
 OTHERS = ("scan", "top_eigen")
 """Results other than runs: the attribute of that name holds what is not in the arrays."""
 
 
+@door(ds=a_dataset, path=a_path, overwrite=flag)
 def save(ds: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write a dataset to a Zarr folder, without loss, with a list of what it is made of.
 
@@ -63,6 +66,7 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = Fals
     return target
 
 
+@door(path=a_path)
 def load(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a dataset back, into memory, and make sure that it is what was saved.
 
@@ -134,6 +138,7 @@ def _check_there(source: Path) -> None:
     raise InputError(msg)
 
 
+@door(path=a_path, overwrite=flag)
 def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Refuse a place that `save` could not write to, before any work is spent.
 
@@ -165,12 +170,8 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
 
 def _place(path: str | os.PathLike[str]) -> Path:
     """The path; that of what it points to, if it is a link, so that the link stays one."""
-    try:
-        place = Path(path)
-        return place.resolve() if place.is_symlink() and place.exists() else place
-    except TypeError as error:
-        msg = f"path: expected a path, got {shown(path)}"
-        raise InputError(msg) from error
+    place = Path(path)
+    return place.resolve() if place.is_symlink() and place.exists() else place
 
 
 def _ours(folder: Path) -> bool:

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from trebuchet._checks import anything, from_zero
+from trebuchet._doors import door, maybe
 from trebuchet._types import Phase, Status
 from trebuchet.errors import InputError
 from trebuchet.results.levels import DELTA, risen
-from trebuchet.results.schema import check_runs, described
+from trebuchet.results.schema import COORDINATES, described, results
 
 PHASE_LETTERS: dict[str, str] = {
     Phase.LAZY: "L",
@@ -27,6 +29,7 @@ LOSS_NUMBERS = {
 }  # fmt: skip
 
 
+@door(ds=results, delta=maybe(from_zero))
 def summarise(ds: xr.Dataset, *, delta: float | None = None) -> xr.Dataset:
     """Fill in the per-run numbers a dataset lacks, from its traces; those it has are kept.
 
@@ -41,7 +44,8 @@ def summarise(ds: xr.Dataset, *, delta: float | None = None) -> xr.Dataset:
         The dataset with more variables. Numbers whose trace is missing stay missing.
 
     Raises:
-        InputError: If another δ is asked for and there is no loss trace to apply it to.
+        InputError: If it is no dataset of runs, or another δ is asked for and there is no loss
+            trace to apply it to.
     """
     found: dict[str, xr.DataArray] = {}
     own = float(ds.attrs.get("delta", DELTA))
@@ -76,6 +80,7 @@ def summarise(ds: xr.Dataset, *, delta: float | None = None) -> xr.Dataset:
     return result
 
 
+@door(ds=anything)  # a scan, too, whose class lives above
 def table(ds: Any) -> pd.DataFrame:
     """One row a rate; numbers are medians over the seeds, phases one letter a seed.
 
@@ -95,7 +100,12 @@ def table(ds: Any) -> pd.DataFrame:
     own = getattr(ds, "table", None)
     if isinstance(own, pd.DataFrame):
         return own.copy()
-    ds = summarise(check_runs(ds))
+    ds = summarise(results("ds", ds))
+    if extra := sorted(set(map(str, ds.sizes)) - set(COORDINATES)):
+        msg = (
+            f"ds: expected the dims lr and seed only, got {extra[0]!r} too; select one with ds.sel"
+        )
+        raise InputError(msg)
     columns: dict[str, Any] = {"lr": _median(ds["learning_rate"])}
     if "lr_ratio" in ds:
         columns["lr_ratio"] = _median(ds["lr_ratio"])

@@ -13,14 +13,33 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from trebuchet._checks import (
+    FloatArray,
+    anything,
+    array,
+    flag,
+    from_zero,
+    one_by_one,
+    pair,
+    positive,
+    real,
+    symmetric,
+    text,
+)
 from trebuchet._content import ByContent
+from trebuchet._doors import door, maybe, rule
 from trebuchet.errors import InputError, NotApplicableError
-from trebuchet.theory._checks import FloatArray, array, positive, symmetric
 
 PAPER = "Meltzer & Liu, arXiv 2301.07737"
 _LABELS = "labels zero, or a loss so large that labels do not matter"
 
 
+_VECTOR, _FEATURES = rule(array, 1), rule(array, (2, 3))
+_TOP = maybe(positive)
+_ZETA = rule(real, "a number below 1e100 in size", lambda x: abs(x) < 1e100)  # ζ² is finite
+
+
+@door(name=text, lr=positive, top_eigenvalue_init=_TOP, proven=flag, conditions=text, source=text)
 @dataclass(frozen=True, slots=True, eq=False)
 class Edge(ByContent):
     """A learning rate where behaviour changes.
@@ -33,6 +52,9 @@ class Edge(ByContent):
             taken from the authors' public code ("as coded").
         conditions: When it holds.
         source: Where it comes from.
+
+    Raises:
+        InputError: If a rate or λ₀ is not positive and finite.
     """
 
     name: str
@@ -53,6 +75,7 @@ class Edge(ByContent):
         return self.lr_ratio > 2
 
 
+@door(top_eigenvalue=positive)
 def critical(top_eigenvalue: float) -> Edge:
     """The critical rate 2/λ₀, above which the linearised model diverges.
 
@@ -69,17 +92,17 @@ def critical(top_eigenvalue: float) -> Edge:
         >>> critical(4.0).lr, critical(4.0).lr_ratio
         (0.5, 2.0)
     """
-    top = positive("top_eigenvalue", top_eigenvalue)
     return Edge(
         name="critical",
-        lr=2 / top,
-        top_eigenvalue_init=top,
+        lr=2 / top_eigenvalue,
+        top_eigenvalue_init=top_eigenvalue,
         proven=False,
         conditions="gradient descent; exact for the linearised model, leading order otherwise",
         source="Lewkowycz et al., arXiv 2003.02218",
     )
 
 
+@door(e=_VECTOR, features=_FEATURES)
 def effective(e: ArrayLike, features: ArrayLike) -> FloatArray:
     """The effective feature D^(−1/2) Σ_a e_a f_a of one direction in sample space.
 
@@ -97,8 +120,7 @@ def effective(e: ArrayLike, features: ArrayLike) -> FloatArray:
         >>> effective([3.0, 4.0], [[1.0, 0.0], [0.0, 1.0]]) * 2**0.5
         array([0.6, 0.8])
     """
-    e = array("e", e, 1)
-    features = array("features", features, (2, 3))
+    e, features = np.asarray(e), np.asarray(features)
     if len(e) != len(features):
         msg = f"e: expected shape ({len(features)},), one entry a sample, got {e.shape}"
         raise InputError(msg)
@@ -106,6 +128,7 @@ def effective(e: ArrayLike, features: ArrayLike) -> FloatArray:
     return np.tensordot(e / norm, features, axes=1) / math.sqrt(len(e))
 
 
+@door(psi=anything, zeta=_ZETA)
 def omega_dual(psi: ArrayLike | Iterable[ArrayLike], zeta: float) -> FloatArray:
     """The n × n matrix (ζ²/D) Σ_a ψ_a², which has the nonzero spectrum of the Dn × Dn Ω.
 
@@ -128,16 +151,20 @@ def omega_dual(psi: ArrayLike | Iterable[ArrayLike], zeta: float) -> FloatArray:
     """
     total: FloatArray | None = None
     count = 0
-    for matrix in psi:  # type: ignore[union-attr]  # ArrayLike admits scalars; arrays iterate
-        matrix = symmetric("psi", matrix)
+    for given in one_by_one("psi", psi, "symmetric matrices, shape (D, n, n)"):
+        matrix = symmetric("psi", given)
+        if total is not None and matrix.shape != total.shape:
+            msg = f"psi: expected matrices of one size, got shapes {total.shape}, {matrix.shape}"
+            raise InputError(msg)
         total = matrix @ matrix if total is None else total + matrix @ matrix
         count += 1
     if total is None:
         msg = "psi: expected at least one matrix, got none"
         raise InputError(msg)
-    return float(zeta) ** 2 / count * total
+    return zeta * zeta / count * total
 
 
+@door(psi_eff=symmetric, theta=_VECTOR, zeta=_ZETA, top_eigenvalue=_TOP)
 def pure_quadratic_single(
     psi_eff: ArrayLike, theta: ArrayLike, zeta: float, *, top_eigenvalue: float | None = None
 ) -> Edge:
@@ -165,20 +192,20 @@ def pure_quadratic_single(
         >>> edge.lr_ratio
         4.0
     """
-    matrix = symmetric("psi_eff", psi_eff)
-    theta = array("theta", theta, 1)
+    matrix, theta = np.asarray(psi_eff), np.asarray(theta)
     _check_length("theta", theta, len(matrix))
-    top = float(zeta) ** 2 * _largest_square(matrix)
+    top = zeta * zeta * _largest_square(matrix)
     return Edge(
         name="upper",
         lr=_four_over(top * float(theta @ theta), "θ₀ or ψ_eff"),
-        top_eigenvalue_init=_optional("top_eigenvalue", top_eigenvalue),
+        top_eigenvalue_init=top_eigenvalue,
         proven=False,
         conditions=f"pure quadratic, one effective sample (proven for D = 1 only); {_LABELS}",
         source=f"{PAPER}, as coded",
     )
 
 
+@door(omega_dual=symmetric, theta=_VECTOR, top_eigenvalue=_TOP)
 def pure_quadratic_multi(
     omega_dual: ArrayLike, theta: ArrayLike, *, top_eigenvalue: float | None = None
 ) -> Edge:
@@ -199,8 +226,7 @@ def pure_quadratic_multi(
     References:
         Meltzer & Liu, arXiv 2301.07737.
     """
-    matrix = symmetric("omega_dual", omega_dual)
-    theta = array("theta", theta, 1)
+    matrix, theta = np.asarray(omega_dual), np.asarray(theta)
     _check_length("theta", theta, len(matrix))
     spectrum = np.linalg.eigvalsh(matrix)
     if spectrum[0] < -1e-6 * max(abs(spectrum[-1]), 1e-300):
@@ -209,13 +235,17 @@ def pure_quadratic_multi(
     return Edge(
         name="upper_omega",
         lr=_four_over(float(spectrum[-1]) * float(theta @ theta), "θ₀ or Ω"),
-        top_eigenvalue_init=_optional("top_eigenvalue", top_eigenvalue),
+        top_eigenvalue_init=top_eigenvalue,
         proven=True,
         conditions=f"pure quadratic, any number of samples; {_LABELS}",
         source=PAPER,
     )
 
 
+@door(
+    phi_eff=_VECTOR, psi_eff=symmetric, theta_phi=_VECTOR, theta_psi=_VECTOR, zeta=_ZETA,
+    top_eigenvalue=_TOP,
+)  # fmt: skip
 def quadratic_with_bias(
     phi_eff: ArrayLike,
     psi_eff: ArrayLike,
@@ -245,32 +275,31 @@ def quadratic_with_bias(
         NotApplicableError: If φ_eff is zero (there is no bias: use `pure_quadratic_single`) or
             ψ_eff is zero (the model is linear: the critical rate is the only edge).
     """
-    phi = array("phi_eff", phi_eff, 1)
-    matrix = symmetric("psi_eff", psi_eff)
-    theta_phi = array("theta_phi", theta_phi, 1)
-    theta_psi = array("theta_psi", theta_psi, 1)
+    phi, matrix = np.asarray(phi_eff), np.asarray(psi_eff)
+    theta_phi, theta_psi = np.asarray(theta_phi), np.asarray(theta_psi)
     _check_length("theta_phi", theta_phi, len(phi))
     _check_length("theta_psi", theta_psi, len(matrix))
     phi_squared = float(phi @ phi)
     if phi_squared == 0:
         msg = "phi_eff is zero: the model has no bias; use pure_quadratic_single or _multi"
         raise NotApplicableError(msg)
-    largest = float(zeta) ** 2 * _largest_square(matrix)
+    largest = zeta * zeta * _largest_square(matrix)
     if largest == 0:
         msg = "psi_eff is zero: the model is linear, and the critical rate is its only edge"
         raise NotApplicableError(msg)
     weight_norm = float(theta_phi @ theta_phi + theta_psi @ theta_psi)
-    bias = float(phi @ theta_phi) ** 2 / phi_squared
+    bias = float(phi @ theta_phi) / phi_squared * float(phi @ theta_phi)
     return Edge(
         name="upper",
         lr=4 / (2 * phi_squared + largest * (weight_norm + bias)),
-        top_eigenvalue_init=_optional("top_eigenvalue", top_eigenvalue),
+        top_eigenvalue_init=top_eigenvalue,
         proven=False,
         conditions=f"quadratic with bias, separate weights, one effective sample; {_LABELS}",
         source=f"{PAPER}, as coded",
     )
 
 
+@door(X=rule(array, 2), theta_norm_sq=from_zero, width=positive, slopes=pair, top_eigenvalue=_TOP)
 def two_layer_homogeneous(
     X: ArrayLike,
     theta_norm_sq: float,
@@ -307,9 +336,9 @@ def two_layer_homogeneous(
     References:
         Meltzer & Liu, arXiv 2301.07737; their code's normalisation for d > 1 is not followed.
     """
-    X = array("X", X, 2)
+    X = np.asarray(X)
     samples, d = X.shape
-    plus, minus = (float(slope) for slope in slopes)
+    plus, minus = slopes
     if plus == 0 or minus == 0:
         advice = (
             "use relu_single_sample(top_eigenvalue)"
@@ -326,17 +355,18 @@ def two_layer_homogeneous(
     gram = X @ X.T if samples <= d else X.T @ X
     top_data = float(np.linalg.eigvalsh(gram)[-1]) / samples
     slope = max(abs(plus), abs(minus))
-    bound = slope**2 * top_data * float(theta_norm_sq) / (positive("width", width) * d)
+    bound = slope * slope * top_data * theta_norm_sq / (width * d)
     return Edge(
         name="upper",
         lr=_four_over(bound, "X or θ₀"),
-        top_eigenvalue_init=_optional("top_eigenvalue", top_eigenvalue),
+        top_eigenvalue_init=top_eigenvalue,
         proven=True,
         conditions=f"two layers, no biases, both slopes nonzero; {_LABELS}",
         source=PAPER,
     )
 
 
+@door(X=rule(array, 2), U=rule(array, 2), v=_VECTOR)
 def span_weight_norm(X: ArrayLike, U: ArrayLike, v: ArrayLike) -> float:
     """|PU|² + |v|², with P the projector on the span of the inputs: the weights that can move.
 
@@ -359,7 +389,7 @@ def span_weight_norm(X: ArrayLike, U: ArrayLike, v: ArrayLike) -> float:
         >>> span_weight_norm([[0.0, 2.0]], U=[[3.0], [1.0]], v=[1.0])
         2.0
     """
-    X, U, v = array("X", X, 2), array("U", U, 2), array("v", v, 1)
+    X, U, v = np.asarray(X), np.asarray(U), np.asarray(v)
     if len(U) != X.shape[1]:
         msg = f"U: expected shape ({X.shape[1]}, n), one row an input dimension, got {U.shape}"
         raise InputError(msg)
@@ -369,6 +399,7 @@ def span_weight_norm(X: ArrayLike, U: ArrayLike, v: ArrayLike) -> float:
     return float(np.sum((basis[:rank] @ U) ** 2) + v @ v)
 
 
+@door(top_eigenvalue=positive)
 def relu_single_sample(top_eigenvalue: float) -> Edge:
     """The upper edge ηλ₀ = 4 of a two-layer ReLU net on one sample.
 
@@ -392,11 +423,10 @@ def relu_single_sample(top_eigenvalue: float) -> Edge:
         >>> relu_single_sample(8.0).lr
         0.5
     """
-    top = positive("top_eigenvalue", top_eigenvalue)
     return Edge(
         name="upper",
-        lr=4 / top,
-        top_eigenvalue_init=top,
+        lr=4 / top_eigenvalue,
+        top_eigenvalue_init=top_eigenvalue,
         proven=True,
         conditions=f"two-layer ReLU, no biases, exactly one sample; {_LABELS}; may collapse",
         source=PAPER,
@@ -405,7 +435,8 @@ def relu_single_sample(top_eigenvalue: float) -> Edge:
 
 def _largest_square(matrix: FloatArray) -> float:
     """λ_max(A²) of a symmetric A."""
-    return float(np.abs(np.linalg.eigvalsh(matrix)).max()) ** 2
+    largest = float(np.abs(np.linalg.eigvalsh(matrix)).max())
+    return largest * largest  # infinite where it overflows, which ** 2 refuses
 
 
 def _four_over(bound: float, zero: str) -> float:
@@ -419,7 +450,3 @@ def _check_length(name: str, vector: FloatArray, n: int) -> None:
     if vector.shape != (n,):
         msg = f"{name}: expected shape ({n},), got {vector.shape}"
         raise InputError(msg)
-
-
-def _optional(name: str, value: float | None) -> float | None:
-    return None if value is None else positive(name, value)

@@ -11,10 +11,16 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from trebuchet._checks import FloatArray, array, finite, positive
+from trebuchet._checks import steps as step_count
+from trebuchet._doors import door, maybe, rule
 from trebuchet.errors import InputError
-from trebuchet.theory._checks import FloatArray, array, positive
 
 
+@door(
+    eigenvalues=rule(array, 1), weights=rule(array, 1), lr=positive,
+    steps=rule(step_count, least=0), label=finite, zeta=maybe(positive),
+)  # fmt: skip
 def iterate(
     eigenvalues: ArrayLike,
     weights: ArrayLike,
@@ -45,16 +51,11 @@ def iterate(
         >>> float(2.4 * top[0]), bool(2.4 * top[-1] < 2), bool(norm[-1] < norm[0])
         (3.0, True, True)
     """
-    s = array("eigenvalues", eigenvalues, 1)
-    c = array("weights", weights, 1)
+    s, c = np.asarray(eigenvalues), np.asarray(weights)
     if c.shape != s.shape:
         msg = f"weights: expected the shape of eigenvalues, {s.shape}, got {c.shape}"
         raise InputError(msg)
-    if steps < 0:
-        msg = f"steps: expected an integer >= 0, got {steps}"
-        raise InputError(msg)
-    eta = positive("lr", lr)
-    zeta = math.sqrt(2 / len(s)) if zeta is None else positive("zeta", zeta)
+    zeta = np.float64(math.sqrt(2 / len(s)) if zeta is None else zeta)  # overflows to infinity
     z, top, norm = (np.full(steps + 1, np.inf) for _ in range(3))
     with np.errstate(over="ignore", invalid="ignore"):
         for t in range(steps + 1):
@@ -63,5 +64,5 @@ def iterate(
             if not np.isfinite(now).all():
                 break
             z[t], top[t], norm[t] = now
-            c = (1 - eta * zeta * (z[t] - label) * s) * c
+            c = (1 - lr * zeta * (z[t] - label) * s) * c
     return z, top, norm

@@ -14,15 +14,14 @@ with c from the optimizer (`TABLE`) and d from weight decay. Coupled decay w add
 gradient, so d = cw; decoupled decay shrinks θ by 1 − ηw beside the step, so d = (1 + β₁)w.
 """
 
-import difflib
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
-from trebuchet.errors import InputError
-from trebuchet.theory._checks import fraction, positive
+from trebuchet._checks import choice, finite, fraction, mapping, positive, real
+from trebuchet._doors import door, maybe, rule
 
 OptimizerName = Literal[
     "sgd", "momentum", "nesterov", "adam", "adamw", "nadam", "radam", "adamax", "rmsprop", "adagrad"
@@ -119,9 +118,15 @@ TABLE: dict[OptimizerName, StabilityRow] = {
     ),
 }
 
+_NAME = rule(choice, TABLE, quoted=False)
+_RATES = {"optimizer": _NAME, "momentum": fraction, "beta1": fraction, "settings": mapping}
 _AVERAGING = ("adam", "adamw", "nadam", "radam", "adamax")
 
 
+@door(
+    optimizer=_NAME, momentum=fraction, beta1=fraction, dampening=finite, weight_decay=finite,
+    mix=maybe(fraction), factor=positive,
+)  # fmt: skip
 def coefficients(
     optimizer: OptimizerName,
     *,
@@ -156,25 +161,14 @@ def coefficients(
         >>> coefficients("nesterov", momentum=0.5, weight_decay=3.0)
         (3.0, 2.0, 6.0)
     """
-    if optimizer not in TABLE:
-        close = difflib.get_close_matches(str(optimizer), TABLE, 1)
-        meant = f"; did you mean {close[0]!r}?" if close else ""
-        msg = f"optimizer: expected one of {', '.join(get_args(OptimizerName))}, got {optimizer!r}"
-        raise InputError(msg + meant)
-    for name, value in (("dampening", dampening), ("weight_decay", weight_decay)):
-        if not math.isfinite(value):
-            msg = f"{name}: expected a finite number, got {value}"
-            raise InputError(msg)
-    factor = positive("factor", factor)
     if optimizer in _AVERAGING:
-        beta = fraction("beta1", beta1)
-        mu = beta if mix is None else fraction("mix", mix)
+        beta = beta1
+        mu = beta if mix is None else mix
         slope = 1 + beta - 2 * mu * beta if optimizer == "nadam" else 1 - beta
         return 2 * (1 + beta), slope * factor, (1 + beta) * weight_decay
     if optimizer in ("sgd", "adagrad"):
         return 2.0, factor, factor * weight_decay
-    beta = fraction("momentum", momentum)
-    slope = factor
+    beta, slope = momentum, factor
     if optimizer == "nesterov":
         slope *= 1 + 2 * beta
     elif optimizer == "momentum":
@@ -182,6 +176,7 @@ def coefficients(
     return 2 * (1 + beta), slope, slope * weight_decay
 
 
+@door(**_RATES)
 def stability_product(
     optimizer: OptimizerName, *, momentum: float = 0.9, beta1: float = 0.9, **settings: float
 ) -> float:
@@ -207,6 +202,7 @@ def stability_product(
     return n / slope
 
 
+@door(**_RATES, lr=positive)
 def max_stable_curvature(
     optimizer: OptimizerName,
     lr: float,
@@ -235,9 +231,10 @@ def max_stable_curvature(
         20.0
     """
     n, slope, decay = coefficients(optimizer, momentum=momentum, beta1=beta1, **settings)
-    return (n / positive("lr", lr) - decay) / slope
+    return (n / lr - decay) / slope
 
 
+@door(**_RATES, top_eigenvalue=positive)
 def critical_lr(
     optimizer: OptimizerName,
     top_eigenvalue: float,
@@ -265,10 +262,10 @@ def critical_lr(
         >>> critical_lr("sgd", 20.0), critical_lr("sgd", 20.0, weight_decay=20.0)
         (0.1, 0.05)
     """
-    top = positive("top_eigenvalue", top_eigenvalue)
-    return edge_at(optimizer, top, momentum=momentum, beta1=beta1, **settings)
+    return edge_at(optimizer, top_eigenvalue, momentum=momentum, beta1=beta1, **settings)
 
 
+@door(optimizer=_NAME, curvature=rule(real, "a number", lambda _: True), settings=mapping)
 def edge_at(optimizer: OptimizerName, curvature: float, **settings: float) -> float:
     """The same for a measured λ, which may be zero, negative or missing.
 
@@ -279,6 +276,9 @@ def edge_at(optimizer: OptimizerName, curvature: float, **settings: float) -> fl
 
     Returns:
         η at the edge; infinite where nothing is curved enough to be unstable, NaN for a NaN.
+
+    Raises:
+        InputError: If the optimizer is unknown, or a number is none.
 
     Example:
         >>> edge_at("sgd", -1.0), edge_at("sgd", -1.0, weight_decay=2.0)
@@ -291,6 +291,7 @@ def edge_at(optimizer: OptimizerName, curvature: float, **settings: float) -> fl
     return n / below if below > 0 else math.inf
 
 
+@door(optimizer=_NAME, momentum=fraction, dampening=finite)
 def earliest_rise(
     optimizer: OptimizerName, *, momentum: float = 0.9, dampening: float = 0.0
 ) -> float:
@@ -326,10 +327,10 @@ def earliest_rise(
     if optimizer == "sgd":
         return 2.0
     if optimizer == "nesterov":
-        return 2 / (1 + fraction("momentum", momentum))
+        return 2 / (1 + momentum)
     if optimizer != "momentum":
         return math.nan
-    beta, kept = fraction("momentum", momentum), positive("1 - dampening", 1 - dampening)
+    beta, kept = momentum, positive("1 - dampening", 1 - dampening)
 
     def rises(products: np.ndarray) -> np.ndarray:
         position, velocity = np.ones_like(products), np.zeros_like(products)
@@ -355,6 +356,7 @@ EMPIRICAL_CEILINGS: dict[str, float] = {"relu": 12.0, "tanh": 4.0}
 """ηλ₀ up to which networks of each activation were observed to train (no theorem)."""
 
 
+@door(activation=rule(choice, EMPIRICAL_CEILINGS, quoted=False))
 def empirical_ceiling(activation: str) -> float:
     """The observed ηλ₀ up to which the catapult phase reaches; no theorem stands behind it.
 
@@ -374,13 +376,10 @@ def empirical_ceiling(activation: str) -> float:
     References:
         Lewkowycz et al., arXiv 2003.02218.
     """
-    if activation not in EMPIRICAL_CEILINGS:
-        known = ", ".join(EMPIRICAL_CEILINGS)
-        msg = f"activation: expected one of {known}, got {activation!r}"
-        raise InputError(msg)
     return EMPIRICAL_CEILINGS[activation]
 
 
+@door(second_eigenvalue=positive)
 def second_catapult(second_eigenvalue: float) -> float:
     """The learning rate 2/λ₂ at which the second eigenvalue crosses stability too.
 
@@ -397,4 +396,4 @@ def second_catapult(second_eigenvalue: float) -> float:
         >>> second_catapult(0.5)
         4.0
     """
-    return 2 / positive("second_eigenvalue", second_eigenvalue)
+    return 2 / second_eigenvalue

@@ -13,10 +13,12 @@ import math
 
 import numpy as np
 
-from trebuchet.errors import InputError
-from trebuchet.theory._checks import FloatArray
+from trebuchet._checks import FloatArray, finite, from_zero
+from trebuchet._checks import steps as step_count
+from trebuchet._doors import door, rule
 
 
+@door(u=finite, v=finite)
 def step(u: float, v: float) -> tuple[float, float]:
     """One step of the map.
 
@@ -27,14 +29,22 @@ def step(u: float, v: float) -> tuple[float, float]:
     Returns:
         (u', v').
 
+    Raises:
+        InputError: If a number is none, or not finite.
+
     Example:
         >>> step(0.5, 3.0)
         (1.125, 2.5)
     """
+    return _step(u, v)
+
+
+def _step(u: float, v: float) -> tuple[float, float]:
     growth = 1 - v + u
     return u * growth * growth, v - u * (4 - v)
 
 
+@door(u0=from_zero, v0=from_zero, steps=rule(step_count, least=0))
 def iterate(u0: float, v0: float, steps: int) -> tuple[FloatArray, FloatArray]:
     """Iterate the map; once a number overflows, the rest of both arrays is infinite.
 
@@ -71,17 +81,10 @@ def iterate(u0: float, v0: float, steps: int) -> tuple[FloatArray, FloatArray]:
     References:
         Meltzer & Liu, arXiv 2301.07737; Lewkowycz et al., arXiv 2003.02218.
     """
-    for name, start in (("u0", u0), ("v0", v0)):
-        if not (math.isfinite(start) and start >= 0):
-            msg = f"{name}: expected a finite number >= 0, got {start}"
-            raise InputError(msg)
-    if steps < 0:
-        msg = f"steps: expected an integer >= 0, got {steps}"
-        raise InputError(msg)
     u, v = (np.full(steps + 1, np.inf) for _ in range(2))
     u[0], v[0] = u0, v0
     for t in range(steps):
-        after = step(float(u[t]), float(v[t]))
+        after = _step(float(u[t]), float(v[t]))
         if not all(math.isfinite(number) for number in after):
             break
         u[t + 1], v[t + 1] = after

@@ -3,10 +3,23 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from trebuchet._checks import (
+    FloatArray,
+    array,
+    finite,
+    from_zero,
+    numbers,
+    positive,
+    symmetric,
+)
+from trebuchet._doors import door, maybe, rule
 from trebuchet.errors import InputError
-from trebuchet.theory._checks import FloatArray, array, positive, symmetric
 
 
+@door(
+    H=symmetric, residual=rule(array, (1, 2)), labels=rule(array, (1, 2)), degree=finite, lr=finite,
+    weight_decay=finite, weight_norm=maybe(from_zero),
+)  # fmt: skip
 def change_mse(
     H: ArrayLike,
     residual: ArrayLike,
@@ -48,12 +61,11 @@ def change_mse(
     References:
         Meltzer & Liu, arXiv 2301.07737; Lewkowycz et al., arXiv 2003.02218.
     """
-    eps = array("residual", residual, (1, 2))
-    y = array("labels", labels, (1, 2))
+    eps, y = np.asarray(residual), np.asarray(labels)
     if y.shape != eps.shape:
         msg = f"labels: expected the shape of residual, {eps.shape}, got {y.shape}"
         raise InputError(msg)
-    kernel = symmetric("H", H)
+    kernel = np.asarray(H)
     if len(kernel) != eps.size:
         msg = f"H: expected shape ({eps.size}, {eps.size}), one row an output, got {kernel.shape}"
         raise InputError(msg)
@@ -74,6 +86,10 @@ def change_mse(
     )
 
 
+@door(
+    theta_dot_gradient=numbers, gradient_norm=numbers, lr=numbers, weight_decay=numbers,
+    weight_norm=numbers,
+)  # fmt: skip
 def change(
     theta_dot_gradient: ArrayLike,
     gradient_norm: ArrayLike,
@@ -97,17 +113,30 @@ def change(
     Returns:
         The change, in the broadcast shape of the arguments.
 
+    Raises:
+        InputError: If an argument is no number or array of numbers, or shapes do not broadcast.
+
     Example:
         >>> float(change(2.0, 3.0, 0.1))
         -0.37
     """
-    dot, square = _floats(theta_dot_gradient), _floats(gradient_norm)
-    eta, norm = _floats(lr), _floats(weight_norm)
-    shrink = 1 - eta * _floats(weight_decay)
+    dot, square, eta, decay, norm = _floats(
+        theta_dot_gradient=theta_dot_gradient, gradient_norm=gradient_norm, lr=lr,
+        weight_decay=weight_decay, weight_norm=weight_norm,
+    )  # fmt: skip
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _change(dot, square, eta, decay, norm)
+
+
+def _change(
+    dot: FloatArray, square: FloatArray, eta: FloatArray, decay: FloatArray, norm: FloatArray
+) -> FloatArray:
+    shrink = 1 - eta * decay
     # (1−ηw)² − 1 is written as a product: no cancellation for small ηw.
     return np.asarray((shrink - 1) * (shrink + 1) * norm - 2 * eta * shrink * dot + eta**2 * square)
 
 
+@door(before=numbers, after=numbers, predicted=numbers)
 def relative_violation(before: ArrayLike, after: ArrayLike, predicted: ArrayLike) -> FloatArray:
     """|(|θ'|² − |θ|²) − predicted| / max(|θ|², |θ'|²): zero to rounding where the law holds.
 
@@ -119,15 +148,19 @@ def relative_violation(before: ArrayLike, after: ArrayLike, predicted: ArrayLike
     Returns:
         The violation, in the broadcast shape of the arguments; NaN where a norm is not finite.
 
+    Raises:
+        InputError: If an argument is no number or array of numbers, or shapes do not broadcast.
+
     Example:
         >>> float(relative_violation(4.0, 3.24, -0.76)) < 1e-15
         True
     """
-    start, end = _floats(before), _floats(after)
+    start, end, change_ = _floats(before=before, after=after, predicted=predicted)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        return np.asarray(np.abs(end - start - _floats(predicted)) / np.maximum(start, end))
+        return np.asarray(np.abs(end - start - change_) / np.maximum(start, end))
 
 
+@door(degree=positive)
 def ceiling(degree: float) -> float:
     """The ceiling 2k on ηλ under which the weight norm falls, for a model of degree k.
 
@@ -145,8 +178,16 @@ def ceiling(degree: float) -> float:
         >>> ceiling(2), ceiling(3)
         (4.0, 6.0)
     """
-    return 2 * positive("degree", degree)
+    return 2 * degree
 
 
-def _floats(value: ArrayLike) -> FloatArray:
-    return np.asarray(value, dtype=np.float64)
+def _floats(**named: ArrayLike) -> list[FloatArray]:
+    """Arrays whose shapes go together."""
+    arrays = [np.asarray(value, dtype=np.float64) for value in named.values()]
+    try:
+        np.broadcast_shapes(*(a.shape for a in arrays))
+    except ValueError as error:
+        shapes = ", ".join(f"{name} {a.shape}" for name, a in zip(named, arrays, strict=True))
+        msg = f"{next(iter(named))}: expected shapes that broadcast together, got {shapes}"
+        raise InputError(msg) from error
+    return arrays

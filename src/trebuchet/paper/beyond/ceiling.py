@@ -9,6 +9,23 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from trebuchet import _torch_checks as checks
+from trebuchet._checks import (
+    anything,
+    positive,
+    several,
+    whole,
+)
+from trebuchet._checks import (
+    seeds as a_list,
+)
+from trebuchet._checks import (
+    steps as step_count,
+)
+from trebuchet._checks import (
+    workers as at_once,
+)
+from trebuchet._doors import door, rule
 from trebuchet.dynamics.problem import Problem
 from trebuchet.dynamics.sweep import sweep
 from trebuchet.models import MLP
@@ -39,6 +56,11 @@ CASES = (
 )
 
 
+@door(
+    degrees=rule(several, whole, "a number of layers, 2 or more", least=2, most=10_000),
+    width=checks.size,
+    seeds=a_list, steps=step_count, rate_step=positive, samples=anything, workers=at_once,
+)  # fmt: skip
 def norm_ceiling(
     *,
     degrees: Sequence[int] = (2, 3, 4),
@@ -77,6 +99,9 @@ def norm_ceiling(
         ``rose_lowest_large_loss``, the same among steps with a loss above 10 × ½ mean(y²);
         ``steps_below`` and ``violations``, how many steps the statement above covers and how many
         of those the norm rose in; ``rises`` and ``falls``, counts of steps.
+
+    Raises:
+        InputError: If an argument is not what was expected.
 
     Example:
         >>> ds = norm_ceiling(degrees=[3], width=16, seeds=1, steps=10, rate_step=0.5, samples=4)

@@ -7,12 +7,36 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from trebuchet import _torch_checks as checks
+from trebuchet._checks import (
+    anything,
+    as_text,
+    checked_seeds,
+    choice,
+    items,
+    positive,
+    refuse,
+    several,
+)
+from trebuchet._checks import (
+    path as a_path,
+)
+from trebuchet._checks import (
+    seeds as a_list,
+)
+from trebuchet._checks import (
+    steps as step_count,
+)
+from trebuchet._checks import (
+    workers as at_once,
+)
+from trebuchet._doors import door, maybe, rule
 from trebuchet._types import Phase
 from trebuchet.dynamics.problem import Problem
 from trebuchet.dynamics.recording import Recording
 from trebuchet.dynamics.sweep import sweep
 from trebuchet.errors import InputError
-from trebuchet.paper.beyond.problems import DIGITS, relu_problem, tanh_problem
+from trebuchet.paper.beyond.problems import DATA, DIGITS, relu_problem, tanh_problem
 from trebuchet.phases.label import label
 
 TRAINED = (Phase.LAZY, Phase.CATAPULT)
@@ -39,6 +63,22 @@ class Bracket:
     last: float
 
 
+_SIZES = rule(several, checks.size)
+
+
+def _activations(name: str, value: object) -> list[str]:
+    names = [n for n in items(value, as_text) if n in _MAKERS]
+    if not names or len(names) < len(list(items(value, as_text))):
+        refuse(name, f"any of {sorted(_MAKERS)}", value)
+    return [str(n) for n in names]
+
+
+@door(
+    activations=_activations, hidden=rule(several, checks.depth), widths=_SIZES,
+    seeds=a_list, steps=step_count,
+    start=positive, stop=positive, growth=positive, precision=positive, data=rule(choice, DATA),
+    data_root=maybe(a_path), n_train=anything, workers=at_once,
+)  # fmt: skip
 def divergence_edge(
     *,
     activations: Sequence[str] = ("relu", "tanh"),
@@ -89,10 +129,6 @@ def divergence_edge(
         >>> bool((ds.trains < ds.edge).all() and (ds.edge < ds.fails).all())
         True
     """
-    unknown = set(activations) - set(_MAKERS)
-    if unknown:
-        msg = f"activations: expected any of {sorted(_MAKERS)}, got {sorted(unknown)}"
-        raise InputError(msg)
     if not (0 < start < stop and growth > 1 and precision > 0):
         msg = (
             "start: expected 0 < start < stop, growth > 1 and precision > 0, got "
@@ -101,7 +137,7 @@ def divergence_edge(
         raise InputError(msg)
     count = int(np.ceil(np.log(stop / start) / np.log(growth) - 1e-9))
     rates = start * growth ** np.arange(count + 1)
-    seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    seed_list = list(checked_seeds(seeds))
     shape = (len(activations), len(hidden), len(widths), len(seed_list))
     found = np.empty(shape, dtype=object)
     for a, h, w in np.ndindex(*shape[:-1]):

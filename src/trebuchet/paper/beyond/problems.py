@@ -6,14 +6,26 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from trebuchet import _torch_checks as checks
+from trebuchet._checks import anything, choice
+from trebuchet._checks import path as a_path
+from trebuchet._doors import door, maybe, rule
 from trebuchet.data import TwoClassData, load_digits01, load_images
+from trebuchet.data.images import IMAGE_SETS
 from trebuchet.dynamics.problem import ModelFactory, Problem
-from trebuchet.errors import InputError
 from trebuchet.models import MLP
 
 DIGITS = "digits"
 
 
+DATA = (DIGITS, *IMAGE_SETS)
+_NET = {
+    "width": checks.size, "hidden": checks.depth, "data": rule(choice, DATA),
+    "data_root": maybe(a_path), "n_train": anything, "dtype": checks.dtype,
+}  # fmt: skip
+
+
+@door(**_NET)
 def relu_problem(
     width: int,
     *,
@@ -37,6 +49,9 @@ def relu_problem(
     Returns:
         The problem; a seed draws its weights.
 
+    Raises:
+        InputError: If an argument is not what was expected, or the data cannot be had.
+
     Example:
         >>> relu_problem(16, n_train=8).initial(0).degree
         2
@@ -50,6 +65,7 @@ def relu_problem(
     return _problem(model, samples, dtype, f"ReLU net, {hidden} hidden × {width}, on {data}")
 
 
+@door(**_NET)
 def tanh_problem(
     width: int,
     *,
@@ -76,16 +92,12 @@ def tanh_problem(
         The problem; a seed draws its weights.
 
     Raises:
-        InputError: If a size is not positive.
+        InputError: If an argument is not what was expected, or the data cannot be had.
 
     Example:
         >>> [type(layer).__name__ for layer in tanh_problem(16, n_train=8).initial(0)]
         ['Linear', 'Tanh', 'Linear']
     """
-    for name, size in {"width": width, "hidden": hidden}.items():
-        if size < 1:
-            msg = f"{name}: expected a positive number, got {size}"
-            raise InputError(msg)
     samples = _load(data, data_root, n_train)
     sizes = [samples.x_train.shape[1], *[width] * hidden, 1]
 

@@ -8,10 +8,30 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
 
+from trebuchet import _torch_checks as checks
+from trebuchet._checks import (
+    anything,
+    choice,
+    rate_array,
+    several,
+)
+from trebuchet._checks import (
+    path as a_path,
+)
+from trebuchet._checks import (
+    seeds as a_list,
+)
+from trebuchet._checks import (
+    steps as step_count,
+)
+from trebuchet._checks import (
+    workers as at_once,
+)
+from trebuchet._doors import door, maybe, rule
 from trebuchet._types import Phase
 from trebuchet.dynamics.recording import Recording
 from trebuchet.dynamics.sweep import sweep
-from trebuchet.paper.beyond.problems import DIGITS, relu_problem
+from trebuchet.paper.beyond.problems import DATA, DIGITS, relu_problem
 from trebuchet.phases.label import label
 
 WIDTHS = (128, 256, 512, 1024, 2048, 4096)
@@ -19,6 +39,10 @@ RATIOS = np.round(np.arange(0.5, 12.01, 0.5), 10)
 TRAINED = (str(Phase.LAZY), str(Phase.CATAPULT))
 
 
+@door(
+    widths=rule(several, checks.size), lr_ratio=rate_array, seeds=a_list, steps=step_count,
+    data=rule(choice, DATA), data_root=maybe(a_path), n_train=anything, workers=at_once,
+)  # fmt: skip
 def sparsity_over_widths(
     *,
     widths: Sequence[int] = WIDTHS,
@@ -51,6 +75,9 @@ def sparsity_over_widths(
         rates, those between which sparsity rose), ``largest_fall`` (the most by which it lay below
         its value at a smaller rate), ``fall_from`` and ``fall_to`` (the two rates; NaN where it
         never fell).
+
+    Raises:
+        InputError: If an argument is not what was expected, or the data cannot be had.
 
     Example:
         >>> ds = sparsity_over_widths(widths=[64], lr_ratio=[1.0, 3.0], seeds=1, n_train=16)

@@ -1,20 +1,36 @@
 """What a scan is asked for, checked before anything is touched."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-import numpy as np
 import torch
 
-from trebuchet._checks import as_real, items, one_line, optional, real, shown, whole
+from trebuchet._checks import (
+    LONGEST,
+    as_real,
+    choice,
+    factor,
+    flag,
+    from_zero,
+    one_line,
+    optional,
+    positive,
+    rates,
+    real,
+    shown,
+    whole,
+)
 from trebuchet.errors import InputError
 from trebuchet.problem.batches import SizeOf
 from trebuchet.problem.schedules import MakeScheduler, Multiplier, Schedule, makes_scheduler
 
 Curvature = Literal["initial", "final", "none"]
 """Where λ is measured: at the initialisation, also at the end of every whole run, or nowhere."""
+
+EVERY_STEP = 100_000
+"""A schedule is evaluated beforehand at every step up to here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +74,21 @@ class Arguments:
     def _checked(self) -> dict[str, object]:
         """Numbers as Python's own, whatever kind they came as; what is None stays so."""
         return {
-            "horizon": whole("horizon", self.horizon, "at least 10 steps", least=10),
+            "horizon": whole(
+                "horizon", self.horizon, "at least 10 steps", least=10, most=LONGEST
+            ),
             "batch_size": optional(
                 whole, "batch_size", self.batch_size, "a positive number of samples"
             ),
             "budget": optional(
                 whole, "budget", self.budget, "a positive number of gradient evaluations"
             ),
-            "rates": _rates(self.rates),
+            "rates": optional(rates, "rates", self.rates),
             "edge_rtol": optional(
                 real, "edge_rtol", self.edge_rtol, "a number from 1e-4 to 1",
                 lambda x: 1e-4 <= x < 1,
             ),
-            "curvature": _curvature(self.curvature),
+            "curvature": choice("curvature", self.curvature, get_args(Curvature)),
             "accumulate": whole(
                 "accumulate", self.accumulate, "a positive number of batches a step"
             ),
@@ -78,20 +96,11 @@ class Arguments:
                 whole, "micro_batch", self.micro_batch, "a positive number of samples"
             ),
             "autocast": _autocast(self.autocast),
-            "clip_grad_norm": optional(
-                real, "clip_grad_norm", self.clip_grad_norm, "a positive finite number or None",
-                lambda x: 0 < x < math.inf,
-            ),
-            "clip_grad_value": optional(
-                real, "clip_grad_value", self.clip_grad_value, "a positive finite number or None",
-                lambda x: 0 < x < math.inf,
-            ),
-            "stacked": _stacked(self.stacked),
-            "delta": optional(
-                real, "delta", self.delta, "a finite number >= 0",
-                lambda x: 0 <= x < math.inf,
-            ),
-            "blowup": real("blowup", self.blowup, "a factor above 1", lambda x: x > 1),
+            "clip_grad_norm": optional(positive, "clip_grad_norm", self.clip_grad_norm),
+            "clip_grad_value": optional(positive, "clip_grad_value", self.clip_grad_value),
+            "stacked": optional(flag, "stacked", self.stacked, "True, False or None"),
+            "delta": optional(from_zero, "delta", self.delta),
+            "blowup": factor("blowup", self.blowup),
         }  # fmt: skip
 
     @property
@@ -128,25 +137,6 @@ class Arguments:
         return str(getattr(self.loss, "__name__", type(self.loss).__name__))
 
 
-def _rates(rates: object) -> tuple[float, ...] | None:
-    if rates is None:
-        return None
-    # A tuple, because a generator can be read only once.
-    found = items(rates, as_real)
-    good = [r for r in found if r is not None and 0 < r < math.inf]
-    if not found or len(good) < len(found):
-        msg = f"rates: expected positive finite numbers, got {shown(rates)}; give a list of them"
-        raise InputError(msg)
-    return tuple(good)
-
-
-def _curvature(curvature: object) -> object:
-    if isinstance(curvature, str) and curvature in get_args(Curvature):
-        return curvature
-    msg = f"curvature: expected 'initial', 'final' or 'none', got {shown(curvature)}"
-    raise InputError(msg)
-
-
 def _autocast(dtype: object) -> object:
     if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         return dtype
@@ -157,17 +147,17 @@ def _autocast(dtype: object) -> object:
     raise InputError(msg)
 
 
-def _stacked(stacked: object) -> bool | None:
-    if stacked is None or isinstance(stacked, (bool, np.bool_)):
-        return None if stacked is None else bool(stacked)
-    msg = f"stacked: expected True, False or None, got {shown(stacked)}"
-    raise InputError(msg)
+def _looked_at(horizon: int) -> Iterable[int]:
+    """Every step, or, of more than a function can be asked about, the first and some others."""
+    if horizon <= EVERY_STEP:
+        return range(horizon)
+    return [*range(EVERY_STEP), *range(EVERY_STEP, horizon, horizon // EVERY_STEP), horizon - 1]
 
 
 def _check_schedule(schedule: Multiplier, horizon: int) -> None:
     """Evaluate it at every step of a run: a multiplier that is none would end one in the middle."""
     highest = 0.0
-    for t in range(horizon):
+    for t in _looked_at(horizon):
         try:
             factor = schedule(t)
         except Exception as error:  # the user's function may raise anything

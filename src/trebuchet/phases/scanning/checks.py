@@ -6,7 +6,6 @@ from typing import NoReturn
 from torch import nn
 
 from trebuchet._checks import one_line
-from trebuchet._progress import Progress
 from trebuchet.errors import InputError
 from trebuchet.phases.scanning.data_faults import check_samples, check_single_samples
 from trebuchet.problem.batches import Batch
@@ -75,29 +74,6 @@ def check_own_parameters(loss: object, params: Sequence[nn.Parameter]) -> None:
             "loss(model, batch), or call requires_grad_(False) on the loss"
         )
         raise InputError(msg)
-
-
-def checked_progress(progress: object) -> bool | Progress:
-    """Whether to show a bar, or what to call instead.
-
-    Args:
-        progress: True, False, None for False, or a function of (done, in all).
-
-    Returns:
-        The same, None as False.
-
-    Raises:
-        InputError: If it is none of these.
-    """
-    if progress is None or isinstance(progress, bool):
-        return bool(progress)
-    if callable(progress):
-        return progress
-    msg = (
-        "progress: expected True, False or a function of (done, in all), got "
-        f"{' '.join(repr(progress).split())}"
-    )
-    raise InputError(msg)
 
 
 def _check_dense(model: nn.Module) -> None:
