@@ -3,6 +3,7 @@
 import copy
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,14 @@ from trebuchet.problem.interrupts import Interrupts
 
 X = torch.randn(64, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Y = torch.sin(2 * X[:, :1])
+
+
+@pytest.fixture(autouse=True)
+def _interruptible() -> Iterator[None]:
+    """A process started in the background may ignore Ctrl-C altogether."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Pressed:
