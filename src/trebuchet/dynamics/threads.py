@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from threading import Lock, Thread
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 _lock = Lock()
 _inside = 0  # how many sweeps are at work
@@ -40,10 +41,19 @@ def one_thread(device: torch.device) -> Iterator[None]:
     finally:
         with _lock:
             _inside -= 1
-            torch.set_num_threads(before)  # of this thread, and of the process
-            shared = 1 if _inside else _outside
-            if shared != before:
-                _set_for_process(shared)
+            if _inside:
+                _set_for_thread(before)
+            else:
+                torch.set_num_threads(before)  # for both
+                if before != _outside:
+                    _set_for_process(_outside)
+
+
+def _set_for_thread(threads: int) -> None:
+    """Set the number of this thread, and not for a moment that of the process, as torch would."""
+    openmp = ThreadpoolController().select(user_api="openmp")
+    for library in openmp.lib_controllers:
+        library.set_num_threads(threads)
 
 
 def _set_for_process(threads: int) -> None:
