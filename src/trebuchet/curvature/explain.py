@@ -2,7 +2,8 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import ParamSpec
 
 from torch import nn
 
@@ -12,6 +13,9 @@ from trebuchet.problem.risk import out_of_memory
 
 _FEW = "Expected more than 1"
 _REENTRANT = "use_reentrant"
+_OWN = "raised_by_a_callback"
+
+P = ParamSpec("P")
 
 
 class NoDerivativeError(InputError):
@@ -55,8 +59,29 @@ def explained(model: nn.Module, what: str, advice: str) -> Iterator[None]:
 def _pass_on(error: BaseException) -> None:
     """Raise again what is no fault of the arguments, and what somebody made a type of their own."""
     known = type(error).__module__.partition(".")[0] in ("builtins", "torch")
-    if isinstance(error, (InputError, Warning)) or out_of_memory(error) or not known:
+    passes = isinstance(error, (InputError, Warning)) or hasattr(error, _OWN)
+    if passes or out_of_memory(error) or not known:
         raise error
+
+
+def callers_own(callback: Callable[P, None]) -> Callable[P, None]:
+    """Mark what a callback raises: it is no fault of the model's, and comes out as it is.
+
+    Args:
+        callback: Called in the middle of the work.
+
+    Returns:
+        The same, its exceptions marked.
+    """
+
+    def called(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            callback(*args, **kwargs)
+        except Exception as error:
+            setattr(error, _OWN, True)
+            raise
+
+    return called
 
 
 def missing(error: BaseException, model: nn.Module) -> str:

@@ -13,6 +13,7 @@ from trebuchet._checks import anything, between_0_and_1, choice, flag, function,
 from trebuchet._checks import seed as one_seed
 from trebuchet._doors import door, maybe, rule
 from trebuchet.curvature.distributed import Ranks
+from trebuchet.curvature.explain import callers_own
 from trebuchet.curvature.lanczos import Step
 from trebuchet.curvature.measurement import Measurement, Method, OperatorName
 from trebuchet.curvature.preconditioner import OptimizerView, view_of
@@ -192,7 +193,7 @@ def top_eigen(
             failure=failure,
             seed=seed,
             convex=is_convex(resolved) if convex is None else convex,
-            on_step=on_step,
+            on_step=None if on_step is None else callers_own(on_step),
             warm=warm,
         )
         result = measurement.result(mode)
