@@ -181,9 +181,9 @@ NAMED: dict[str, tuple[Callable[[], Any], str]] = {
     "warm": (lambda: _eigen(warm=1.0), "warm: expected an earlier result of top_eigen"),
     "k": (lambda: _eigen(k=True), "k: expected a whole number"),
     "a frame": (
-        lambda: tb.label({"loss": 1}),
+        lambda: tb.label({"loss": 1}),  # type: ignore[arg-type]
         "ds: expected runs, a dataset with dims lr and seed",
-    ),  # type: ignore[arg-type]
+    ),
     "axes": (lambda: tb.plots.phase_bar(runs(), ax=3), "ax: expected matplotlib axes"),  # type: ignore[arg-type]
     "figure four": (lambda: tb.paper.figure("four"), "number: expected a whole number"),  # type: ignore[arg-type]
     "figure 17": (lambda: tb.paper.figure(17), "number: expected a number from 1 to 16"),

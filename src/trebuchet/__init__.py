@@ -17,7 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trebuchet import data, models, paper, plots, theory
+    from trebuchet import data, errors, models, paper, plots, theory
     from trebuchet._types import Phase, Status
     from trebuchet.curvature import TopEigen, top_eigen
     from trebuchet.dynamics.optimizers import GradientDescent
@@ -48,7 +48,7 @@ _HOMES = {
     "load": "files", "save": "files", "table": "results.summary",
     "ModelLoss": "problem.losses", "Edge": "theory.edges", "Phase": "_types", "Status": "_types",
 }  # fmt: skip
-_SUBMODULES = {"data", "models", "paper", "plots", "theory"}
+_SUBMODULES = {"data", "errors", "models", "paper", "plots", "theory"}
 
 __all__ = [
     "MLP",
@@ -67,6 +67,7 @@ __all__ = [
     "data",
     "early_constants",
     "edges",
+    "errors",
     "forward_critical_rate",
     "label",
     "load",
