@@ -126,7 +126,9 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
                      "conditions": "", "source": ""},
     "GradientDescent": lambda: {"momentum": 0.5, "weight_decay": 0.1},
     "MetaFeature": lambda: {"matrices": tensor(3, 2, 2), "elementwise": "tanh"},
-    "MetaFeature.draw": lambda: {"n": 2, "d": 3, "eigenvalues": (1.0, 2.0), "elementwise": "relu", **_drawn()},
+    "MetaFeature.draw": lambda: {
+        "n": 2, "d": 3, "eigenvalues": (1.0, 2.0), "elementwise": "relu", **_drawn(),
+    },
     "MetaFeature.select": lambda: {"self": _psi(), "index": torch.tensor([1])},
     "MetaFeature.forward": lambda: {"self": _psi(), "x": tensor(2, 3)},
     "MetaFeature.family": lambda: {"self": _psi(), "x": tensor(2, 3)},
