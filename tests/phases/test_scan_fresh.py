@@ -197,7 +197,7 @@ def test_state_that_cannot_be_put_back_is_told() -> None:
     model = nn.Linear(5, 1).double()
 
     def loss(z: Tensor, y: Tensor) -> Tensor:
-        Hidden.drift += 0.01
+        Hidden.drift += 0.001
         return (z - y).square().mean() * (1 + Hidden.drift)
 
     result = tb.scan(model, loss, (X, Y), horizon=20, batch_size=8, curvature="none")
