@@ -23,8 +23,18 @@ import torch
 from torch import nn
 
 from suggest_development import TASKS as DEVELOPMENT
-from suggest_tasks import BCE, CE, MSE, TASKS, Task, breast_cancer, diabetes, digits, mlp
-from suggest_tasks import digits_one_hot as one_hot
+from suggest_tasks import (
+    BCE,
+    CE,
+    MSE,
+    TASKS,
+    Task,
+    breast_cancer,
+    diabetes,
+    digits,
+    digits_one_hot as one_hot,
+    mlp,
+)
 from trebuchet.phases.scan import scan
 from trebuchet.problem.optimizer_rows import NAMED
 

@@ -42,8 +42,7 @@ from torch import nn
 
 from suggest_development import TASKS as DEVELOPMENT
 from suggest_heldout import TASKS as HELD_OUT
-from suggest_tasks import TASKS as REPORTED
-from suggest_tasks import Task
+from suggest_tasks import TASKS as REPORTED, Task
 from trebuchet.phases.forward_rate import forward_critical_rate
 from trebuchet.phases.scan import scan
 from trebuchet.problem.optimizer_rows import NAMED

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from trebuchet._checks import anything, flag
-from trebuchet._checks import path as a_path
+from trebuchet._checks import anything, flag, path as a_path
 from trebuchet._doors import door
 from trebuchet.errors import InputError
 from trebuchet.results import store

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from tests.zoo import F64, biased, inputs, mlp, pure, sequential

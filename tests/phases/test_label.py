@@ -4,8 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from trebuchet._types import Phase, Status
 from trebuchet.errors import InputError

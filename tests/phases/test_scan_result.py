@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console

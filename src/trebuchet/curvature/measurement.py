@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from trebuchet.curvature import dense, layer_rule
 from trebuchet.curvature.basis import normal
-from trebuchet.curvature.differences import ROUNDING as DIFFERENCES
-from trebuchet.curvature.differences import DifferenceHessian
+from trebuchet.curvature.differences import ROUNDING as DIFFERENCES, DifferenceHessian
 from trebuchet.curvature.distributed import Ranks
 from trebuchet.curvature.explain import NoDerivativeError, explained
 from trebuchet.curvature.factor import loss_factor

@@ -9,8 +9,16 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from trebuchet._checks import anything, between_0_and_1, choice, flag, function, instance, whole
-from trebuchet._checks import seed as one_seed
+from trebuchet._checks import (
+    anything,
+    between_0_and_1,
+    choice,
+    flag,
+    function,
+    instance,
+    seed as one_seed,
+    whole,
+)
 from trebuchet._doors import door, maybe, rule
 from trebuchet.curvature.distributed import Ranks
 from trebuchet.curvature.explain import callers_own

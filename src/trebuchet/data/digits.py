@@ -4,8 +4,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 from sklearn.datasets import load_digits
 
-from trebuchet._checks import anything
-from trebuchet._checks import seed as one_seed
+from trebuchet._checks import anything, seed as one_seed
 from trebuchet._doors import door, rule
 from trebuchet.data.two_class import (
     LARGEST_STATE,

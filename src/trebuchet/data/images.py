@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from sklearn.datasets import fetch_openml
 
-from trebuchet._checks import anything, choice
-from trebuchet._checks import path as a_path
-from trebuchet._checks import seed as one_seed
+from trebuchet._checks import anything, choice, path as a_path, seed as one_seed
 from trebuchet._doors import door, maybe, rule
 from trebuchet.data.two_class import (
     LARGEST_STATE,

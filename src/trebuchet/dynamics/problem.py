@@ -14,11 +14,9 @@ from trebuchet._checks import (
     mapping,
     one_line,
     refuse,
+    seed as one_seed,
     shown,
     text,
-)
-from trebuchet._checks import (
-    seed as one_seed,
 )
 from trebuchet._doors import door, maybe
 from trebuchet.dynamics.losses import HalfMeanSquare, Loss, LossFunction, UserLoss

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trebuchet._checks import steps as step_count
-from trebuchet._checks import whole
+from trebuchet._checks import steps as step_count, whole
 from trebuchet._doors import door, maybe, rule
 from trebuchet.errors import InputError
 

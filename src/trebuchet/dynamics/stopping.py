@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trebuchet._checks import factor, positive
-from trebuchet._checks import steps as step_count
+from trebuchet._checks import factor, positive, steps as step_count
 from trebuchet._doors import door, maybe
 from trebuchet._types import Status
 from trebuchet.results.levels import blown_up

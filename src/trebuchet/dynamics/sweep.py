@@ -20,16 +20,16 @@ from trebuchet._checks import (
     instance,
     items,
     nearest,
+    path as a_path,
     positive,
+    progress as a_bar,
     rate_array,
     refuse,
+    seeds as a_list,
+    steps as step_count,
     whole,
+    workers as at_once,
 )
-from trebuchet._checks import path as a_path
-from trebuchet._checks import progress as a_bar
-from trebuchet._checks import seeds as a_list
-from trebuchet._checks import steps as step_count
-from trebuchet._checks import workers as at_once
 from trebuchet._doors import door, maybe, rule
 from trebuchet._progress import Progress, progress_bar
 from trebuchet._torch_checks import device as a_device

@@ -7,8 +7,7 @@ from typing import Any
 
 import xarray as xr
 
-from trebuchet._checks import flag, instance
-from trebuchet._checks import path as a_path
+from trebuchet._checks import flag, instance, path as a_path
 from trebuchet._doors import door, rule
 from trebuchet._whole import whole, write_whole
 from trebuchet.errors import InputError

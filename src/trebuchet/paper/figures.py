@@ -7,10 +7,15 @@ from pathlib import Path
 import torch
 import xarray as xr
 
-from trebuchet._checks import anything, checked_seeds, flag, whole
-from trebuchet._checks import path as a_path
-from trebuchet._checks import progress as a_bar
-from trebuchet._checks import workers as at_once
+from trebuchet._checks import (
+    anything,
+    checked_seeds,
+    flag,
+    path as a_path,
+    progress as a_bar,
+    whole,
+    workers as at_once,
+)
 from trebuchet._content import ByContent
 from trebuchet._doors import door, maybe
 from trebuchet._progress import Progress, progress_bar

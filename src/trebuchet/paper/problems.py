@@ -5,9 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trebuchet._checks import instance
-from trebuchet._checks import path as a_path
-from trebuchet._checks import seed as one_seed
+from trebuchet._checks import instance, path as a_path, seed as one_seed
 from trebuchet._doors import door, maybe, rule
 from trebuchet._torch_checks import dtype as a_dtype
 from trebuchet.dynamics.problem import Problem

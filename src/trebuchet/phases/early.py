@@ -20,8 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trebuchet._checks import anything, from_zero, real
-from trebuchet._checks import steps as step_count
+from trebuchet._checks import anything, from_zero, real, steps as step_count
 from trebuchet._content import ByContent
 from trebuchet._doors import door, rule
 from trebuchet.curvature.top import top_eigen

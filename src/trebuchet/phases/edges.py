@@ -5,8 +5,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from trebuchet._checks import instance
-from trebuchet._checks import seed as one_seed
+from trebuchet._checks import instance, seed as one_seed
 from trebuchet._doors import door, rule
 from trebuchet.curvature.explain import explained
 from trebuchet.dynamics.kernels import make_kernel

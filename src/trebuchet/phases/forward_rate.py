@@ -203,7 +203,14 @@ def along_first_step(
         return not loss_at(rate) < first  # NaN and infinity rise
 
     try:
-        return _bracket(rises, loss_at, first, delta, natural, lambda: count)
+        found_rates = _bracket(rises, loss_at, first, delta, natural, lambda: count)
+        if found_rates is None and objective.look_in_evaluation():
+            # Rounding in training alone, with gradients straight through it, is flat.
+            _put(objective, start)
+            return along_first_step(objective, factory, batches, delta)
+        if found_rates is None:
+            raise InputError(_why_it_rises(first, loss_at(0.0)))
+        return found_rates
     finally:
         _put(objective, start)
 
@@ -264,7 +271,8 @@ def _bracket(
     delta: float,
     natural: float,
     count: Callable[[], int],
-) -> ForwardRate:
+) -> ForwardRate | None:
+    """The bracket; None if every rate that was tried rises."""
     low, high = 0.0, math.inf
     rate = natural / 100
     for _ in range(120):
@@ -281,11 +289,7 @@ def _bracket(
         if not 1e-12 < rate / natural < 1e12:
             break
     if low == 0.0:
-        msg = (
-            "loss: rises along the first step however short it is; check the loss's sign "
-            "and whether it follows from the parameters' gradient"
-        )
-        raise InputError(msg)
+        return None
     if math.isinf(high):
         return ForwardRate(low, math.inf, natural, count())
     for _ in range(40):
@@ -300,6 +304,21 @@ def _bracket(
         if high <= (1 + 0.1 * delta) * low:
             break
     return ForwardRate(low, high, natural, count())
+
+
+def _why_it_rises(first: float, again: float) -> str:
+    """Say why every step raises the loss, of which `again` is the value without any step."""
+    if abs(again - first) > 1e-6 * max(abs(first), abs(again)):
+        return (
+            f"loss: was {first:.4g} at first and is {again:.4g} now, at the same weights, by state "
+            "that it keeps between calls and that cannot be put back (a counter in a global, or in "
+            "an object of its own); keep it in buffers, or in plain attributes of a module"
+        )
+    return (
+        "loss: rises along the first step however short it is; check the loss's sign and whether "
+        "it follows from the parameters' gradient, and whether an optimizer given with a state of "
+        "its own still steps downhill"
+    )
 
 
 def _samples(batches: Sequence[Batch]) -> int:

@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trebuchet._checks import anything, checked_seeds
-from trebuchet._checks import progress as a_bar
-from trebuchet._checks import seeds as a_list
+from trebuchet._checks import anything, checked_seeds, progress as a_bar, seeds as a_list
 from trebuchet._doors import door
 from trebuchet._environment import environment
 from trebuchet._progress import Progress, progress_bar

@@ -17,8 +17,7 @@ from matplotlib.axes import Axes
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from trebuchet._checks import flag, one_line
-from trebuchet._checks import path as a_path
+from trebuchet._checks import flag, one_line, path as a_path
 from trebuchet._content import ByContent, content
 from trebuchet._doors import door
 from trebuchet._types import Phase

@@ -16,7 +16,7 @@ import sys
 import types
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,10 +40,12 @@ class Captured:
     Attributes:
         modules: Modules, none of them part of another one here.
         tensors: Tensors that belong to none of the modules met.
+        optimizers: Such as a critic's, which a closure steps by itself.
     """
 
     modules: list[nn.Module]
     tensors: list[Tensor]
+    optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
 
 
 def captured_modules(*roots: object, apart_from: nn.Module | None = None) -> list[nn.Module]:
@@ -77,17 +79,20 @@ def captured(*roots: object, apart_from: nn.Module | None = None) -> Captured:
         The findings.
     """
     own = set() if apart_from is None else {id(m) for m in apart_from.modules()}
-    modules, tensors = _search(roots)
+    modules, tensors, optimizers = _search(roots)
     parts = {id(part) for m in modules for part in m.modules() if part is not m}
     outer = [m for m in modules if id(m) not in own and id(m) not in parts]
     everything = [*modules, *([] if apart_from is None else [apart_from])]
     theirs = {id(t) for m in everything for t in [*m.parameters(), *m.buffers()]}
-    return Captured(outer, [t for t in tensors if id(t) not in theirs])
+    return Captured(outer, [t for t in tensors if id(t) not in theirs], optimizers)
 
 
-def _search(roots: tuple[object, ...]) -> tuple[list[nn.Module], list[Tensor]]:
+def _search(
+    roots: tuple[object, ...],
+) -> tuple[list[nn.Module], list[Tensor], list[torch.optim.Optimizer]]:
     modules: list[nn.Module] = []
     tensors: list[Tensor] = []
+    optimizers: list[torch.optim.Optimizer] = []
     # Breadth first, and every object kept: an id is only good while its object lives.
     queue = deque((root, True) for root in roots)
     seen: dict[int, object] = {}
@@ -101,10 +106,12 @@ def _search(roots: tuple[object, ...]) -> tuple[list[nn.Module], list[Tensor]]:
             continue
         if isinstance(item, nn.Module):
             modules.append(item)
+        if isinstance(item, torch.optim.Optimizer):
+            optimizers.append(item)
         # A closure of an installed package is looked into where it is what was given.
         through = given and not isinstance(item, (types.FunctionType, nn.Module))
         queue.extend((found, through) for found in _reached(item, given=given))
-    return modules, tensors
+    return modules, tensors, optimizers
 
 
 def _reached(item: Any, *, given: bool) -> Iterator[object]:

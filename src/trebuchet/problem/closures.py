@@ -12,6 +12,7 @@ from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch, check_readable
 from trebuchet.problem.binding import called_with
 from trebuchet.problem.losses import LossFn, ModelLoss, known, parameters_of
+from trebuchet.problem.state import ModelState
 
 _OUTPUTS = {
     "z", "o", "out", "outs", "output", "outputs", "pred", "preds", "prediction", "predictions",
@@ -66,7 +67,8 @@ def settled(
     """Find out whether a function of two arguments is ``loss(outputs, targets)`` or a closure.
 
     It is called as the first, and as ``loss(model, batch)`` only if that fails. Nothing about the
-    model changes.
+    model changes, what a teacher or a queue in a plain dict or list holds included: runs start from
+    here.
 
     Args:
         loss: The resolved loss.
@@ -83,8 +85,8 @@ def settled(
     if maybe_closure(loss) is not None:
         return loss
     assert not isinstance(loss, ModelLoss)
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    devices = [b.device.index for b, _ in buffers if b.is_cuda]
+    state = ModelState(model, [p for p in model.parameters() if p.requires_grad], loss)
+    devices = [t.device.index for t in (*model.parameters(), *model.buffers()) if t.is_cuda]
     try:
         with torch.random.fork_rng(devices=sorted(set(devices))), torch.enable_grad(), autocast():
             try:
@@ -106,9 +108,7 @@ def settled(
                     raise
                 as_closure = one_line(error)
     finally:
-        with torch.no_grad():
-            for b, saved in buffers:
-                b.copy_(saved)
+        state.bring_home()
     msg = (
         f"model: cannot be evaluated with this loss on this data ({one_line(as_loss)}); check that "
         f"loss(model(inputs), targets) works on one batch, or loss(model, batch), which was tried "

@@ -25,7 +25,7 @@ import copy
 import random
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -39,8 +39,7 @@ from torch.overrides import TorchFunctionMode
 
 from trebuchet._checks import anything, choice, flag, instance
 from trebuchet._doors import door, maybe, rule
-from trebuchet._torch_checks import module as a_module
-from trebuchet._torch_checks import shaped
+from trebuchet._torch_checks import module as a_module, shaped
 from trebuchet.errors import InputError
 from trebuchet.problem.captured import captured
 from trebuchet.problem.interrupts import Interrupts
@@ -231,6 +230,14 @@ def _parameters_of(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
 
 def _check(owner: str, tensors: list[tuple[str, Tensor]]) -> None:
     shaped(owner, tensors)
+    bare = [name for name, t in tensors if t.is_meta]
+    if bare and owner == "model":
+        msg = (
+            f"model: has parameters or buffers on the meta device ({', '.join(bare[:3])}"
+            f"{', …' if len(bare) > 3 else ''}), which hold no values; load or initialise them "
+            "first, as with to_empty"
+        )
+        raise InputError(msg)
     frozen = [name for name, t in tensors if t.is_inference()]
     if frozen:
         msg = (
@@ -315,29 +322,58 @@ def _optimizer_state(optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
     if optimizer is None:
         yield
         return
-    state = {p: _clone(s) for p, s in optimizer.state.items()}
+    state = [(p, _kept(s)) for p, s in optimizer.state.items()]
     groups = list(optimizer.param_groups)
     settings = [
-        {k: list(v) if k == "params" else copy.deepcopy(v) for k, v in group.items()}
+        (group, {k: _kept(v) for k, v in group.items() if k != "params"}, list(group["params"]))
         for group in groups
     ]
     try:
         yield
     finally:
+        found = [(p, back()) for p, back in state]
         optimizer.state.clear()
-        optimizer.state.update(state)
+        optimizer.state.update(found)
         optimizer.param_groups[:] = groups
-        for group, saved in zip(groups, settings, strict=True):
+        for group, saved, params in settings:
+            entries = {"params": params, **{k: back() for k, back in saved.items()}}
             group.clear()
-            group.update(saved)
+            group.update(entries)
 
 
-def _clone(value: Any) -> Any:
+def _kept(value: Any) -> Callable[[], Any]:
+    """Copy a value; a tensor's copy goes back into the very object, which may be held elsewhere.
+
+    Args:
+        value: Of an optimizer: a tensor that is a rate or a moment, a dict of such, anything else.
+
+    Returns:
+        What puts it back and returns it.
+    """
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        saved, version = value.detach().clone(), value._version
+
+        def put_back() -> Tensor:
+            if value.shape != saved.shape or value.dtype != saved.dtype:
+                value.data = saved
+            elif value._version != version or not torch.equal(value, saved):
+                with torch.no_grad():
+                    value.copy_(saved)
+            return value
+
+        return put_back
     if isinstance(value, dict):
-        return {k: _clone(v) for k, v in value.items()}
-    return copy.deepcopy(value)
+        parts = {k: _kept(v) for k, v in value.items()}
+
+        def refilled() -> Any:
+            entries = {k: back() for k, back in parts.items()}
+            value.clear()
+            value.update(entries)
+            return value
+
+        return refilled
+    copied = copy.deepcopy(value)
+    return lambda: copied
 
 
 @contextlib.contextmanager

@@ -74,6 +74,8 @@ class Objective:
     _rule: Rule | NotAdditiveError | None = None
     _shapes: dict[Any, Any] = field(default_factory=dict)
     _seen_random: bool = False
+    _quiet_in_training: bool = False
+    _own_noise: bool = False
     _ways: dict[bool, tuple[bool, bool]] = field(default_factory=dict)
     _graded: bool = False
     _plain_backward: bool = False
@@ -92,7 +94,7 @@ class Objective:
 
     @property
     def randomised(self) -> bool:
-        """Whether the loss in training is random, or differs from the one in evaluation."""
+        """Whether the loss in training is random, or depends on batch statistics."""
         return (
             self._seen_random
             or self.has_batch_norm
@@ -109,32 +111,64 @@ class Objective:
         """Whether the loss takes gradients itself, so that looks are taken with them enabled."""
         return self._graded
 
+    @property
+    def _asks_for_evaluation(self) -> bool:
+        """Whether looks are to be taken in evaluation mode, the last way to be rid of noise."""
+        return not (self.has_batch_norm or self._quiet_in_training)
+
     def looks_in_evaluation(self) -> bool:
         """Whether looks are taken in evaluation mode."""
-        asked = not self.has_batch_norm
+        asked = self._asks_for_evaluation
         return self._ways.get(asked, (asked, False))[0]
 
     def watch_for_randomness(self, batch: Batch) -> None:
         """Find out whether the loss in training is random where no layer says so.
 
         Functional dropout and noise in a forward pass are no modules. Two passes from different
-        random states tell; a third, in evaluation mode, tells a model that differs between modes.
+        random states tell.
+
+        Where training is not random, or no longer once dropout layers are off, looks are taken in
+        training mode from now on: the loss that is trained is the training mode's. A model may
+        return probabilities instead of logits in evaluation mode, or leave a penalty out; one whose
+        modes agree at the start need not do so later (a teacher that follows in training only).
 
         Args:
             batch: On which samples.
         """
-        if not self.randomised:
-            values = [self.in_training(batch, seed) for seed in (0, 1)]
-            values.append(self.value([batch], evaluation=True))
-            # Sums on a GPU may differ in their last digits; noise that small is none.
-            self._seen_random = max(values) - min(values) > 1e-5 * max(map(abs, values))
+        if self.has_batch_norm:
+            return
+        if self.randomised:  # by layers, which can be off
+            self._quiet_in_training = not self._random(batch, silent=True)
+        else:
+            self._seen_random = self._random(batch, silent=False)
+            self._quiet_in_training = not self._seen_random
 
-    def in_training(self, batch: Batch, seed: int = 0) -> float:
+    def look_in_evaluation(self) -> bool:
+        """Take looks in evaluation mode after all, as where training mode's loss has no descent.
+
+        Returns:
+            Whether that changes anything.
+        """
+        changes = self._quiet_in_training
+        if changes:
+            # Training's losses are then no looks.
+            self._quiet_in_training, self._seen_random = False, True
+        return changes
+
+    def _random(self, batch: Batch, *, silent: bool) -> bool:
+        values = [self.in_training(batch, seed, silent=silent) for seed in (0, 1)]
+        if self._own_noise:  # put back with all state, and the same in both passes
+            return True
+        # Sums on a GPU may differ in their last digits; noise that small is none.
+        return abs(values[0] - values[1]) > 1e-5 * max(map(abs, values))
+
+    def in_training(self, batch: Batch, seed: int = 0, *, silent: bool = False) -> float:
         """Return the loss of a batch as training sees it, dropout and all; nothing changes.
 
         Args:
             batch: On which samples.
             seed: Of its random numbers.
+            silent: Without the dropout of layers, as looks are taken.
 
         Returns:
             The loss.
@@ -142,11 +176,16 @@ class Objective:
 
         def passes() -> float:
             found = sum(float(self.value_of(p).detach()) * w for p, w in self._weighted(batch))
-            self.state.moved_beside()
+            if self.state.moved_beside():
+                self._own_noise |= self.state.drew()
             return found
 
         self.cost.forwards += batch.size / self.samples_per_step
-        with self.still(), torch.set_grad_enabled(self._graded):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.still())
+            stack.enter_context(torch.set_grad_enabled(self._graded))
+            if silent:
+                stack.enter_context(self.flags(evaluation=False))
             seed_all(seed)
             return self._shrinking(passes, batch.size)
 
@@ -167,7 +206,7 @@ class Objective:
             parts = [pair for batch in batches for pair in self._weighted(batch)]
             return sum(float(self.value_of(p).detach()) * w for p, w in parts) / len(batches)
 
-        evaluation = not self.has_batch_norm
+        evaluation = self._asks_for_evaluation
         without = self._look(passes, max(b.size for b in batches), evaluation=evaluation)
         self.cost.forwards += sum(b.size for b in batches) / self.samples_per_step
         if is_finite(without) and is_finite(with_gradients):
@@ -204,7 +243,7 @@ class Objective:
             z = torch.cat([z.detach() for z in outputs])
             return bool((z == z[:1]).all())
 
-        return self._look(passes, batch.size, evaluation=not self.has_batch_norm)
+        return self._look(passes, batch.size, evaluation=self._asks_for_evaluation)
 
     def value_of(self, batch: Batch) -> Tensor:
         """Return the loss on one micro-batch, as it comes: it may be infinite or NaN."""
@@ -283,7 +322,17 @@ class Objective:
         return self._shrinking(attempt, size)
 
     def _backward(self, value: Tensor) -> None:
-        torch.autograd.backward(value, inputs=None if self._plain_backward else self.params)
+        try:
+            torch.autograd.backward(value, inputs=None if self._plain_backward else self.params)
+        except RuntimeError as error:
+            if "backward through the graph a second time" not in str(error):
+                raise
+            msg = (
+                "loss: expected a loss to take the gradient of, got one whose graph is used up "
+                "already; let it return the loss without calling backward() on it, or stepping "
+                "the model's optimizer: the scan does both"
+            )
+            raise InputError(msg) from error
 
     def _undo(self, before: Snapshot | None, buffers: Sequence[tuple[Tensor, Tensor]]) -> None:
         if before is not None:
@@ -296,10 +345,11 @@ class Objective:
         """Return the loss on a fixed set of batches, weighted by their samples; nothing changes.
 
         Dropout is off. BatchNorm uses the batches' own statistics as in training, unless
-        `evaluation` asks for its running ones. A model that draws random numbers all the same draws
-        the same ones at every look, whatever the caller's random state, so that looks differ by the
-        weights and by nothing else. Gradients are enabled where the loss cannot do without, and a
-        model that has no loss in evaluation mode is looked at in training mode.
+        `evaluation` asks for its running ones. All else is as in training, except where only
+        evaluation mode is without noise (`watch_for_randomness`). A model that draws random numbers
+        all the same draws the same ones at every look, whatever the caller's random state, so that
+        looks differ by the weights and by nothing else. Gradients are enabled where the loss cannot
+        do without, and a model that has no loss in evaluation mode is looked at in training mode.
 
         Args:
             batches: The fixed set.
@@ -309,7 +359,7 @@ class Objective:
             The loss, which may be infinite or NaN.
         """
         if evaluation is None:
-            evaluation = not self.has_batch_norm
+            evaluation = self._asks_for_evaluation
 
         def passes() -> float:
             values = [

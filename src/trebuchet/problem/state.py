@@ -79,6 +79,8 @@ class ModelState:
         for module in {id(m): m for m in modules}.values():
             self._spaces += [getattr(module, name) for name in _REGISTRIES]
             self._spaces.append(module.__dict__)
+        for optimizer in found.optimizers:  # a critic's own: moments are made at its first step
+            self._spaces += [optimizer.state, *optimizer.param_groups]
         self._tensors = [t for t in found.tensors if t.is_leaf and not t.requires_grad]
         self._homes = [(t, t.data) for t in self._distinct()]
         self._too_large = self._beyond(COPIED)
@@ -200,6 +202,15 @@ class ModelState:
         )
         self.moving |= moved
         return moved
+
+    def drew(self) -> bool:
+        """Whether a random generator that is held by a module is not where it was at the start."""
+        start = {id(s.value): s for s in self._flat(self.start)}
+        return any(
+            not _same(s, start.get(id(s.value), Saved(None)))
+            for s in self._flat(self.snapshot())
+            if _generator(s.value) is not None
+        )
 
     def _save(self, value: Any, memo: dict[int, Saved], known: Saved | None = None) -> Saved:
         if known is not None and known.value is value and known.content is None:

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from trebuchet._checks import flag, one_line
-from trebuchet._checks import path as a_path
+from trebuchet._checks import flag, one_line, path as a_path
 from trebuchet._doors import door
 from trebuchet.errors import InputError
 from trebuchet.results import legacy, manifest

@@ -11,8 +11,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trebuchet._checks import FloatArray, array, finite, positive
-from trebuchet._checks import steps as step_count
+from trebuchet._checks import FloatArray, array, finite, positive, steps as step_count
 from trebuchet._doors import door, maybe, rule
 from trebuchet.errors import InputError
 

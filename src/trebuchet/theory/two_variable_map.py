@@ -13,8 +13,7 @@ import math
 
 import numpy as np
 
-from trebuchet._checks import FloatArray, finite, from_zero
-from trebuchet._checks import steps as step_count
+from trebuchet._checks import FloatArray, finite, from_zero, steps as step_count
 from trebuchet._doors import door, rule
 
 

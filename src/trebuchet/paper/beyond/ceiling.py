@@ -13,16 +13,10 @@ from trebuchet import _torch_checks as checks
 from trebuchet._checks import (
     anything,
     positive,
-    several,
-    whole,
-)
-from trebuchet._checks import (
     seeds as a_list,
-)
-from trebuchet._checks import (
+    several,
     steps as step_count,
-)
-from trebuchet._checks import (
+    whole,
     workers as at_once,
 )
 from trebuchet._doors import door, rule

@@ -14,20 +14,12 @@ from trebuchet._checks import (
     checked_seeds,
     choice,
     items,
+    path as a_path,
     positive,
     refuse,
-    several,
-)
-from trebuchet._checks import (
-    path as a_path,
-)
-from trebuchet._checks import (
     seeds as a_list,
-)
-from trebuchet._checks import (
+    several,
     steps as step_count,
-)
-from trebuchet._checks import (
     workers as at_once,
 )
 from trebuchet._doors import door, maybe, rule

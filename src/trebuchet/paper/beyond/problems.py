@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from trebuchet import _torch_checks as checks
-from trebuchet._checks import anything, choice
-from trebuchet._checks import path as a_path
+from trebuchet._checks import anything, choice, path as a_path
 from trebuchet._doors import door, maybe, rule
 from trebuchet.data import TwoClassData, load_digits01, load_images
 from trebuchet.data.images import IMAGE_SETS

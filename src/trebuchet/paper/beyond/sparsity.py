@@ -12,19 +12,11 @@ from trebuchet import _torch_checks as checks
 from trebuchet._checks import (
     anything,
     choice,
-    rate_array,
-    several,
-)
-from trebuchet._checks import (
     path as a_path,
-)
-from trebuchet._checks import (
+    rate_array,
     seeds as a_list,
-)
-from trebuchet._checks import (
+    several,
     steps as step_count,
-)
-from trebuchet._checks import (
     workers as at_once,
 )
 from trebuchet._doors import door, maybe, rule
