@@ -1,23 +1,28 @@
-"""What an unknown loss divides by, found out by cutting a batch.
+"""What an unknown loss divides by, found out by cutting batches and joining them.
 
 d · L is additive over samples: cut in parts of different sizes, along every axis in which the
 batches differ, each candidate for d must give Σ d L of the parts = d L of the whole. With d = 1
-that is a sum; with the number of rows, of elements, or of targets other than −100, a mean over
-these. What fits none (Dice over a batch, contrastive losses) does not add up, and is refused rather
-than averaged.
+that is a sum; with the number of rows, of elements, or of targets that are not one of the usual
+marks of what does not count (−100, padding 0, NaN …), a mean over these. What fits none (Dice over
+a batch, contrastive losses) does not add up, and is refused rather than averaged.
+
+What one batch says need not hold of the next: padding that the first does not have, classes that
+it does not show. So all batches are then put to the test together, each joined to one before it;
+those whose shapes do not allow that are cut as well.
 """
 
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trebuchet.errors import InputError
-from trebuchet.problem.batches import Batch, take
+from trebuchet.problem.batches import Batch, join, take
 from trebuchet.problem.losses import LossFn, Reduction, check_scalar
 from trebuchet.problem.tree import leaves, mapped
 
@@ -93,9 +98,18 @@ def _elements(z: Any, y: Any, n: int) -> float:
     return by_samples(z, y, n) if first is None else float(first.numel())
 
 
-def _counted(z: Any, y: Any, n: int) -> float:
+def _counted(z: Any, y: Any, n: int, mark: int = -100) -> float:
     del z, n
-    return float((y != -100).sum())
+    return float((y != mark).sum())
+
+
+def _numbers(z: Any, y: Any, n: int) -> float:
+    del z, n
+    return float((~y.isnan()).sum())
+
+
+MARKS = (-1, 0, 255)
+"""What targets that do not count are called beside −100: none, padding, void."""
 
 
 def _shifted(z: Any, y: Any, n: int) -> float:
@@ -107,8 +121,12 @@ def _candidates(batches: Sequence[Batch]) -> list[Count]:
     targets = [b.targets for b in batches]
     if all(isinstance(y, Tensor) and not y.is_floating_point() for y in targets):
         found.append(_counted)
+        found += [partial(_counted, mark=m) for m in MARKS if any((y == m).any() for y in targets)]
         if all(y.ndim > 1 for y in targets):
             found.append(_shifted)  # of language models, which predict the next token
+    tensors = [y for y in targets if isinstance(y, Tensor)]
+    if len(tensors) == len(targets) and any(bool(y.isnan().any()) for y in tensors):
+        found.append(_numbers)
     return found
 
 
@@ -163,7 +181,70 @@ def tried(
                     candidates = left
     if not tries:
         raise NotAdditiveError(_UNTRIED)
+    if len(batches) > 1:
+        candidates = _together(candidates, batches, outputs_of, evaluate)
     return _chosen(candidates, batches, outputs_of)
+
+
+def _together(
+    candidates: list[Count],
+    batches: Sequence[Batch],
+    outputs_of: Callable[[Batch], Any],
+    evaluate: Callable[[list[_Part]], list[_Part]],
+) -> list[Count]:
+    """The candidates that hold for every batch beside one before it, or for parts of each."""
+    before: dict[Any, _Part] = {}
+    for batch in batches:
+        part = _Part(_plain(outputs_of(batch)), batch.targets, batch.size)
+        kind = tuple(shape[1:] for shape in _sizes((part.z, part.y)))
+        table = None
+        if kind in before:
+            table = _evaluated(_side_by_side(before[kind], part), evaluate)
+        for one_table in [table] if table else _cut_apart(part, evaluate):
+            candidates = _surviving(candidates, one_table)
+        before[kind] = part
+    return candidates
+
+
+def _sizes(item: Any) -> list[tuple[int, ...]]:
+    """The shapes of all tensors in an item."""
+    return [tuple(x.shape) for x in leaves(item)]
+
+
+def _cut_apart(
+    part: _Part, evaluate: Callable[[list[_Part]], list[_Part]]
+) -> Iterator[list[_Part]]:
+    for table in _tables(part, 0, ()):
+        found = _evaluated(table, evaluate)
+        if found is not None:
+            yield found
+
+
+def _evaluated(
+    table: list[_Part] | None, evaluate: Callable[[list[_Part]], list[_Part]]
+) -> list[_Part] | None:
+    if table is None:
+        return None
+    try:
+        return evaluate(table)
+    except Exception:  # it was never promised that other than whole batches will do
+        return None
+
+
+def _side_by_side(a: _Part, b: _Part) -> list[_Part] | None:
+    """Both as one, and each; None where their first axes are not samples."""
+    parts = []
+    for part in (a, b):
+        first = next(leaves(part.z), None)
+        if first is None or not first.ndim or not _along(part.y, 0, first.shape[0]):
+            return None
+        parts.append(part)
+    try:
+        z = _cat(a.z, b.z)
+        y = None if a.y is None else _cat(a.y, b.y)
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    return [_Part(z, y, a.n + b.n), a, b]
 
 
 _UNTRIED = "reduction: cannot be found out for these targets; say reduction='mean' or 'sum'"
@@ -211,12 +292,43 @@ def tried_closure(batches: Sequence[Batch], value_of: Callable[[Batch], Tensor])
             return untried
         if abs(again - table[0].value) > TOLERANCE * abs(again):
             return Rule("mean", by_samples, note=_untold("is random"))
+    for table in _closure_tables(batches, value_of):
+        candidates = _surviving(candidates, table)
     if not candidates:
         raise NotAdditiveError(_NEITHER)
     try:
         return _chosen(candidates, batches, None)
     except NotAdditiveError:
         return Rule("mean", by_samples, note=_untold("has batches of different shapes"))
+
+
+def _closure_tables(
+    batches: Sequence[Batch], value_of: Callable[[Batch], Tensor]
+) -> Iterator[list[_Part]]:
+    """Every batch joined to one before it, or cut where it does not fit any."""
+
+    def valued(batch: Batch) -> _Part:
+        return _Part(None, batch.targets, batch.size, float(_scalar(value_of(batch))))
+
+    before: dict[Any, tuple[Batch, _Part]] = {}
+    for batch in batches if len(batches) > 1 else ():
+        kind = tuple(shape[1:] for shape, _ in batch.shapes)
+        here = valued(batch)
+        earlier = before.get(kind)
+        before[kind] = (batch, here)
+        try:
+            whole = join([earlier[0], batch]) if earlier is not None else None
+            if whole is not None and earlier is not None:
+                table = [valued(whole), earlier[1], here]
+            elif batch.size > 1:
+                at = _places(batch.size)[0]
+                cuts = (slice(0, at), slice(at, batch.size))
+                table = [here, *(valued(take(batch, cut)) for cut in cuts)]
+            else:
+                continue
+        except Exception:  # as above
+            continue
+        yield table
 
 
 def _untold(why: str) -> str:

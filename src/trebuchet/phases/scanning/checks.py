@@ -20,8 +20,9 @@ TOO_FEW = "Expected more than 1"
 def check_start(objective: Objective, fixed: Sequence[Batch], stream: Stream) -> None:
     """Evaluate the loss once, and say in one sentence what is wrong with it.
 
-    Only the first evaluation's exceptions are translated: what a user's code raises later is no
-    longer about the arguments, and propagates as it is. So does running out of memory.
+    Only the exceptions of the first evaluation, and of the first of a batch as it is trained on,
+    are translated: what a user's code raises later is no longer about the arguments, and propagates
+    as it is. So does running out of memory.
 
     Args:
         objective: The model and the loss; nothing about them changes.
@@ -93,9 +94,9 @@ def _check_batch(objective: Objective, stream: Stream) -> None:
     batch = min(stream.pool, key=lambda b: b.size) if whole else stream.batches(0, 0)[0]
     try:
         objective.value([batch], evaluation=False)
-    except ValueError as error:
-        if TOO_FEW not in str(error):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # as above: a loss may hold weights of as many samples as there are
         _explain(error, objective, batch.size)
 
 
