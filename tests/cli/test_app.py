@@ -212,3 +212,19 @@ def test_an_unknown_data_set_is_named(capsys: pytest.CaptureFixture[str]) -> Non
         main(["scan", "imagenet"])
     assert end.value.code == 2
     assert "digits" in capsys.readouterr().err
+
+
+def test_a_stream_without_greek_letters_still_gets_the_numbers(tmp_path: Path) -> None:
+    (tmp_path / "ascii_net.py").write_text(
+        "from torch import nn\n\ndef make():\n    return nn.Linear(3, 1)\n"
+    )
+    np.savez(tmp_path / "data.npz", x=np.eye(3), y=np.ones(3))
+    words = ["curvature", "--model", "ascii_net:make", "--data", "data.npz", "--loss", "half_mse"]
+    done = subprocess.run(
+        [sys.executable, "-m", "trebuchet", *words], cwd=tmp_path, capture_output=True, check=False,
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    # J = (x, 1): JJᵀ/3 = (I + 11ᵀ)/3, whose top is 4/3.
+    assert b"? = 1.33333" in done.stdout
+    assert b"critical rate 1.5" in done.stdout

@@ -196,3 +196,24 @@ def test_help_teaches() -> None:
     assert result.exit_code == 0
     for word in ("critical", "catapult", "Gauss", "momentum"):
         assert word in result.output
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "says"),
+    [
+        ("sgd", "above it the loss first grows"),
+        ("momentum", "the loss may first grow from 0.3 of this rate on"),  # 1.13 of 3.8
+        ("nesterov", "the loss may first grow from 0.78 of this rate on"),  # 2/1.9 of 3.8/2.8
+        ("adam", "where the loss first grows is not known"),
+        ("rmsprop", "where the loss first grows is not known"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_what_the_critical_rate_says_is_so_of_this_optimizer(optimizer: str, says: str) -> None:
+    result = run(
+        "--model", "some_nets:make", "--data", "reals.npz", "--loss", "half_mse",
+        "--optimizer", optimizer,
+    )  # fmt: skip
+    assert says in result.output
+    assert ("coordinates" in result.output) == (optimizer in ("adam", "rmsprop"))
+    assert ("starts smoothly" in result.output) == (optimizer == "sgd")

@@ -8,6 +8,7 @@ part.
 
 import signal
 import threading
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -327,3 +328,49 @@ def test_threads_do_not_leak() -> None:
     before = threading.active_count()
     sweep(problem("pure"), lr_ratio=[1.0], steps=3)
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("engine", ["auto", "sequential"])
+@pytest.mark.parametrize("column", [True, False])
+def test_a_loss_gets_outputs_in_the_shape_in_which_the_model_returns_them(
+    engine: Literal["batched", "sequential"], column: bool
+) -> None:
+    """A norm along the last axis of a column is another loss than that of a row."""
+    torch.manual_seed(0)
+    net = nn.Linear(3, 1).double()
+    x, y = torch.randn(6, 3, dtype=F64), torch.randn(6, 1, dtype=F64)
+
+    def loss(z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return (z - target).square().sum(dim=-1).add(1).sqrt().mean()
+
+    runs = sweep(
+        Problem(net, x, y if column else y[:, 0], loss=loss, test=(x[:4], y[:4])),
+        lr=[0.1], steps=2, engine=engine,
+    )  # fmt: skip
+    by_hand = []
+    for _ in range(3):
+        value = loss(net(x), y)
+        by_hand.append(value.item())
+        steps = torch.autograd.grad(value, list(net.parameters()))
+        tested = loss(net(x[:4]), y[:4]).item()
+        with torch.no_grad():
+            for p, step in zip(net.parameters(), steps, strict=True):
+                p.sub_(0.1 * step)
+    assert runs.loss.values.ravel() == pytest.approx(by_hand, rel=1e-12)
+    assert runs.test_loss_final.item() == pytest.approx(tested, rel=1e-12)
+
+
+def test_whole_number_labels_in_a_column_are_labels() -> None:
+    net, x = nn.Linear(3, 1).double(), torch.randn(6, 3, dtype=F64)
+    whole = torch.tensor([[0], [1], [0], [1], [1], [0]])
+    of_ints, of_reals = (
+        sweep(Problem(net, x, y), lr=[0.1], steps=2).loss.values for y in (whole, whole.double())
+    )
+    assert np.array_equal(of_ints, of_reals)
+
+
+@pytest.mark.parametrize("made", [lambda: nn.Linear(3, 1), "net", lambda seed, width: None])
+def test_a_factory_that_takes_no_seed_is_said_so(made: object) -> None:
+    with pytest.raises(InputError, match=r"^model: expected .* seed"):
+        problem = Problem(made, torch.ones(2, 3), torch.ones(2, 1))  # type: ignore[arg-type]
+        sweep(problem, lr=[0.1], steps=2)

@@ -212,3 +212,14 @@ def test_a_linear_net_catapults_between_its_two_edges() -> None:
 def test_result_type() -> None:
     model, data = _bowl(1.0)
     assert isinstance(scan(model, "half_mse", data, horizon=20, seeds=1), Scan)
+
+
+def test_no_catapult_is_claimed_to_exist_only_where_none_was_cut_short() -> None:
+    result = scan(_net(24, 0), "half_mse", _regression(), horizon=20, batch_size=8, seeds=2)
+    rose = result.runs["peak_ratio"] > 1 + result.settings["delta"]
+    cut = int((rose & (result.runs["status"] == "dropped")).sum())
+    assert cut  # of a short race some are
+    assert not result.has_catapult
+    assert f"No catapult was seen: no run rose above its start and came back, but {cut} of" in str(
+        result
+    )

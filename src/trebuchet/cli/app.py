@@ -1,6 +1,7 @@
 """The commands, put together; each is a thin layer over one call."""
 
 import importlib
+import io
 import re
 import sys
 from collections.abc import Sequence
@@ -74,6 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     own_process = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe or a log that takes no η gets "?" there, rather than the numbers lost.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     with in_order(own_process=own_process) as ending:
         try:
             code = _run(arguments)

@@ -22,6 +22,7 @@ from trebuchet.cli.options import between, command, one_of, whole
 from trebuchet.cli.output import check_file, console, write_text
 from trebuchet.errors import InputError
 from trebuchet.problem.optimizer_names import described
+from trebuchet.theory.stability import TABLE, earliest_rise, stability_product
 
 if TYPE_CHECKING:
     from torch import nn
@@ -176,11 +177,13 @@ def summary(top: "TopEigen") -> str:
     """
     names = {"ggn": "Gauss–Newton matrix", "ntk": "NTK ÷ samples", "hessian": "Hessian"}
     known = top.worded()
+    divided = "P⁻¹" in TABLE[top.optimizer].operator
+    whose = f", in {top.optimizer}'s coordinates (P⁻¹ times it)" if divided else ""
     mode = f"{top.mode} mode" + (f" with {top.statistics}" * bool(top.statistics))
     lines = [
         f"[bold]λ {'= ' if top.converged else ''}{known}[/]  top eigenvalue of the "
-        f"{names[top.operator]}  [dim]({top.n_samples} samples, {top.n_parameters:,} parameters, "
-        f"{mode})[/]"
+        f"{names[top.operator]}{whose}  [dim]({top.n_samples} samples, "
+        f"{top.n_parameters:,} parameters, {mode})[/]"
     ]
     for i, (value, residual) in enumerate(zip(top.values, top.residuals, strict=True)):
         if len(top.values) > 1:
@@ -204,9 +207,25 @@ def summary(top: "TopEigen") -> str:
     else:
         lines.append(
             f"[bold]critical rate {top.worded_rate()}[/]  for {top.optimizer} with this loss: "
-            "below it training starts smoothly, above it the loss first grows"
+            + _meaning(top)
         )
     return "\n".join(lines)
+
+
+def _meaning(top: "TopEigen") -> str:
+    """What the critical rate says of training: of plain descent everything, of others less."""
+    known = {k: v for k, v in top.settings.items() if k in ("momentum", "dampening")}
+    first = earliest_rise(top.optimizer, **known) / stability_product(top.optimizer, **top.settings)
+    if math.isnan(first):
+        return (
+            "the linear stability of late training ends here; where the loss first grows is not "
+            "known from λ"
+        )
+    if first < 1:
+        return (
+            f"linear stability ends here; the loss may first grow from {first:.2g} of this rate on"
+        )
+    return "below it training starts smoothly, above it the loss first grows"
 
 
 def numbers(top: "TopEigen") -> dict[str, object]:

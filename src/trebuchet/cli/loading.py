@@ -95,7 +95,7 @@ def _called(factory: Any, spec: str) -> Any:
     try:
         inspect.signature(factory).bind()
     except TypeError as error:
-        msg = f"--model: expected a factory that takes no argument, but {spec} has a {error}"
+        msg = f"--model: expected a factory that takes no argument, but {spec} has none: {error}"
         raise InputError(msg) from error
     except ValueError:
         pass  # written in C, with no signature to look at

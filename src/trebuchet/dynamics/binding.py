@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from trebuchet.curvature.explain import explained
 from trebuchet.curvature.gram import top_of_gram
 from trebuchet.dynamics.kernels import Kernel, make_kernel
 from trebuchet.dynamics.kernels.choose import Engine
+from trebuchet.dynamics.losses import Loss
 from trebuchet.dynamics.problem import Problem
 from trebuchet.dynamics.threads import one_thread
 from trebuchet.errors import InputError
@@ -33,6 +35,7 @@ class Bound:
     """
 
     models: list[nn.Module]
+    loss: Loss
     x: Tensor
     y: Tensor
     test: tuple[Tensor, Tensor] | None
@@ -84,15 +87,18 @@ def bind(
         return t.to(weight.device, weight.dtype if t.is_floating_point() else t.dtype)
 
     x, y = place(problem.x), place(problem.y)
-    starts, digest, kernel = [], hashlib.sha256(), None
+    starts, digest, kernel, loss = [], hashlib.sha256(), None, problem.loss
     with one_thread(weight.device), torch.no_grad():
         for model in models:
             with explained(model, "model", "check model(x) on the problem's data"):
                 kernel = make_kernel([model], x, engine=engine, span=span)
                 z = _outputs(kernel)
-            y = _labels(y, z, problem)
+            loss = problem.loss.of_column() if kernel.column else problem.loss
+            # What the function of a user gets, and what a kernel's own outputs are compared with.
+            shape = (*z.shape[1:], 1) if loss is not problem.loss else tuple(z.shape[1:])
+            y = _labels("y", y, shape, problem)
             with explained(model, "loss", "check loss(outputs, labels) on the problem's data"):
-                starts.append(_start(kernel, z, y, problem))
+                starts.append(_start(kernel, z, y, loss))
             for t in [x, place(problem.y), *model.parameters(), *model.buffers()]:
                 _digest(digest, t)
     assert kernel is not None
@@ -106,9 +112,7 @@ def bind(
         test_x, test_y = (place(t) for t in problem.test)
         for t in (test_x, test_y):
             _digest(digest, t)
-        if y.ndim == 1 and test_y.ndim == 2 and test_y.shape[1] == 1:
-            test_y = test_y[:, 0]
-        test = test_x, test_y
+        test = test_x, _labels("test[1]", test_y, (test_x.shape[0], *shape[1:]), problem)
     facts = {
         "operator": "NTK / D",
         "n_parameters": sum(p.numel() for p in models[0].parameters() if p.requires_grad),
@@ -120,7 +124,7 @@ def bind(
         "kernel": type(kernel).__name__,
     }
     return Bound(
-        models, x, y, test, engine, span, top, start, kernel.mixes_seeds,
+        models, loss, x, y, test, engine, span, top, start, kernel.mixes_seeds,
         kernel.sparsity_layers, kernel.bytes_per_run(), digest.hexdigest(), facts,
     )  # fmt: skip
 
@@ -145,9 +149,9 @@ def _outputs(kernel: Kernel) -> Tensor:
     return again
 
 
-def _start(kernel: Kernel, z: Tensor, y: Tensor, problem: Problem) -> tuple[float, float, float]:
+def _start(kernel: Kernel, z: Tensor, y: Tensor, loss_of: Loss) -> tuple[float, float, float]:
     """L, |∂L/∂z| and λ₀, after ``forward``."""
-    loss, dz = problem.loss(z, y)
+    loss, dz = loss_of(z, y)
     if loss.shape != z.shape[:1] or dz.shape != z.shape:
         msg = f"loss: expected one number, got shape {tuple(loss.shape[1:])}"
         raise InputError(msg)
@@ -159,13 +163,12 @@ def _digest(into: "hashlib._Hash", t: Tensor) -> None:
     into.update(t.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
-def _labels(y: Tensor, z: Tensor, problem: Problem) -> Tensor:
+def _labels(name: str, y: Tensor, shape: tuple[int, ...], problem: Problem) -> Tensor:
     """Labels of the shape of one run's outputs, so that nothing broadcasts by accident."""
-    if y.shape == z.shape[1:]:
-        return y
-    if y.is_floating_point() and y.numel() == z[0].numel():
-        return y.reshape(z.shape[1:])
-    if problem.loss.name == "half_mse":
-        msg = f"y: expected the shape of the outputs {tuple(z.shape[1:])}, got {tuple(y.shape)}"
+    squared = problem.loss.name == "half_mse"
+    if (y.is_floating_point() or squared) and y.numel() == math.prod(shape):
+        return y.reshape(shape)
+    if squared and y.shape != shape:
+        msg = f"{name}: expected the shape of the outputs {shape}, got {tuple(y.shape)}"
         raise InputError(msg)
     return y

@@ -2,19 +2,23 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
-"""A loss of one run: outputs ``(D,)`` or ``(D, K)`` and targets to a scalar."""
+"""A loss of one run: outputs, of the shape in which the module returns them, and targets."""
 
 
 class Loss(ABC):
     """Maps the outputs of R runs to R losses and the gradients ∂L/∂z."""
 
     name: str
+
+    def of_column(self) -> "Loss":
+        """The same loss for a module that returns a column, of which kernels keep ``(D,)``."""
+        return self
 
     @abstractmethod
     def __call__(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,12 +46,22 @@ class UserLoss(Loss):
     Args:
         function: The loss, as in ``torch.nn.functional``.
         name: What results call it.
+        column: Whether the function gets outputs as a column, ``(D, 1)``, for z of ``(R, D)``.
     """
 
     function: LossFunction
     name: str
+    column: bool = False
+
+    def of_column(self) -> "UserLoss":
+        """The same, with `column`: a reduction over the last axis is another one without it."""
+        return replace(self, column=True)
 
     def __call__(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """(L, ∂L/∂z) of every run."""
-        gradient, loss = vmap(grad_and_value(self.function), in_dims=(0, None))(z, y)
+
+        def one(outputs: Tensor) -> Tensor:
+            return self.function(outputs.unsqueeze(-1) if self.column else outputs, y)
+
+        gradient, loss = vmap(grad_and_value(one))(z)
         return loss, gradient

@@ -1,5 +1,6 @@
 """A problem: a model, a loss with its convention, and the data it is trained on."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -103,7 +104,8 @@ class Problem:
         x: Training inputs, D rows; array or tensor.
         y: Labels, D rows.
         loss: ``"half_mse"``, L = (1/2D)Σ|z − y|², another name as for ``scan``, or a function of
-            outputs and labels to a scalar (its own reduction is part of it).
+            outputs and labels to a scalar (its own reduction is part of it). Outputs come in the
+            shape in which the model returns them, real labels of as many numbers in the same.
         test: Test inputs and labels, for a test loss beside the training loss.
         name: What results call it.
         facts: Anything to keep with the results, such as a checksum of the data.
@@ -179,9 +181,7 @@ class Problem:
             InputError: If the factory does not return a module, or its weights are not finite.
         """
         # object, since a factory may return anything
-        model: object = self.model
-        if not isinstance(model, nn.Module):
-            model = _made(model, seed)
+        model: object = self.model if isinstance(self.model, nn.Module) else self._made(seed)
         if not isinstance(model, nn.Module):
             msg = f"model: expected a function of a seed to an nn.Module, it made {shown(model)}"
             raise InputError(msg)
@@ -193,6 +193,23 @@ class Problem:
             msg = "model: expected finite weights, got NaN or infinity"
             raise InputError(msg)
         return model
+
+    def _made(self, seed: int) -> object:
+        factory: Any = self.model
+        if not callable(factory):
+            msg = f"model: expected a module or a function of a seed, got {factory!r}"
+            raise InputError(msg)
+        try:
+            inspect.signature(factory).bind(seed)
+        except TypeError as error:
+            msg = (
+                f"model: expected a function of one argument, the seed, got one that cannot be "
+                f"called so ({error}); write lambda seed: ..., and draw the weights by that seed"
+            )
+            raise InputError(msg) from error
+        except ValueError:
+            pass  # written in C, with no signature to look at
+        return _made(factory, seed)
 
 
 def _check_pair(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:

@@ -164,7 +164,7 @@ def sweep(
         raise InputError(msg)
     bound = bind(problem, seed_list, device, engine, span)
     plan = Plan(
-        loss=problem.loss,
+        loss=bound.loss,
         y=bound.y,
         optimizer=descent,
         stop=StopRule(steps, tolerance, blowup),
@@ -221,7 +221,8 @@ def sweep(
 
 def _rates(lr_ratio: ArrayLike | None, lr: ArrayLike | None) -> tuple[str, NDArray[np.float64]]:
     if (lr_ratio is None) == (lr is None):
-        msg = "lr_ratio: expected either lr_ratio (ηλ₀) or lr (η), got both or neither"
+        got = "neither" if lr is None else "both"
+        msg = f"lr_ratio: expected either lr_ratio (ηλ₀) or lr (η), got {got}"
         raise InputError(msg)
     name, given = ("lr_ratio", lr_ratio) if lr is None else ("lr", lr)
     return name, rate_array(name, given)

@@ -25,7 +25,7 @@ from trebuchet.errors import InputError
 from trebuchet.phases.scanning import rendering
 from trebuchet.phases.scanning.brackets import Interval
 from trebuchet.phases.scanning.suggest import Suggestion
-from trebuchet.phases.scanning.tables import RUN_COLUMNS, by_rate
+from trebuchet.phases.scanning.tables import DROPPED, RUN_COLUMNS, by_rate
 from trebuchet.plots.checks import optional_axes
 from trebuchet.results import store
 from trebuchet.results.record import plain, rebuilt
@@ -164,7 +164,7 @@ class Scan(ByContent):
         lines.append(f"{known}forward-only rate: {self.lr_forward}.")
         lines.append(f"the loss first rises at: {self.lr_loss}; training ends at: {self.lr_max}.")
         if not self.has_catapult:
-            lines.append("No catapult exists here: no run rose above its start and came back.")
+            lines.append(self._without_catapult())
         lines.append(f"warm-up: {self.warmup.reason}.")
         lines += [f"note: {note}." for note in self.notes]
         lines.append(
@@ -173,6 +173,18 @@ class Scan(ByContent):
             f"{self.cost['seconds']:.1f} s."
         )
         return lines
+
+    def _without_catapult(self) -> str:
+        """That no run is a catapult, and whether one might have become one."""
+        rose = self.runs["peak_ratio"] > 1 + float(self.settings.get("delta", 0.0))
+        cut = int((rose & (self.runs["status"] == DROPPED)).sum())
+        # Where training ends with the first rise, no rate is left for one.
+        if not cut or (self.lr_max.closed and self.lr_max.high <= self.lr_loss.high):
+            return "No catapult exists here: no run rose above its start and came back."
+        return (
+            f"No catapult was seen: no run rose above its start and came back, but {cut} of those "
+            "that rose were dropped before the horizon."
+        )
 
     def __rich__(self) -> RenderableType:
         """For ``rich.print`` and notebooks that use rich."""

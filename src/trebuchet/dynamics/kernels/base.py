@@ -18,6 +18,8 @@ class Kernel(ABC):
     Attributes:
         params: Trainable tensors, each of shape ``(R, …)``; the engine updates them in place.
         degree: k where z is positively homogeneous of degree k in all weights; None otherwise.
+        column: Whether the module itself returns z as a column, ``(D, 1)``, where the kernel has
+            ``(D,)``; known after ``forward``.
         mixes_seeds: Whether runs from different initialisations can share a stack.
         sparsity: Share of (sample, unit) pre-activations < 0 of each hidden layer, shape
             ``(R, layers)``, as of the last ``forward(sparsity=True)``; None without ReLUs.
@@ -27,6 +29,7 @@ class Kernel(ABC):
 
     params: list[Tensor]
     degree: int | None = None
+    column: bool = False
     sparsity: Tensor | None = None
 
     @property

@@ -81,7 +81,8 @@ class FunctionalKernel(Kernel):
         # is then a function of the weights alone, whatever ran before it or beside it.
         fixed = {name: t.clone() for name, t in self.fixed.items()}
         z: Tensor = functional_call(self.model, {**fixed, **named}, (x,))
-        return z.squeeze(-1) if z.ndim == 2 and z.shape[-1] == 1 else z
+        self.column = z.ndim == 2 and z.shape[-1] == 1
+        return z.squeeze(-1) if self.column else z
 
     def _stacked(self, params: Sequence[Tensor], x: Tensor) -> Tensor:
         return vmap(lambda *one: self._one(one, x), randomness="error")(*params)

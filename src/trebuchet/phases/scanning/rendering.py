@@ -37,6 +37,7 @@ _RIGHT = '<td style="text-align:right">'
 _SHADE = "#E3F3EC"
 
 HERE = "▶"
+_HERE_KEY = f"{HERE} nearest to the suggestion, of the longest runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ def in_terminal(scan: "Scan") -> Table:
             *(row.cells[heading] for heading in others),
             style="bold" if row.nearest else "dim" if row.verdict == DROPPED else None,
         )  # fmt: skip
-    key = Text(f"{HERE} nearest to the suggestion", style="green")
+    key = Text(_HERE_KEY, style="green")
     for name in _met(laid):
         key.append("   ")
         key.append(f"{MARKS[name]} {NAMES[name]}", style=TERMINAL[name])
@@ -161,7 +162,7 @@ def in_notebook(scan: "Scan") -> str:
         parts += [f"{_RIGHT}{html.escape(row.cells[heading])}</td>" for heading in others]
         parts.append("</tr>")
     key = " &emsp; ".join(_coloured(name, f"{MARKS[name]} {NAMES[name]}") for name in _met(laid))
-    parts.append(f"</tbody></table><p>{HERE} nearest to the suggestion &emsp; {key}</p>")
+    parts.append(f"</tbody></table><p>{_HERE_KEY} &emsp; {key}</p>")
     return "".join(parts)
 
 
