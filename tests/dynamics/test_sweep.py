@@ -333,7 +333,7 @@ def test_threads_do_not_leak() -> None:
 @pytest.mark.parametrize("engine", ["auto", "sequential"])
 @pytest.mark.parametrize("column", [True, False])
 def test_a_loss_gets_outputs_in_the_shape_in_which_the_model_returns_them(
-    engine: Literal["batched", "sequential"], column: bool
+    engine: Literal["auto", "sequential"], column: bool
 ) -> None:
     """A norm along the last axis of a column is another loss than that of a row."""
     torch.manual_seed(0)
@@ -371,6 +371,9 @@ def test_whole_number_labels_in_a_column_are_labels() -> None:
 
 @pytest.mark.parametrize("made", [lambda: nn.Linear(3, 1), "net", lambda seed, width: None])
 def test_a_factory_that_takes_no_seed_is_said_so(made: object) -> None:
-    with pytest.raises(InputError, match=r"^model: expected .* seed"):
+    def run() -> None:
         problem = Problem(made, torch.ones(2, 3), torch.ones(2, 1))  # type: ignore[arg-type]
         sweep(problem, lr=[0.1], steps=2)
+
+    with pytest.raises(InputError, match=r"^model: expected .* seed"):
+        run()
