@@ -82,7 +82,8 @@ class Problem:
         """Hold wide substitutes in the place of half-precision parameters and buffers, if any.
 
         Throughout, since checkpointing evaluates the model in the middle of a backward pass; and so
-        is dropout off where a function does it.
+        is dropout off where a function does it. Hooks on parameters, which change gradients on
+        their way to an optimizer, are off too: a product would meet them in some of its passes.
 
         Yields:
             Nothing.
@@ -90,8 +91,20 @@ class Problem:
         named = [*self.model.named_parameters(), *self.model.named_buffers()]
         wide = self._substitutes or {}
         tensors = {id(t): wide[n] for n, t in named if n in wide}
-        with swapped([self.model] if wide else [], tensors), self._entered:
-            yield
+        hooks = {n: p._backward_hooks for n, p in self.params.items() if p._backward_hooks}
+        if hooks:
+            self.remarks.append(
+                f"hooks on parameters ({', '.join(hooks)}) change gradients in training; the "
+                "curvature, and a rate that follows from it, is of the loss without them"
+            )
+        try:
+            for name in hooks:
+                self.params[name]._backward_hooks = None
+            with swapped([self.model] if wide else [], tensors), self._entered:
+                yield
+        finally:
+            for name, kept in hooks.items():
+                self.params[name]._backward_hooks = kept
 
     @property
     def modules(self) -> list[nn.Module]:

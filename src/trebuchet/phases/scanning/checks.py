@@ -20,9 +20,9 @@ TOO_FEW = "Expected more than 1"
 def check_start(objective: Objective, fixed: Sequence[Batch], stream: Stream) -> None:
     """Evaluate the loss once, and say in one sentence what is wrong with it.
 
-    Only the exceptions of the first evaluation, and of the first of a batch as it is trained on,
-    are translated: what a user's code raises later is no longer about the arguments, and propagates
-    as it is. So does running out of memory.
+    Only the first evaluation's exceptions are translated, and torch's of the first evaluation of a
+    batch as it is trained on: what a user's code raises later is no longer about the arguments, and
+    propagates as it is. So does running out of memory.
 
     Args:
         objective: The model and the loss; nothing about them changes.
@@ -96,7 +96,7 @@ def _check_batch(objective: Objective, stream: Stream) -> None:
         objective.value([batch], evaluation=False)
     except InputError:
         raise
-    except Exception as error:  # as above: a loss may hold weights of as many samples as there are
+    except (RuntimeError, ValueError) as error:  # shapes that only all samples at once have
         _explain(error, objective, batch.size)
 
 
