@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     own_process = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr) if own_process else ():
         # A pipe or a log that takes no η gets "?" there, rather than the numbers lost.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

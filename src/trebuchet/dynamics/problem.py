@@ -196,9 +196,6 @@ class Problem:
 
     def _made(self, seed: int) -> object:
         factory: Any = self.model
-        if not callable(factory):
-            msg = f"model: expected a module or a function of a seed, got {factory!r}"
-            raise InputError(msg)
         try:
             inspect.signature(factory).bind(seed)
         except TypeError as error:
