@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from torch import nn
 
 import trebuchet as tb
+import trebuchet.paper.beyond
 from trebuchet._doors import door
 from trebuchet.errors import InputError
 
@@ -197,6 +198,14 @@ NAMED: dict[str, tuple[Callable[[], Any], str]] = {
         "degree: expected a positive finite number, got True",
     ),
     "width of inputs": (lambda: tb.MLP.draw(3, 2, generator=0)(X[:, :2]), r"x: .* shape \(D, 3\)"),
+    "huge numbers": (
+        lambda: tb.theory.edges.effective([1e200], [[1.0]]),
+        "e: expected numbers up to 1e.100 in size",
+    ),
+    "endless scan": (
+        lambda: tb.paper.beyond.divergence_edge(start=1e-300),
+        "growth: expected at most 500 rates",
+    ),
     "callback": (lambda: _scan(progress=lambda: None), "progress: .* with 2 arguments"),
 }
 

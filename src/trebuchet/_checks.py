@@ -33,6 +33,9 @@ LARGEST_SEED = 2**63 - 1
 MANY = 1_000_000
 """No argument is a list of more items than this: past it, an iterable is taken for endless."""
 
+LARGEST_NUMBER = 1e100
+"""In arrays of a formula: products of three such numbers are finite."""
+
 LONGEST = 10**9
 """Steps of a run: more would not end in a lifetime, and what is kept of them fits nowhere."""
 
@@ -252,7 +255,7 @@ def array(
         name: The argument.
         value: An array, a tensor, or numbers in lists.
         ranks: How many dimensions it may have.
-        limited: NaN and infinities are refused.
+        limited: NaN, infinities and what is near them are refused.
 
     Returns:
         A copy, or the array itself where it is in float64.
@@ -274,6 +277,9 @@ def array(
         raise InputError(msg)
     if limited and not np.isfinite(result).all():
         msg = f"{name}: expected finite numbers, got NaN or infinity; clean the array first"
+        raise InputError(msg)
+    if limited and np.abs(result).max() > LARGEST_NUMBER:
+        msg = f"{name}: expected numbers up to {LARGEST_NUMBER:g} in size, got {shown(value)}"
         raise InputError(msg)
     return result
 

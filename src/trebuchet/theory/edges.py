@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from trebuchet._checks import (
+    LARGEST_NUMBER,
     FloatArray,
     anything,
     array,
@@ -36,7 +37,7 @@ _LABELS = "labels zero, or a loss so large that labels do not matter"
 
 _VECTOR, _FEATURES = rule(array, 1), rule(array, (2, 3))
 _TOP = maybe(positive)
-_ZETA = rule(real, "a number below 1e100 in size", lambda x: abs(x) < 1e100)  # ζ² is finite
+_ZETA = rule(real, "a number below 1e100 in size", lambda x: abs(x) < LARGEST_NUMBER)
 
 
 @door(name=text, lr=positive, top_eigenvalue_init=_TOP, proven=flag, conditions=text, source=text)

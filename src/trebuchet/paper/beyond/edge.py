@@ -16,6 +16,7 @@ from trebuchet._checks import (
     items,
     path as a_path,
     positive,
+    real,
     refuse,
     seeds as a_list,
     several,
@@ -55,6 +56,10 @@ class Bracket:
     last: float
 
 
+MOST_RATES = 500
+"""Of the coarse scan."""
+
+_PRECISION = rule(real, "a number from 1e-6 up", lambda x: 1e-6 <= x < float("inf"))
 _SIZES = rule(several, checks.size)
 
 
@@ -68,7 +73,7 @@ def _activations(name: str, value: object) -> list[str]:
 @door(
     activations=_activations, hidden=rule(several, checks.depth), widths=_SIZES,
     seeds=a_list, steps=step_count,
-    start=positive, stop=positive, growth=positive, precision=positive, data=rule(choice, DATA),
+    start=positive, stop=positive, growth=positive, precision=_PRECISION, data=rule(choice, DATA),
     data_root=maybe(a_path), n_train=anything, workers=at_once,
 )  # fmt: skip
 def divergence_edge(
@@ -128,6 +133,9 @@ def divergence_edge(
         )
         raise InputError(msg)
     count = int(np.ceil(np.log(stop / start) / np.log(growth) - 1e-9))
+    if count > MOST_RATES:
+        msg = f"growth: expected at most {MOST_RATES} rates from start to stop, got {count}"
+        raise InputError(msg)
     rates = start * growth ** np.arange(count + 1)
     seed_list = list(checked_seeds(seeds))
     shape = (len(activations), len(hidden), len(widths), len(seed_list))
