@@ -106,7 +106,7 @@ class Functional(nn.Module):
     [
         (lambda x, training: nn.functional.dropout(x, 0.2, training), [0, 1]),
         (lambda x, training: x + 0.1 * torch.randn_like(x) if training else x, [0, 1]),
-        (lambda x, training: 2 * x if training else x, [0, 1]),
+        (lambda x, training: 2 * x if training else x, [0]),
         (lambda x, training: x, [0]),
     ],
 )

@@ -176,7 +176,8 @@ class Objective:
 
         def passes() -> float:
             found = sum(float(self.value_of(p).detach()) * w for p, w in self._weighted(batch))
-            if self.state.moved_beside():
+            # Layers that are silent have another flag than at the start, and have not moved.
+            if silent or self.state.moved_beside():
                 self._own_noise |= self.state.drew()
             return found
 
