@@ -117,3 +117,15 @@ def test_a_loss_with_weights_of_all_samples_is_refused_by_a_scan_of_batches_in_a
     loss = nn.BCEWithLogitsLoss(weight=torch.rand(23, 1, dtype=torch.float64))
     with pytest.raises(InputError, match="on one batch"):
         tb.scan(net(), loss, (x, torch.rand_like(x)), batch_size=6, horizon=10, seeds=1)
+
+
+def test_micro_batches_of_several_batches_are_tried_together() -> None:
+    loss, batches = marked(0)
+    whole = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+    model = net()
+    right = tb.forward_critical_rate(model, loss, whole)
+    found = tb.forward_critical_rate(model, loss, batches, micro_batch=2)
+    assert (found.low, found.high) == pytest.approx((right.low, right.high), rel=1e-6)
+    heavy, sorted_batches = sorted_classes()
+    with pytest.raises(InputError, match="neither a mean nor a sum"):
+        tb.forward_critical_rate(model, heavy, sorted_batches, micro_batch=2)

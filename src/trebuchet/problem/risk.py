@@ -310,6 +310,7 @@ class Objective:
             return total
 
         self.cost.gradients += 1
+        self._try_on_all(batches)
         size = max(b.size for b in batches)
         random_state = RandomState.now()
         try:
@@ -363,6 +364,7 @@ class Objective:
             evaluation = self._asks_for_evaluation
 
         def passes() -> float:
+            self._try_on_all(batches)
             values = [
                 sum(float(self.value_of(p).detach()) * weight for p, weight in self._weighted(b))
                 for b in batches
@@ -466,6 +468,14 @@ class Objective:
         found = [rule.divisor(part, self._shapes_of) for part in parts]
         total = 1.0 if rule.reduction == "sum" else sum(found)
         return [(part, d / total) for part, d in zip(parts, found, strict=True)]
+
+    def _try_on_all(self, batches: Sequence[Batch]) -> None:
+        """Find the rule out on all micro-batches, not on those of the first batch alone."""
+        if self._rule is not None or self.chunk is None or len(batches) == 1:
+            return
+        if any(b.size > self.chunk for b in batches) and not isinstance(self.loss, ModelLoss):
+            with contextlib.suppress(NotAdditiveError):  # raised again where it matters
+                self.rule([part for b in batches for part in pieces(b, self.chunk)])
 
     def rule(self, batches: Sequence[Batch]) -> Rule:
         """How the losses of batches add up; found out once, leaving no trace.
