@@ -202,6 +202,7 @@ NAMED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: tb.theory.edges.effective([1e200], [[1.0]]),
         "e: expected numbers up to 1e.100 in size",
     ),
+    "accumulate": (lambda: _scan(accumulate=10**300), "accumulate: .* and at most 1000000"),
     "endless scan": (
         lambda: tb.paper.beyond.divergence_edge(start=1e-300),
         "growth: expected at most 500 rates",

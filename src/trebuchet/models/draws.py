@@ -43,12 +43,12 @@ class Draws:
     @door(shape=checks.shape)
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers, float32, of the given shape."""
-        return torch.randn(*shape, generator=self.torch)
+        return torch.randn(shape, generator=self.torch)
 
     @door(shape=checks.shape, low=finite, high=finite)
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Numbers uniform on [low, high), float32, of the given shape."""
-        return torch.rand(*shape, generator=self.torch) * (high - low) + low
+        return torch.rand(shape, generator=self.torch) * (high - low) + low
 
     @door(
         n=rule(whole, "a positive number", most=LONGEST),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trebuchet import _torch_checks as checks
 from trebuchet._checks import (
     anything,
-    positive,
+    real,
     seeds as a_list,
     several,
     steps as step_count,
@@ -50,10 +50,13 @@ CASES = (
 )
 
 
+_STEP = rule(real, "a spacing from 1e-3 up", lambda x: 1e-3 <= x < float("inf"))
+
+
 @door(
     degrees=rule(several, whole, "a number of layers, 2 or more", least=2, most=10_000),
     width=checks.size,
-    seeds=a_list, steps=step_count, rate_step=positive, samples=anything, workers=at_once,
+    seeds=a_list, steps=step_count, rate_step=_STEP, samples=anything, workers=at_once,
 )  # fmt: skip
 def norm_ceiling(
     *,

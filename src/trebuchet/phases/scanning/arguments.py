@@ -90,7 +90,7 @@ class Arguments:
             ),
             "curvature": choice("curvature", self.curvature, get_args(Curvature)),
             "accumulate": whole(
-                "accumulate", self.accumulate, "a positive number of batches a step"
+                "accumulate", self.accumulate, "a positive number of batches a step", most=1_000_000
             ),
             "micro_batch": optional(
                 whole, "micro_batch", self.micro_batch, "a positive number of samples"
