@@ -5,6 +5,7 @@ No torch here, so that the command line's help costs nothing.
 
 import difflib
 
+from trebuchet._checks import shown
 from trebuchet.errors import InputError
 from trebuchet.theory.stability import TABLE
 
@@ -54,7 +55,7 @@ def lookup(name: str) -> str:
     close.sort(key=lambda c: abs(len(c) - len(plain)))  # letters are swapped more often than lost
     meant = f"; did you mean {ALIASES.get(close[0], close[0])!r}?" if close else ""
     names = ", ".join(repr(n) for n in NAMES)
-    msg = f"optimizer: expected {names} or a factory(params, rate), got {name!r}{meant}"
+    msg = f"optimizer: expected {names} or a factory(params, rate), got {shown(name)}{meant}"
     raise InputError(msg)
 
 
