@@ -27,8 +27,11 @@ from trebuchet.errors import InputError
 T = TypeVar("T")
 FloatArray = NDArray[np.float64]
 
-LARGEST_SEED = 2**63 - 1
-"""Seeds are coordinates of results, which hold 64-bit integers."""
+LARGEST_WHOLE = 2**63 - 1
+"""Results hold 64-bit integers; of larger ones Python itself prints and multiplies only some."""
+
+LARGEST_SEED = LARGEST_WHOLE
+"""Seeds are coordinates of results."""
 
 MANY = 1_000_000
 """No argument is a list of more items than this: past it, an iterable is taken for endless."""
@@ -50,7 +53,7 @@ def refuse(name: str, expected: str, value: object, advice: str = "") -> NoRetur
 
 
 def whole(
-    name: str, value: object, expected: str, *, least: int = 1, most: int | None = None
+    name: str, value: object, expected: str, *, least: int = 1, most: int = LARGEST_WHOLE
 ) -> int:
     """A whole number of any kind, in a range, as an int."""
     number = as_index(value)
@@ -60,8 +63,8 @@ def whole(
             f"({type(value).__name__}); give an int"
         )
         raise InputError(msg)
-    if number < least or (most is not None and number > most):
-        limit = f" and at most {most}" if most is not None and number > most else ""
+    if not least <= number <= most:
+        limit = f" and at most {most}" if number > most else ""
         refuse(name, expected + limit, number)
     return number
 
