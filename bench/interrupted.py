@@ -22,12 +22,12 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from trebuchet.dynamics.kernels import Kernel
+from trebuchet.dynamics.kernels import OutputKernel
 from trebuchet.dynamics.optimizers import GradientDescent
-from trebuchet.dynamics.problem import Problem
 from trebuchet.dynamics.recording import Recording
 from trebuchet.dynamics.sweep import sweep
 from trebuchet.models import MLP, PureQuadratic, QuadraticWithBias
+from trebuchet.problem.problem import Problem
 
 
 class Stopper:
@@ -66,7 +66,7 @@ STOPPER = Stopper()
 class Watched(GradientDescent):
     """Gradient descent that tells the stopper of every step."""
 
-    def step_(self, kernel: Kernel, dz: Tensor, lr: Tensor, velocity: Any) -> None:
+    def step_(self, kernel: OutputKernel, dz: Tensor, lr: Tensor, velocity: Any) -> None:
         """As it is."""
         GradientDescent.step_(self, kernel, dz, lr, velocity)
         STOPPER.stepped()
@@ -111,7 +111,7 @@ def draw(rng: np.random.Generator) -> tuple[str, dict[str, Any], Problem]:
         loss = nn.functional.smooth_l1_loss
     torch.manual_seed(0)
     linear = models["linear"](0)
-    problem = Problem(linear if kind == "linear" else models[kind], x, y, loss=loss, test=test)
+    problem = Problem(linear if kind == "linear" else models[kind], loss, (x, y), test=test)
     rates = np.sort(rng.choice(np.arange(0.25, 8.1, 0.25), int(rng.integers(1, 7)), replace=False))
     observables = ["top_eigenvalue", "sparsity", "test_loss"]
     arguments = {

@@ -25,7 +25,9 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def problem(width: int = 4) -> tb.Problem:
-    return tb.Problem(lambda s: tb.MLP.draw(1, width, generator=s), [[1.0], [0.5]], [0.0, 0.0])
+    return tb.Problem(
+        lambda s: tb.MLP.draw(1, width, generator=s), "half_mse", ([[1.0], [0.5]], [0.0, 0.0])
+    )
 
 
 @cache

@@ -95,7 +95,7 @@ def _net() -> nn.Module:
 
 
 def _problem() -> tb.Problem:
-    return tb.Problem(lambda seed: tb.MLP.draw(1, 4, generator=seed), [[1.0]], [0.0])
+    return tb.Problem(lambda seed: tb.MLP.draw(1, 4, generator=seed), "half_mse", ([[1.0]], [0.0]))
 
 
 def _scan(**changes: Any) -> tb.Scan:

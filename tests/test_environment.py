@@ -16,7 +16,10 @@ from trebuchet._environment import FACTS, SWITCHES
 
 def small() -> tb.Problem:
     return tb.Problem(
-        lambda seed: tb.PureQuadratic.draw(6, generator=seed), x=[[1.0]], y=[0.0], name="small"
+        lambda seed: tb.PureQuadratic.draw(6, generator=seed),
+        "half_mse",
+        ([[1.0]], [0.0]),
+        name="small",
     )
 
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from trebuchet._types import Phase, Status
     from trebuchet.curvature import TopEigen, top_eigen
     from trebuchet.dynamics.optimizers import GradientDescent
-    from trebuchet.dynamics.problem import Problem
     from trebuchet.dynamics.recording import Recording
     from trebuchet.dynamics.sweep import sweep
     from trebuchet.files import load, save
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from trebuchet.phases.label import label
     from trebuchet.phases.scan import Scan, scan
     from trebuchet.problem.losses import ModelLoss
+    from trebuchet.problem.problem import Problem
     from trebuchet.results.summary import table
     from trebuchet.theory import stability
     from trebuchet.theory.edges import Edge
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "MLP": "models", "MetaFeature": "models", "PureQuadratic": "models",
     "QuadraticWithBias": "models",
-    "Problem": "dynamics.problem", "Recording": "dynamics.recording",
+    "Problem": "problem.problem", "Recording": "dynamics.recording",
     "GradientDescent": "dynamics.optimizers", "sweep": "dynamics.sweep",
     "TopEigen": "curvature", "top_eigen": "curvature",
     "edges": "phases.edges", "label": "phases.label", "Scan": "phases.scan", "scan": "phases.scan",

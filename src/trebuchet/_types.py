@@ -12,6 +12,8 @@ class Status(StrEnum):
     BLEW_UP = "blew_up"  # the loss passed `blowup` times its start
     GRADIENT_ZERO = "gradient_zero"  # every gradient entry is exactly zero
     INTERRUPTED = "interrupted"  # Ctrl-C came first
+    DROPPED = "dropped"  # a scan had better rates to spend its budget on
+    NOT_RUN = "not_run"  # of a grid, but never begun
 
 
 class Phase(StrEnum):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from tests.curvature.reference import close, spectrum
 from trebuchet.curvature import half_mse, top_eigen
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.factor import loss_factor
-from trebuchet.curvature.problem import Problem
 from trebuchet.problem.batches import as_batches
 from trebuchet.problem.selection import select
 
@@ -161,8 +161,8 @@ class Halves(nn.Module):
 def factor_of(loss: object, z: Tensor, y: Tensor) -> Tensor | None:
     model = nn.Linear(1, 1)
     batches = as_batches((z, y), device=CPU)
-    problem = Problem(model, select(model), loss, batches)  # type: ignore[arg-type]
-    return loss_factor(problem, z, batches[0], 1.0, 0)
+    evaluation = Evaluation(model, select(model), loss, batches)  # type: ignore[arg-type]
+    return loss_factor(evaluation, z, batches[0], 1.0, 0)
 
 
 def test_the_factor_of_the_loss() -> None:

@@ -176,10 +176,10 @@ def test_scaling_the_loss_scales_the_spectrum_and_order_is_irrelevant() -> None:
 @pytest.mark.parametrize("net", list(NETS))
 def test_operators_are_symmetric_and_gauss_newton_is_not_negative(net: str) -> None:
     from trebuchet.curvature.distributed import Ranks
+    from trebuchet.curvature.evaluation import Evaluation
     from trebuchet.curvature.ggn import GGN
     from trebuchet.curvature.hessian import Hessian
     from trebuchet.curvature.operators import Linearisations
-    from trebuchet.curvature.problem import Problem
     from trebuchet.problem.batches import as_batches
     from trebuchet.problem.held_still import held_still
     from trebuchet.problem.selection import select
@@ -187,7 +187,7 @@ def test_operators_are_symmetric_and_gauss_newton_is_not_negative(net: str) -> N
     model, x = draw(net)
     ranks = Ranks(None, torch.device("cpu"))
     with held_still(model):
-        problem = Problem(
+        evaluation = Evaluation(
             model,
             select(model),
             nn.CrossEntropyLoss(),
@@ -196,9 +196,9 @@ def test_operators_are_symmetric_and_gauss_newton_is_not_negative(net: str) -> N
             n_samples=10,
         )
         g = torch.Generator().manual_seed(0)
-        u, v = torch.randn(2, problem.n_parameters, dtype=torch.float64, generator=g)
-        ggn = GGN(problem, Linearisations(problem, 1), ranks=ranks)
-        hessian = Hessian(problem, ranks=ranks, keep=1)
+        u, v = torch.randn(2, evaluation.n_parameters, dtype=torch.float64, generator=g)
+        ggn = GGN(evaluation, Linearisations(evaluation, 1), ranks=ranks)
+        hessian = Hessian(evaluation, ranks=ranks, keep=1)
         for product in (ggn.product, hessian.product):
             assert close(u @ product(v), v @ product(u), 1e-9)
         assert float(v @ ggn.product(v)) >= 0

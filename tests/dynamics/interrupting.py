@@ -7,7 +7,7 @@ from typing import Any
 import xarray as xr
 from torch import Tensor
 
-from trebuchet.dynamics.kernels import Kernel
+from trebuchet.dynamics.kernels import OutputKernel
 from trebuchet.dynamics.optimizers import GradientDescent
 
 
@@ -48,7 +48,7 @@ STOPPER = Stopper()
 class Watched(GradientDescent):
     """Gradient descent that tells the stopper of every step."""
 
-    def step_(self, kernel: Kernel, dz: Tensor, lr: Tensor, velocity: Any) -> None:
+    def step_(self, kernel: OutputKernel, dz: Tensor, lr: Tensor, velocity: Any) -> None:
         GradientDescent.step_(self, kernel, dz, lr, velocity)
         STOPPER.stepped()
 

@@ -24,9 +24,9 @@ from torch import nn
 import trebuchet
 from tests.dynamics.interrupting import STOPPER, Watched, differing
 from tests.zoo import F64, inputs, mlp
-from trebuchet.dynamics.problem import Problem
 from trebuchet.dynamics.sweep import sweep
 from trebuchet.errors import InputError
+from trebuchet.problem.problem import Problem
 
 ARGUMENTS: dict[str, Any] = {
     "lr_ratio": [0.5, 1.5, 2.5], "steps": 20, "chunk": 2, "workers": 1, "optimizer": Watched(),
@@ -36,7 +36,9 @@ ARGUMENTS: dict[str, Any] = {
 def problem(**changes: Any) -> Problem:
     """A small net."""
     given: dict[str, Any] = {"x": inputs(4, 5), "y": inputs(4, 1, seed=3)[:, 0], **changes}
-    return Problem(given.pop("model", lambda s: mlp(seed=s)), **given)
+    data = given.pop("x"), given.pop("y")
+    model, loss = given.pop("model", lambda s: mlp(seed=s)), given.pop("loss", "half_mse")
+    return Problem(model, loss, data, **given)
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from torch import nn
 import trebuchet
 from tests.dynamics.interrupting import STOPPER, Watched, differing
 from tests.zoo import F64, biased, inputs, mlp, pure, sequential
-from trebuchet.dynamics.problem import Problem
 from trebuchet.dynamics.recording import Recording
 from trebuchet.dynamics.sweep import sweep
 from trebuchet.errors import InputError
+from trebuchet.problem.problem import Problem
 
 ALL = ["top_eigenvalue", "sparsity", "test_loss"]
 
@@ -49,7 +49,7 @@ def problem(kind: str, dtype: torch.dtype = F64) -> Problem:
         makers[kind] = lambda s: nn.Sequential(made(s), nn.LogSoftmax(-1))
     if kind == "norm":
         torch.manual_seed(0)
-    return Problem(lambda s: makers[kind](s).to(dtype), x, y, loss=loss, test=test)
+    return Problem(lambda s: makers[kind](s).to(dtype), loss, (x, y), test=test)
 
 
 # One a kernel, and among them every part of a state: runs that leave the stack early (8.0), the
@@ -60,8 +60,8 @@ CASES: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
     "heavy ball": ("leaky", F64, {"optimizer": Watched(0.8), "chunk": 2, "workers": 2}),
     "weight decay, a run a chunk": ("pure", F64, {"optimizer": Watched(0, 0.05), "chunk": 1}),
     "sparse rows": ("biased", torch.float32, {"record": Recording(every=7), "tolerance": 1e-6}),
-    "any module, stacked": ("net", F64, {"chunk": 3, "tolerance": 1e-4}),
-    "any loss": ("classes", torch.float32, {}),
+    "any module, stacked": ("net", F64, {"engine": "batched", "chunk": 3, "tolerance": 1e-4}),
+    "any loss": ("classes", torch.float32, {"engine": "batched"}),
     "one by one": (
         "net",
         torch.float32,
@@ -71,7 +71,7 @@ CASES: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
             "lr_ratio": [0.4, 8.0],
         },
     ),
-    "batch norm": ("norm", F64, {"chunk": 2}),
+    "batch norm": ("norm", F64, {"engine": "batched", "chunk": 2}),
     "half precision": ("relu", torch.bfloat16, {"span": False, "optimizer": Watched(0.9)}),
 }
 
@@ -156,7 +156,7 @@ def test_a_second_ctrl_c_changes_nothing(tmp_path: Path, request: pytest.Fixture
             raise KeyboardInterrupt
 
     p = problem("relu")
-    p = Problem(p.model, p.x, p.y, loss=slow)
+    p = Problem(p.model, slow, (p.x, p.y))
     arguments: dict[str, Any] = {"lr_ratio": [0.5], "steps": 2000, "chunk": 1}
     before = threading.active_count()
     part = sweep(p, **arguments, checkpoint=tmp_path, progress=twice)
@@ -204,8 +204,10 @@ def test_strides_of_the_weights_are_part_of_the_state(tmp_path: Path) -> None:
     assert isinstance(first, nn.Linear)
     first.weight = nn.Parameter(first.weight.detach().T.contiguous().T)
     assert not first.weight.is_contiguous()
-    p = Problem(net, inputs(30, 40), inputs(30, 1))
-    arguments: dict[str, Any] = {"lr_ratio": [0.9], "steps": 40, "optimizer": Watched()}
+    p = Problem(net, "half_mse", (inputs(30, 40), inputs(30, 1)))
+    arguments: dict[str, Any] = {
+        "lr_ratio": [0.9], "steps": 40, "optimizer": Watched(), "engine": "batched",
+    }  # fmt: skip
     whole = sweep(p, **arguments)
     sweep(p, **arguments, checkpoint=tmp_path, progress=STOPPER.at(20))
     STOPPER.at(-1)
@@ -214,7 +216,9 @@ def test_strides_of_the_weights_are_part_of_the_state(tmp_path: Path) -> None:
 
 def test_digits_do_not_depend_on_the_number_of_threads() -> None:
     """Neither λ₀ nor a run, so that a sweep may be resumed under another number of them."""
-    p = Problem(lambda s: mlp(d=30, width=64, seed=s), inputs(200, 30), inputs(200, 1))
+    p = Problem(
+        lambda s: mlp(d=30, width=64, seed=s), "half_mse", (inputs(200, 30), inputs(200, 1))
+    )
     before = torch.get_num_threads()
     results = []
     try:
@@ -235,7 +239,7 @@ def test_two_sweeps_at_a_time_leave_the_threads_as_they_were() -> None:
         return (z - y).square().mean() / 2
 
     p = problem("relu")
-    slow = Problem(p.model, p.x, p.y, loss=watch)
+    slow = Problem(p.model, watch, (p.x, p.y))
     torch.set_num_threads(2)
     try:
         long = threading.Thread(target=lambda: sweep(slow, lr_ratio=[0.5], steps=300, chunk=1))
@@ -251,9 +255,13 @@ def test_two_sweeps_at_a_time_leave_the_threads_as_they_were() -> None:
 
 def test_a_model_that_is_no_function_of_its_weights_is_refused() -> None:
     net = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.5), nn.Linear(8, 1)).to(F64)
+    problem = Problem(net, "half_mse", (inputs(4, 5), inputs(4, 1)))
     with pytest.raises(InputError, match=r"model: .*dropout.*eval\(\)"):
-        sweep(Problem(net, inputs(4, 5), inputs(4, 1)), lr=[0.1], steps=3)
-    sweep(Problem(net.eval(), inputs(4, 5), inputs(4, 1)), lr=[0.1], steps=3)
+        sweep(problem, lr=[0.1], steps=3, engine="batched")
+    noisy = [sweep(problem, lr=[0.1], steps=3) for _ in range(2)]
+    assert differing(*noisy) == []  # on the module itself: one mask a step, whoever asks
+    net.eval()
+    sweep(problem, lr=[0.1], steps=3, engine="batched")
 
 
 def test_state_that_forward_moves_is_no_part_of_a_run() -> None:
@@ -261,7 +269,7 @@ def test_state_that_forward_moves_is_no_part_of_a_run() -> None:
     p = problem("norm")
     net = p.initial(0)
     kept = {name: b.clone() for name, b in net.named_buffers()}
-    p = Problem(net, p.x, p.y)
+    p = Problem(net, "half_mse", (p.x, p.y))
     both = sweep(p, lr_ratio=[0.5, 1.5], steps=15)
     alone = sweep(p, lr_ratio=[1.5], steps=15)
     assert differing(both.sel(lr=[1.5]), alone) == []

@@ -20,10 +20,10 @@ from torch import nn
 from tests.zoo import F64, biased, inputs, mlp, pure, sequential
 from trebuchet.dynamics import law
 from trebuchet.dynamics.optimizers import GradientDescent
-from trebuchet.dynamics.problem import Problem
 from trebuchet.dynamics.recording import Recording
 from trebuchet.dynamics.sweep import sweep
 from trebuchet.errors import InputError, LawViolationError
+from trebuchet.problem.problem import Problem
 
 RATIOS = [0.5, 1.5, 2.3]
 
@@ -32,15 +32,15 @@ def problem(kind: str, samples: int = 4) -> Problem:
     """A problem of each kind, labels not zero."""
     y = inputs(samples, 1, seed=3)[:, 0]
     if kind == "pure":
-        return Problem(lambda s: pure(seed=s), inputs(samples, 2), y)
+        return Problem(lambda s: pure(seed=s), "half_mse", (inputs(samples, 2), y))
     if kind == "biased":
-        return Problem(lambda s: biased(seed=s), inputs(samples, 2), y)
+        return Problem(lambda s: biased(seed=s), "half_mse", (inputs(samples, 2), y))
     if kind == "relu":
-        return Problem(lambda s: mlp(hidden=2, seed=s), inputs(samples, 5), y)
+        return Problem(lambda s: mlp(hidden=2, seed=s), "half_mse", (inputs(samples, 5), y))
     if kind == "leaky":
-        return Problem(lambda s: mlp(slopes=(1, 0.5), seed=s), inputs(samples, 5), y)
+        return Problem(lambda s: mlp(slopes=(1, 0.5), seed=s), "half_mse", (inputs(samples, 5), y))
     assert kind == "sequential"
-    return Problem(sequential(), inputs(samples, 5), y)
+    return Problem(sequential(), "half_mse", (inputs(samples, 5), y))
 
 
 HOMOGENEOUS = ["pure", "relu", "leaky"]
@@ -85,7 +85,7 @@ def test_order_and_company_of_runs_are_irrelevant(kind: str, data: st.DataObject
 def test_heavy_ball_and_weight_decay_are_torch_s(kind: str, optimizer: GradientDescent) -> None:
     p = problem(kind, samples=3)  # fewer samples than inputs: the span compression is at work
     test = inputs(4, p.x.shape[1], seed=8), inputs(4, 1, seed=9)[:, 0]
-    p = Problem(p.model, p.x, p.y, test=test)
+    p = Problem(p.model, "half_mse", (p.x, p.y), test=test)
     runs = sweep(p, lr_ratio=[0.4], steps=30, optimizer=optimizer, observables=["test_loss"])
     model = p.initial(0)
     reference = torch.optim.SGD(
@@ -147,12 +147,12 @@ def test_the_law_catches_a_model_that_lies_about_its_degree() -> None:
 
     net = Liar(5, 1).to(F64)
     with pytest.raises(LawViolationError, match="degree"):
-        sweep(Problem(net, inputs(4, 5), inputs(4, 1)[:, 0]), lr_ratio=[1.0], steps=3)
+        sweep(Problem(net, "half_mse", (inputs(4, 5), inputs(4, 1)[:, 0])), lr_ratio=[1.0], steps=3)
 
 
 def test_loss_scaled_by_c_at_rate_over_c_is_the_same_trajectory() -> None:
     p = problem("sequential")
-    scaled = Problem(p.model, p.x, p.y, loss=lambda z, y: 7 * (z - y).square().mean() / 2)
+    scaled = Problem(p.model, lambda z, y: 7 * (z - y).square().mean() / 2, (p.x, p.y))
     rate = np.array([0.1, 0.3])
     a = sweep(p, lr=rate, steps=20)
     b = sweep(scaled, lr=rate / 7, steps=20)
@@ -165,15 +165,15 @@ def test_rotating_the_data_of_a_bias_free_first_layer_changes_nothing() -> None:
     net = mlp(slopes=(1.0, 0.0))
     turned = type(net)([net.weights[0].detach() @ rotation, net.weights[1].detach()], net.slopes)
     x, y = inputs(7, 5), inputs(7, 1, seed=2)[:, 0]
-    a = sweep(Problem(net, x, y), lr_ratio=RATIOS, steps=20)
-    b = sweep(Problem(turned, x @ rotation, y), lr_ratio=RATIOS, steps=20)
+    a = sweep(Problem(net, "half_mse", (x, y)), lr_ratio=RATIOS, steps=20)
+    b = sweep(Problem(turned, "half_mse", (x @ rotation, y)), lr_ratio=RATIOS, steps=20)
     np.testing.assert_allclose(a.loss.values, b.loss.values, rtol=1e-9)
 
 
 def test_statuses_on_both_sides_of_the_edge_of_a_linear_model() -> None:
     """A linear model has one edge, 2/λ: 0.9 of it converges and 1.1 of it blows up."""
     net = nn.Linear(3, 1, bias=False).to(F64)
-    p = Problem(net, inputs(1, 3), torch.tensor([0.5], dtype=F64))
+    p = Problem(net, "half_mse", (inputs(1, 3), torch.tensor([0.5], dtype=F64)))
     runs = sweep(p, lr_ratio=[1.8, 2.2], steps=2000, tolerance=1e-12)
     assert runs.status.values[:, 0].tolist() == ["converged", "blew_up"]
     assert runs.steps.values[0, 0] < 2000
@@ -190,7 +190,7 @@ def test_overflow_is_a_status_and_not_an_exception() -> None:
 
 def test_a_run_that_reaches_zero_loss_stops_with_a_zero_gradient() -> None:
     net = nn.Linear(1, 1, bias=False).to(F64)
-    runs = sweep(Problem(net, [[1.0]], [0.0]), lr_ratio=[1.0], steps=50)
+    runs = sweep(Problem(net, "half_mse", ([[1.0]], [0.0])), lr_ratio=[1.0], steps=50)
     assert runs.status.item() == "gradient_zero"
     assert runs.loss_final.item() == 0
     assert runs.steps.item() < 5
@@ -210,7 +210,7 @@ def test_user_losses_follow_the_module_s_own_training() -> None:
     net = sequential(outputs=3)
     x = inputs(6, 5)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    p = Problem(net, x, labels, loss=nn.functional.cross_entropy)
+    p = Problem(net, nn.functional.cross_entropy, (x, labels))
     runs = sweep(p, lr=[0.5], steps=10)
     reference = torch.optim.SGD(net.parameters(), lr=0.5)
     losses = []
@@ -230,7 +230,7 @@ def test_every_dtype_runs_and_keeps_its_own(kind: str, dtype: torch.dtype) -> No
     """To the digits that the dtype has: bfloat16 has between two and three."""
     exact = problem(kind)
     model = exact.initial(0).to(dtype)
-    runs = sweep(Problem(model, exact.x, exact.y), lr_ratio=[0.5], steps=5)
+    runs = sweep(Problem(model, "half_mse", (exact.x, exact.y)), lr_ratio=[0.5], steps=5)
     assert runs.attrs["dtype"] == str(dtype).removeprefix("torch.")
     reference = sweep(problem(kind), lr_ratio=[0.5], steps=5)
     rtol = {torch.bfloat16: 0.1, torch.float32: 1e-4, torch.float64: 1e-12}[dtype]
@@ -243,7 +243,7 @@ def test_the_model_is_left_as_it_was() -> None:
     before = {k: v.clone() for k, v in net.state_dict().items()}
     threads = torch.get_num_threads()
     state = torch.get_rng_state()
-    sweep(Problem(net, inputs(4, 5), inputs(4, 1)), lr_ratio=[1.0, 3.0], steps=5)
+    sweep(Problem(net, "half_mse", (inputs(4, 5), inputs(4, 1))), lr_ratio=[1.0, 3.0], steps=5)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
     assert torch.get_num_threads() == threads
@@ -291,7 +291,7 @@ def test_interruption_keeps_what_is_finished(request: pytest.FixtureRequest) -> 
         ({"lr": [1.0], "tolerance": -1.0}, "tolerance"),
         ({"lr": [1.0], "blowup": 1.0}, "blowup"),
         ({"lr": [1.0], "chunk": 0}, "chunk"),
-        ({"lr": [1.0], "observables": ["accuracy"]}, "observables"),
+        ({"lr": [1.0], "observables": ["acuracy"]}, "observables"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, object], words: str) -> None:
@@ -302,26 +302,29 @@ def test_bad_arguments_are_named(arguments: dict[str, object], words: str) -> No
 @pytest.mark.parametrize(
     ("x", "y", "words"),
     [
-        ([[1.0], [2.0]], [0.0], "one label a row"),
+        ([[1.0], [2.0]], [0.0], "one target a row"),
         ([[float("nan")]], [0.0], "finite"),
         ([[1.0]], [float("inf")], "finite"),
         ([], [], "one or more rows"),
-        ([["a"]], [0.0], "x:"),
+        ([["a"]], [0.0], r"data\[0\]:"),
     ],
 )
 def test_bad_data_is_named(x: list[object], y: list[float], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        Problem(lambda s: mlp(d=1, seed=s), x, y)  # type: ignore[arg-type]
+        sweep(Problem(lambda s: mlp(d=1, seed=s), "half_mse", (x, y)), lr=[0.1], steps=2)
 
 
 def test_labels_of_another_shape_than_the_outputs_are_refused() -> None:
-    with pytest.raises(InputError, match="shape of the outputs"):
-        sweep(Problem(sequential(outputs=3), inputs(4, 5), torch.zeros(4, dtype=F64)), lr=[0.1])
+    with pytest.raises(InputError, match="the outputs' shape"):
+        sweep(
+            Problem(sequential(outputs=3), "half_mse", (inputs(4, 5), torch.zeros(4, dtype=F64))),
+            lr=[0.1],
+        )
 
 
 def test_several_seeds_of_one_module_are_refused() -> None:
     with pytest.raises(InputError, match="function of the seed"):
-        sweep(Problem(sequential(), inputs(4, 5), inputs(4, 1)), lr=[0.1], seeds=2)
+        sweep(Problem(sequential(), "half_mse", (inputs(4, 5), inputs(4, 1))), lr=[0.1], seeds=2)
 
 
 def test_threads_do_not_leak() -> None:
@@ -344,7 +347,7 @@ def test_a_loss_gets_outputs_in_the_shape_in_which_the_model_returns_them(
         return (z - target).square().sum(dim=-1).add(1).sqrt().mean()
 
     runs = sweep(
-        Problem(net, x, y if column else y[:, 0], loss=loss, test=(x[:4], y[:4])),
+        Problem(net, loss, (x, y if column else y[:, 0]), test=(x[:4], y[:4])),
         lr=[0.1], steps=2, engine=engine,
     )  # fmt: skip
     by_hand = []
@@ -364,7 +367,8 @@ def test_whole_number_labels_in_a_column_are_labels() -> None:
     net, x = nn.Linear(3, 1).double(), torch.randn(6, 3, dtype=F64)
     whole = torch.tensor([[0], [1], [0], [1], [1], [0]])
     of_ints, of_reals = (
-        sweep(Problem(net, x, y), lr=[0.1], steps=2).loss.values for y in (whole, whole.double())
+        sweep(Problem(net, "half_mse", (x, y)), lr=[0.1], steps=2).loss.values
+        for y in (whole, whole.double())
     )
     assert np.array_equal(of_ints, of_reals)
 
@@ -372,7 +376,7 @@ def test_whole_number_labels_in_a_column_are_labels() -> None:
 @pytest.mark.parametrize("made", [lambda: nn.Linear(3, 1), "net", lambda seed, width: None])
 def test_a_factory_that_takes_no_seed_is_said_so(made: object) -> None:
     def run() -> None:
-        problem = Problem(made, torch.ones(2, 3), torch.ones(2, 1))  # type: ignore[arg-type]
+        problem = Problem(made, "half_mse", (torch.ones(2, 3), torch.ones(2, 1)))  # type: ignore[arg-type]
         sweep(problem, lr=[0.1], steps=2)
 
     with pytest.raises(InputError, match=r"^model: expected .* seed"):

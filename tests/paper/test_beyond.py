@@ -40,7 +40,7 @@ def test_only_public_names_are_used() -> None:
     public = [getattr(tb, name) for name in tb.__all__]
     public += [getattr(module, name) for module in submodules for name in module.__all__]
     for module, name in foreign:
-        if module in ("trebuchet.errors", "trebuchet.dynamics.problem") and name != "Problem":
+        if module in ("trebuchet.errors", "trebuchet.problem.problem") and name != "Problem":
             continue  # exceptions, and the type of a function of a seed
         if {str(module).rpartition(".")[2], name} & {"_checks", "_torch_checks", "_doors"}:
             continue  # arguments are checked as at every door
@@ -149,7 +149,7 @@ def test_no_step_breaks_the_law(measured: xr.Dataset, degree: int) -> None:
 
 
 def test_a_violation_would_be_counted() -> None:
-    problem = tb.Problem(tb.MLP.draw(1, 16, generator=0), [[1.0]], [0.0])
+    problem = tb.Problem(tb.MLP.draw(1, 16, generator=0), "half_mse", ([[1.0]], [0.0]))
     runs = tb.sweep(problem, lr_ratio=[1.0, 3.0], steps=5, workers=1)
     good = _observe(runs, 4.0, 0.0)
     assert good["violations"] == 0 < good["steps_below"]
@@ -171,7 +171,7 @@ def linear_problem() -> tb.Problem:
         nn.init.constant_(linear.weight, 0.5 + seed)
         return linear
 
-    return tb.Problem(model, [[1.5]], [3.0])
+    return tb.Problem(model, "half_mse", ([[1.5]], [3.0]))
 
 
 def test_bracket_encloses_the_edge_of_linear_regression() -> None:

@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from tests.zoo import F64, inputs, mlp, pure
-from trebuchet.dynamics.problem import Problem
 from trebuchet.dynamics.sweep import sweep
 from trebuchet.errors import NotApplicableError
 from trebuchet.models import MLP, MetaFeature, PureQuadratic, QuadraticWithBias
 from trebuchet.phases.edges import edges
 from trebuchet.phases.label import label
+from trebuchet.problem.problem import Problem
 from trebuchet.theory.two_variable_map import iterate
 
 
@@ -34,10 +34,12 @@ def random_problem(kind: str, rng: np.random.Generator) -> Problem:
             elementwise=elementwise,  # type: ignore[arg-type]
             generator=g,
         )
-        return Problem(PureQuadratic(psi, torch.randn(n, generator=g, dtype=F64)), x, y)
+        return Problem(
+            PureQuadratic(psi, torch.randn(n, generator=g, dtype=F64)), "half_mse", (x, y)
+        )
     slopes = (float(rng.uniform(0.5, 1.5)), float(rng.uniform(0.1, 1.5)))
     width = int(rng.integers(10, 100))
-    return Problem(MLP.draw(d, width, slopes=slopes, generator=seed), x, y)
+    return Problem(MLP.draw(d, width, slopes=slopes, generator=seed), "half_mse", (x, y))
 
 
 @pytest.mark.parametrize("kind", ["pure", "two-layer"])
@@ -66,7 +68,7 @@ def test_no_run_inside_the_proven_window_diverges(kind: str) -> None:
 
 def test_past_the_edges_of_figure_2_runs_do_diverge() -> None:
     """Both sides: the measured edge lies above the proven one, and divergence above that."""
-    problem = Problem(MLP.draw(1, 256, slopes=(1, 0.5), generator=1), [[1.0]], [0.0])
+    problem = Problem(MLP.draw(1, 256, slopes=(1, 0.5), generator=1), "half_mse", ([[1.0]], [0.0]))
     proven = edges(problem)["upper"].lr_ratio
     runs = label(sweep(problem, lr_ratio=[0.9 * proven, 1.1 * proven, 9.0], steps=200))
     assert runs.phase.values[:, 0].tolist() == ["catapult", "catapult", "divergent"]
@@ -78,7 +80,9 @@ def test_the_map_is_the_model_with_eigenvalues_one(v0: float, seed: int) -> None
     """ψ² = 1, D = 1, y = 0: u = ζ²η²z² and v = ηλ follow the map step by step."""
     model = PureQuadratic.draw(40, generator=seed)
     steps = 12
-    run = sweep(Problem(model, [[1.0]], [0.0]), lr_ratio=[v0], steps=steps).isel(lr=0, seed=0)
+    run = sweep(Problem(model, "half_mse", ([[1.0]], [0.0])), lr_ratio=[v0], steps=steps).isel(
+        lr=0, seed=0
+    )
     eta = run.learning_rate.item()
     u = 2 * run.loss.values * (model.zeta * eta) ** 2
     expected_u, expected_v = iterate(float(u[0]), v0, steps)
@@ -91,7 +95,7 @@ def test_the_map_is_the_model_with_eigenvalues_one(v0: float, seed: int) -> None
 
 def test_one_relu_sample_grows_sparser_and_then_collapses() -> None:
     """Figure 10: x = 4, y = 2, width 1024; past about 4.4 every unit is dead."""
-    problem = Problem(MLP.draw(1, 1024, generator=123), [[4.0]], [2.0])
+    problem = Problem(MLP.draw(1, 1024, generator=123), "half_mse", ([[4.0]], [2.0]))
     ratios = np.array([1.0, 2.5, 3.0, 3.5, 4.0, 4.6, 4.8, 5.0, 6.0])
     runs = label(sweep(problem, lr_ratio=ratios, steps=100, seeds=[123]))
     phase = runs.phase.values[:, 0]
@@ -107,16 +111,18 @@ def test_one_relu_sample_grows_sparser_and_then_collapses() -> None:
 
 def test_edges_are_refused_where_they_do_not_apply() -> None:
     x, y = inputs(4, 5), torch.zeros(4, dtype=F64)
-    assert list(edges(Problem(mlp(), x, y))) == ["critical"]  # ReLU on several samples
-    assert list(edges(Problem(mlp(hidden=2, slopes=(1, 0.5)), x, y))) == ["critical"]
-    three = Problem(mlp(outputs=3, slopes=(1, 0.5)), x, torch.zeros(4, 3))
+    assert list(edges(Problem(mlp(), "half_mse", (x, y)))) == [
+        "critical"
+    ]  # ReLU on several samples
+    assert list(edges(Problem(mlp(hidden=2, slopes=(1, 0.5)), "half_mse", (x, y)))) == ["critical"]
+    three = Problem(mlp(outputs=3, slopes=(1, 0.5)), "half_mse", (x, torch.zeros(4, 3)))
     assert list(edges(three)) == ["critical"]
     with pytest.raises(NotApplicableError, match="half_mse"):
-        edges(Problem(mlp(), x, y, loss=torch.nn.functional.mse_loss))
+        edges(Problem(mlp(), torch.nn.functional.mse_loss, (x, y)))
 
 
 def test_single_and_multi_sample_edges_agree_for_one_sample() -> None:
-    found = edges(Problem(pure(d=1), [[1.5]], [0.0]))
+    found = edges(Problem(pure(d=1), "half_mse", ([[1.5]], [0.0])))
     assert found["upper"].lr == pytest.approx(found["upper_omega"].lr, rel=1e-12)
     biased = QuadraticWithBias.draw(20, 4, generator=0)
-    assert set(edges(Problem(biased, [[1.0]], [0.0]))) == {"critical", "upper"}
+    assert set(edges(Problem(biased, "half_mse", ([[1.0]], [0.0])))) == {"critical", "upper"}

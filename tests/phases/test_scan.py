@@ -69,14 +69,14 @@ def test_budget_counts_every_gradient_and_is_kept(scanned: Scan) -> None:
     result = scan(_net(), loss, _classes(), horizon=40, budget=120, curvature="none")
     assert result.cost["gradients"] == calls
     assert calls <= 120
-    assert (result.runs["steps"] == 40).any()
+    assert (result.run_table["steps"] == 40).any()
 
 
 def test_same_call_same_result(scanned: Scan) -> None:
     torch.manual_seed(99)  # the caller's random state does not matter
     again = scan(_net(), "cross_entropy", _classes(), "momentum", batch_size=20, horizon=60)
     assert again.suggestion == scanned.suggestion
-    np.testing.assert_array_equal(again.runs["loss"], scanned.runs["loss"])
+    np.testing.assert_array_equal(again.run_table["loss"], scanned.run_table["loss"])
 
 
 def _closure(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -108,7 +108,7 @@ def test_every_batch_form_gives_the_full_batch_result(form: str) -> None:
     model, loss, data = forms[form]
     plain = scan(_net(), "cross_entropy", (x, y), horizon=20, curvature="none")
     result = scan(model, loss, data, horizon=20, curvature="none")
-    np.testing.assert_allclose(result.runs["loss"], plain.runs["loss"], rtol=1e-12)
+    np.testing.assert_allclose(result.run_table["loss"], plain.run_table["loss"], rtol=1e-12)
     assert result.suggestion.rate == pytest.approx(plain.suggestion.rate, rel=1e-9)
 
 
@@ -149,7 +149,7 @@ def test_micro_batches_do_not_change_the_gradient() -> None:
     settings: dict[str, Any] = {"horizon": 20, "curvature": "none"}
     whole = scan(_net(), "cross_entropy", _classes(), **settings)
     parts = scan(_net(), "cross_entropy", _classes(), micro_batch=7, **settings)
-    np.testing.assert_allclose(parts.runs["loss"], whole.runs["loss"], rtol=1e-8)
+    np.testing.assert_allclose(parts.run_table["loss"], whole.run_table["loss"], rtol=1e-8)
 
 
 def test_rate_scales_every_group_and_keeps_their_ratio() -> None:
@@ -209,11 +209,11 @@ def test_autocast_runs_the_model_in_half_precision() -> None:
 def test_final_curvature_gives_drift_and_lr_ratio() -> None:
     x, _ = _classes()
     result = scan(_net(outputs=1), "half_mse", (x, x[:, :1]), horizon=40, curvature="final")
-    whole = result.runs[result.runs["status"] == "max_steps"]
+    whole = result.run_table[result.run_table["status"] == "max_steps"]
     assert (whole["lr_ratio_final"] > 0).all()
     assert (whole["kernel_drift"] >= 0).all()
     assert whole["sparsity"].between(0.01, 0.99).all()
-    dropped = result.runs[result.runs["status"] == "dropped"]
+    dropped = result.run_table[result.run_table["status"] == "dropped"]
     assert dropped["lr_ratio_final"].isna().all()
 
 
@@ -274,7 +274,7 @@ def test_progress_is_reported_and_ends() -> None:
 
 
 def test_runs_have_a_row_each_and_nothing_made_up(scanned: Scan) -> None:
-    runs = scanned.runs
+    runs = scanned.run_table
     assert list(runs) == list(RUN_COLUMNS)
     dropped = runs[runs["status"] == "dropped"]
     assert dropped["loss_horizon"].isna().all()

@@ -86,7 +86,7 @@ def _only_with_gradients(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tens
 def test_a_term_that_needs_gradients_is_seen_by_looks() -> None:
     net = _net()
     result = tb.scan(net, _only_with_gradients, (X, Y), horizon=20, rates=[1e-3])
-    whole = result.runs[result.runs["status"] == "max_steps"].to_dict("records")[0]
+    whole = result.run_table[result.run_table["status"] == "max_steps"].to_dict("records")[0]
     model = _net()
     for _ in range(20):
         grads = torch.autograd.grad(_only_with_gradients(model, (X, Y)), list(model.parameters()))
@@ -179,7 +179,7 @@ def test_a_bad_batch_of_a_loader_is_named() -> None:
 
 def test_a_rate_that_diverges_is_not_blamed_on_the_data() -> None:
     result = tb.scan(_net(), "mse", (X, Y), horizon=20, rates=[1e200, 0.1], batch_size=8)
-    assert "non_finite" in set(result.runs["status"])
+    assert "non_finite" in set(result.run_table["status"])
 
 
 # Noise
@@ -243,7 +243,7 @@ def test_a_rise_within_the_noise_of_a_look_is_none() -> None:
     exact = float(per_sample.std() / per_sample.mean() / 16)
     assert exact / 5 < noise < 3 * exact
     assert delta == max(0.01, 2 * noise)
-    risen = result.runs[result.runs["phase"] == "catapult"]
+    risen = result.run_table[result.run_table["phase"] == "catapult"]
     assert (risen["peak_ratio"] > 1 + delta).all()
     own = tb.scan(_net(), "mse", (x, y), delta=0.03, **settings)  # type: ignore[arg-type]
     assert own.settings["delta"] == 0.03

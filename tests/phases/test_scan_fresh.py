@@ -130,7 +130,7 @@ def test_each_run_is_a_fresh_one(kind: type[nn.Module], stacked: bool) -> None:
         curvature="none", edge_rtol=0.2,
     )  # fmt: skip
     assert _everything(model) == before
-    whole = result.runs[result.runs["status"] == "max_steps"]
+    whole = result.run_table[result.run_table["status"] == "max_steps"]
     assert len(whole) > 2
     for row in whole.to_dict("records"):
         expected = _plain_loop(model, row["rate"], 20)
@@ -143,7 +143,7 @@ def test_a_generator_of_the_models_own_starts_anew() -> None:
     model = Generator().double()
     state = model.generator.get_state()
     runs = [
-        tb.scan(model, "mse", (X, Y), horizon=20, rates=rates, seeds=1, curvature="none").runs
+        tb.scan(model, "mse", (X, Y), horizon=20, rates=rates, seeds=1, curvature="none").run_table
         for rates in ([0.05], [0.2, 0.1, 0.05])
     ]
     assert torch.equal(model.generator.get_state(), state)
@@ -173,7 +173,7 @@ def test_state_of_the_loss_starts_anew() -> None:
     model, loss = nn.Linear(5, 1).double(), Momentum()
     result = tb.scan(model, loss, (X, Y), horizon=20, rates=[0.01, 0.1], curvature="none")
     assert float(loss.get_buffer("centre")) == 0
-    for row in result.runs[result.runs["status"] == "max_steps"].to_dict("records"):
+    for row in result.run_table[result.run_table["status"] == "max_steps"].to_dict("records"):
         net, centre = copy.deepcopy(model), 0.0
         optimizer = torch.optim.SGD(net.parameters(), lr=row["rate"])
         for _ in range(20):
@@ -240,7 +240,7 @@ def test_a_critic_in_a_closure_is_held_still_and_starts_anew() -> None:
     assert all(torch.equal(after[name], state[name]) for name in state)
     assert now[:-1] == grads[:-1] == [None] * (len(grads) - 1)
     assert torch.equal(now[-1], torch.ones(1, dtype=torch.float64))
-    for row in result.runs[result.runs["status"] == "max_steps"].to_dict("records"):
+    for row in result.run_table[result.run_table["status"] == "max_steps"].to_dict("records"):
         critic.load_state_dict(state)
         model = copy.deepcopy(generator)
         optimizer = torch.optim.SGD(model.parameters(), lr=row["rate"])
@@ -281,5 +281,5 @@ def test_reentrant_checkpoints_still_train() -> None:
     torch.manual_seed(1)
     model = Net().double()
     result = tb.scan(model, "mse", (X, Y), horizon=20, rates=[0.05], curvature="none")
-    row = result.runs[result.runs["status"] == "max_steps"].to_dict("records")[0]
+    row = result.run_table[result.run_table["status"] == "max_steps"].to_dict("records")[0]
     assert row["loss_horizon"] == pytest.approx(_plain_loop(model, row["rate"], 20), rel=1e-9)

@@ -265,7 +265,7 @@ def test_numbers_of_other_kinds_are_the_same_numbers() -> None:
     other = scan(_model(), "mse", _data(), **settings)
     np.testing.assert_allclose(other.table["loss"], plain.table["loss"], rtol=1e-5)
     assert other.cost["gradients"] == plain.cost["gradients"]
-    assert set(other.runs["seed"]) == {1, 3}
+    assert set(other.run_table["seed"]) == {1, 3}
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.BatchNorm1d(4, affine=False)])

@@ -66,15 +66,15 @@ def test_a_partial_scan_comes_back(fraction: float, optimizer: str) -> None:
     assert all(p.grad is None for p in model.parameters())
     assert model.training
     whole = tb.scan(model, Pressed(-1), (X, Y), curvature="none", **settings)
-    assert len(partial.runs) <= len(whole.runs)
+    assert len(partial.run_table) <= len(whole.run_table)
     # What was finished is what the whole scan has; nothing half-made has a loss at the horizon.
-    both = partial.runs.merge(whole.runs, on=["rate", "seed"], suffixes=("", "_whole"))
+    both = partial.run_table.merge(whole.run_table, on=["rate", "seed"], suffixes=("", "_whole"))
     done = both[both["loss_horizon"].notna() & (both["status"] == "max_steps")]
     np.testing.assert_array_equal(done["loss_horizon"], done["loss_horizon_whole"])
-    halves = partial.runs[partial.runs["status"] == "interrupted"]
+    halves = partial.run_table[partial.run_table["status"] == "interrupted"]
     assert halves["loss_horizon"].isna().all()
     assert set(halves["phase"]) <= {"unsettled"}
-    if not (partial.runs["steps"] == 30).any():
+    if not (partial.run_table["steps"] == 30).any():
         assert not partial.suggestion.reliable
     text = str(partial)
     assert "interrupted after" in text

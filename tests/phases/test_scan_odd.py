@@ -91,7 +91,7 @@ def test_an_unbounded_forward_rate_does_not_start_the_race_far_away(
 def test_small_batches_and_budgets_leave_enough_for_the_race(settings: dict[str, Any]) -> None:
     result = scan(_net(), "mse", _data(400), **settings)
     assert result.cost["gradients"] <= settings.get("budget", 4 * settings["horizon"])
-    assert (result.runs["steps"] == settings["horizon"]).any()
+    assert (result.run_table["steps"] == settings["horizon"]).any()
 
 
 def test_given_rates_are_the_ones_that_run() -> None:

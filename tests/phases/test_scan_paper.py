@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from tests.paper.authors import needs_reference, reference, top_eigenvalue
 from trebuchet.curvature import half_mse
-from trebuchet.dynamics.problem import Problem
 from trebuchet.models import MLP
 from trebuchet.models.mlp import LINEAR, RELU, Slopes
 from trebuchet.paper.problems import paper_problem
 from trebuchet.paper.settings import FIGURES
 from trebuchet.phases.edges import edges
 from trebuchet.phases.scan import Scan, scan
+from trebuchet.problem.problem import Problem
 
 HORIZON = 100
 WIDTH = 0.01
@@ -108,7 +108,7 @@ def _cloud() -> tuple[Tensor, Tensor]:
 )
 def test_lr_max_is_not_below_the_proven_edge(slopes: Slopes, data: str) -> None:
     x, y = _point(1.0, 0.0) if data == "point" else _cloud()
-    problem = Problem(MLP.draw(x.shape[1], 256, slopes=slopes, generator=7), x, y)
+    problem = Problem(MLP.draw(x.shape[1], 256, slopes=slopes, generator=7), "half_mse", (x, y))
     known, result = edges(problem), _scan(problem)
     assert result.lr_crit == pytest.approx(known["critical"].lr, rel=1e-12)
     assert result.has_catapult
@@ -120,14 +120,14 @@ def test_lr_max_is_not_below_the_proven_edge(slopes: Slopes, data: str) -> None:
 
 def test_the_linear_net_of_one_sample_ends_at_four() -> None:
     x, y = _point(1.0, 0.0)
-    result = _scan(Problem(MLP.draw(1, 1024, slopes=LINEAR, generator=7), x, y))
+    result = _scan(Problem(MLP.draw(1, 1024, slopes=LINEAR, generator=7), "half_mse", (x, y)))
     # The two-variable map's edge is 4 as u₀ → 0, which is as 1/width.
     assert result.lr_max.value * result.top_eigenvalue == pytest.approx(4, rel=0.01)
 
 
 def test_a_relu_net_of_one_sample_collapses_past_four() -> None:
     x, y = _point(4.0, 2.0)
-    problem = Problem(MLP.draw(1, 1024, slopes=RELU, generator=0), x, y)
+    problem = Problem(MLP.draw(1, 1024, slopes=RELU, generator=0), "half_mse", (x, y))
     known, result = edges(problem), _scan(problem)
     assert known["upper"].lr_ratio == pytest.approx(4)
     assert result.lr_max.high >= known["upper"].lr

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from trebuchet.phases.scanning.field import lands
-from trebuchet.phases.scanning.race import Plan, Rung, entrants, race, rescue
-from trebuchet.phases.scanning.runs import BudgetSpentError
+from trebuchet.phases.scanning.race import BudgetSpentError, Plan, Rung, entrants, race, rescue
 from trebuchet.phases.scanning.suggest import choose
 
 

@@ -23,6 +23,7 @@ from trebuchet.errors import InputError
 from trebuchet.phases.scan import Scan, scan
 from trebuchet.phases.scan_result import Critical, Warmup
 from trebuchet.phases.scanning.brackets import Interval
+from trebuchet.phases.scanning.old_scans import of_old
 from trebuchet.phases.scanning.suggest import Suggestion
 from trebuchet.phases.scanning.tables import MEANS, RUN_COLUMNS, by_rate, rate_columns
 
@@ -50,15 +51,26 @@ def _frame(*rows: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=list(RUN_COLUMNS))
 
 
+SETTINGS = {"loss_first": START, "delta": 1e-3, "blowup": 1e8}
+
+
+def _grid(frame: pd.DataFrame) -> xr.Dataset:
+    """The runs of a frame as a scan has them, through the form in which old files had them."""
+    old = xr.Dataset({name: ("run", frame[name].to_numpy()) for name in frame})
+    looks = {"rate": frame["rate"], "seed": frame["seed"], "step": 0, "loss": START}
+    for name, values in looks.items():
+        old[f"trace_{name}"] = ("look", np.broadcast_to(values, len(frame)).copy())
+    return of_old(old, SETTINGS)
+
+
 def _scan(*rows: dict[str, Any], rate: float = 0.1) -> Scan:
     """A scan made by hand."""
     suggestion = Suggestion(rate, rate / 2, rate * 2, 0.5, 0.25, 4.0, Phase.LAZY, "a <b> & c", True)
     return Scan(
         suggestion, Critical(math.nan, math.nan, "", "not measured"), Interval(0.1, 0.2),
         Interval(0.0, 1.0), Interval(0.3, math.inf), Warmup(False, 0.1, 0.1, "not needed"),
-        _frame(*rows), pd.DataFrame({"rate": [0.1], "seed": [0], "step": [0], "loss": [START]}),
-        (), {"gradients": 1.0, "forwards": 1.0, "products": 0.0, "seconds": 0.1},
-        {"loss_first": START, "horizon": 60, "optimizer": "sgd", "batch_size": 8, "n_samples": 64},
+        _grid(_frame(*rows)), (), {"gradients": 1.0, "forwards": 1.0, "products": 0.0, "seconds": 0.1},
+        {**SETTINGS, "horizon": 60, "optimizer": "sgd", "batch_size": 8, "n_samples": 64},
     )  # fmt: skip
 
 
@@ -162,7 +174,7 @@ def test_order_of_runs_is_irrelevant(order: list[int]) -> None:
 
 
 def test_a_real_scan_has_a_row_a_rate_that_its_runs_account_for(scanned: Scan) -> None:
-    table, runs = scanned.table, scanned.runs
+    table, runs = scanned.table, scanned.run_table
     assert list(table) == list(rate_columns([0, 1, 2]))
     assert len(runs) > len(table) > 5
     assert (np.diff(table["rate"]) > 1e-9 * table["rate"].to_numpy()[1:]).all()
@@ -205,16 +217,16 @@ def test_save_and_load(scanned: Scan, tmp_path: Path) -> None:
     assert again.suggestion == scanned.suggestion
     assert again.summary() == scanned.summary()
     assert again.lr_max == scanned.lr_max
-    pd.testing.assert_frame_equal(again.runs, scanned.runs)
+    pd.testing.assert_frame_equal(again.run_table, scanned.run_table)
     pd.testing.assert_frame_equal(again.table, scanned.table)
     np.testing.assert_array_equal(again.traces["loss"], scanned.traces["loss"])
     with pytest.raises(InputError, match="exists"):
         scanned.save(place)
     scanned.save(place, overwrite=True)
     with xr.open_zarr(place) as ds:
-        assert set(ds.sizes) == {"run", "look"}
-        assert ds.sizes["run"] == len(scanned.runs)
-        assert ds["weight_norm"].attrs["long_name"] == "|θ|² at the horizon"
+        assert set(ds.sizes) >= {"lr", "seed", "step"}
+        assert int((ds["status"] != "not_run").sum()) == len(scanned.run_table)
+        assert ds["weight_norm_final"].attrs["long_name"] == "|θ|² at the end"
         assert all({"long_name", "units"} <= set(ds[name].attrs) for name in ds)
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trebuchet.dynamics.kernels.vmap import Stack
 from trebuchet.phases.scan import Scan, scan
-from trebuchet.phases.scanning.stack import Stack
 
 F = nn.functional
 CLASSES = 3
@@ -105,12 +105,12 @@ def _scan(make: Callable[[], nn.Module], stacked: bool, **settings: Any) -> Scan
 
 
 def _same(a: Scan, b: Scan) -> None:
-    assert list(a.runs["steps"]) == list(b.runs["steps"])
-    assert list(a.runs["status"]) == list(b.runs["status"])
+    assert list(a.run_table["steps"]) == list(b.run_table["steps"])
+    assert list(a.run_table["status"]) == list(b.run_table["status"])
     # Sums in another order; the largest rates amplify what that leaves.
-    np.testing.assert_allclose(b.runs["loss"], a.runs["loss"], rtol=1e-7)
+    np.testing.assert_allclose(b.run_table["loss"], a.run_table["loss"], rtol=1e-7)
     for name in ("loss_horizon", "grad_norm_first", "weight_norm", "sparsity"):
-        np.testing.assert_allclose(b.runs[name], a.runs[name], rtol=1e-7)
+        np.testing.assert_allclose(b.run_table[name], a.run_table[name], rtol=1e-7)
     np.testing.assert_allclose(b.traces["loss"], a.traces["loss"], rtol=1e-7)
     assert b.suggestion.rate == pytest.approx(a.suggestion.rate, rel=1e-7)
 

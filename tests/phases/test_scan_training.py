@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import trebuchet as tb
 from trebuchet._types import Phase, Status
+from trebuchet.dynamics.engine import Engine, Run
+from trebuchet.dynamics.kernels.module import Host
+from trebuchet.dynamics.looks import schedule
+from trebuchet.dynamics.runner import Plan
+from trebuchet.dynamics.stopping import StopRule
 from trebuchet.phases.scan import scan
 from trebuchet.phases.scanning.field import Rates
-from trebuchet.phases.scanning.runs import Run
-from trebuchet.phases.scanning.training import Trainer
-from trebuchet.problem.autocast import Autocast
-from trebuchet.problem.losses import half_mse
-from trebuchet.problem.optimizers import make_factory
-from trebuchet.problem.risk import Objective
-from trebuchet.problem.stream import make_stream
+from trebuchet.problem.bound import bound
 
 HORIZON = 400
 
@@ -31,27 +31,22 @@ class Dying(nn.Module):
         return torch.relu(x @ self.theta)
 
 
-def _trainer(model: nn.Module, optimizer: str, at_once: int = 1) -> Trainer:
-    x, y = torch.ones(1, 1, dtype=torch.float64), torch.full((1, 1), 0.5, dtype=torch.float64)
-    params = list(model.parameters())
-    stream = make_stream(
-        (x, y), device=x.device, batch_size=None, accumulate=1, horizon=HORIZON
-    )  # fmt: skip
-    objective = Objective(model, half_mse, params, Autocast(), 1)
-    fixed = stream.fixed(1)
-    return Trainer(
-        objective, stream, make_factory(optimizer, params), horizon=HORIZON, fixed=fixed,
-        closing=fixed, at_once=at_once,
-    )  # fmt: skip
-
-
 def _run(optimizer: str, rate: float, at_once: int = 1) -> tuple[Run, Rates]:
-    trainer = _trainer(Dying(), optimizer, at_once)
-    rates = Rates(trainer, rate, [0], delta=1e-3, smoothing=0.3)
-    rates.advance([0, 1], HORIZON)
-    run = rates.run(0)
+    x, y = torch.ones(1, 1, dtype=torch.float64), torch.full((1, 1), 0.5, dtype=torch.float64)
+    model = Dying()
+    problem = tb.Problem(model, "half_mse", (x, y), optimizer)
+    with bound(problem, model, steps=HORIZON) as trained:
+        host = Host(trained)
+        plan = Plan(StopRule(HORIZON), schedule(HORIZON, free=True), check_law=False)
+        rates = Rates(Engine(host, plan, at_once=at_once), rate, [0], smoothing=0.3)
+        rates.advance([0, 1], HORIZON)
+        run = rates.run(0)
     assert run is not None
     return run, rates
+
+
+def _collapsed(run: Run) -> bool:
+    return run.status is Status.GRADIENT_ZERO and run.number("output_spread") == 0
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
@@ -60,10 +55,10 @@ def test_descent_stops_where_the_gradient_is_zero_and_has_collapsed(at_once: int
     run, rates = _run("sgd", 3.0, at_once)
     assert run.status is Status.GRADIENT_ZERO
     assert run.steps == 1
-    assert run.loss_final == pytest.approx(0.125)
-    assert run.collapsed
-    healthy = rates.trainer.start(0.5, 0)
-    rates.trainer.advance([healthy], HORIZON)
+    assert run.loss_horizon == pytest.approx(0.125)
+    assert _collapsed(run)
+    healthy = rates.engine.start(0.5, 0)
+    rates.engine.advance([healthy], HORIZON)
     rates.extra.append(healthy)
     assert rates.phase(run) is Phase.COLLAPSED
     assert rates.phase(healthy) is Phase.LAZY
@@ -76,16 +71,17 @@ def test_momentum_goes_on_without_a_gradient_until_it_stands_still(at_once: int)
     # The velocity 0.5 · 0.9^t moves θ until it is below half a unit in the last place of it:
     # 0.5 · 0.9^t · 3 < 2^−52 · 8 or so, after some 330 steps.
     assert 200 < run.steps < HORIZON
-    assert run.state is not None
+    assert run.kernel is not None
+    assert run.kernel.state_ is not None
     # θ = 1 − 3 · 0.5 · (1 + 0.9 + 0.81 + …) = 1 − 15
-    assert float(run.state.weights[0]) == pytest.approx(-14.0)
+    assert float(run.kernel.state_.weights[0]) == pytest.approx(-14.0)
 
 
 def test_an_exact_minimum_is_no_collapse() -> None:
     run, rates = _run("sgd", 1.0)  # one step to θ = 0.5, where z = y
     assert run.status is Status.GRADIENT_ZERO
-    assert run.loss_final == 0
-    assert not run.collapsed
+    assert run.loss_horizon == 0
+    assert not _collapsed(run)
     assert rates.phase(run) is Phase.LAZY
 
 

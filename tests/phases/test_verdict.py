@@ -51,10 +51,13 @@ def test_scan_and_sweep_agree_run_by_run(name: str, seed: int) -> None:
     scan = tb.scan(
         model, "half_mse", (x, targets), horizon=HORIZON, edge_rtol=1e-3, curvature="none"
     )  # the bisections crowd the runs around both edges
-    runs = scan.runs[scan.runs["status"] != "dropped"]
+    runs = scan.run_table[scan.run_table["status"] != "dropped"]
     assert len(runs) > 10
     swept = tb.sweep(
-        tb.Problem(model, x, y), lr=runs["rate"].to_numpy(), steps=HORIZON, observables=()
+        tb.Problem(model, "half_mse", (x, y)),
+        lr=runs["rate"].to_numpy(),
+        steps=HORIZON,
+        observables=(),
     )
     labelled = tb.label(swept).isel(seed=0)
     assert runs["phase"].tolist() == labelled.phase.values.tolist()

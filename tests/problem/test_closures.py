@@ -130,7 +130,7 @@ def test_losses_have_the_same_names_at_every_door(name: str) -> None:
     x, y = draws((8, 3), (8, 1))
     y = (y > 0).double()
     scan = tb.scan(net(), name, (x, y), horizon=20, curvature="none")
-    problem = tb.Problem(net(), x, y, loss=name)
+    problem = tb.Problem(net(), name, (x, y))
     runs = tb.sweep(problem, lr=[1e-3], steps=3)
     assert float(runs["loss"].sel(step=0).squeeze()) == pytest.approx(scan.settings["loss_first"])
     assert tb.top_eigen(net(), name, (x, y)).converged

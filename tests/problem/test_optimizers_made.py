@@ -164,7 +164,7 @@ def test_an_instance_is_as_its_class_and_stays_as_it_was(name: str) -> None:
     made = make(list(net.parameters()), 0.3)
     before, weights = _snapshot(made), copy.deepcopy(net.state_dict())
     ours, theirs = _scan(net, made), _scan(net, make)
-    pd.testing.assert_frame_equal(ours.runs, theirs.runs, rtol=1e-9)
+    pd.testing.assert_frame_equal(ours.run_table, theirs.run_table, rtol=1e-9)
     pd.testing.assert_frame_equal(ours.traces, theirs.traces, rtol=1e-9)
     assert _same(_snapshot(made), before)
     assert _same(dict(net.state_dict()), dict(weights))
@@ -248,7 +248,7 @@ def test_clipping_is_the_same_by_hook_by_factory_and_by_argument() -> None:
     plain = _scan(net, "sgd", curvature="initial")
     for one in scans:
         assert one.suggestion.rate == pytest.approx(scans[0].suggestion.rate, rel=1e-12)
-        pd.testing.assert_frame_equal(one.runs, scans[0].runs)
+        pd.testing.assert_frame_equal(one.run_table, scans[0].run_table)
         assert one.lr_crit == plain.lr_crit
     assert scans[0].suggestion.rate > 3 * plain.suggestion.rate
     assert "what its step hooks do left out" in scans[0].critical.convention
@@ -295,7 +295,7 @@ def test_hooks_after_the_step_and_methods_of_the_optimizer_are_the_copy_s() -> N
 
     net = _net()
     made = Shrinking(list(net.parameters()), 0.1)
-    pd.testing.assert_frame_equal(_scan(net, made).runs, _scan(net, Shrinking).runs)
+    pd.testing.assert_frame_equal(_scan(net, made).run_table, _scan(net, Shrinking).run_table)
     assert made.steps == 0
 
 
@@ -371,7 +371,7 @@ def test_an_optimizer_that_a_scheduler_belongs_to_is_only_copied() -> None:
     made = SGD(net.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.StepLR(made, 1)
     found = _scan(net, made)
-    pd.testing.assert_frame_equal(found.runs, _scan(net, SGD).runs)
+    pd.testing.assert_frame_equal(found.run_table, _scan(net, SGD).run_table)
     assert made.param_groups[0]["lr"] == scheduler.get_last_lr()[0] == 0.1
 
 

@@ -62,7 +62,7 @@ def test_a_name_is_its_class_at_every_door(name: str) -> None:
 
 def test_names_that_are_none_are_told_with_their_neighbour() -> None:
     net, data = _net(), _data()
-    problem = tb.Problem(net, *data)
+    problem = tb.Problem(net, "half_mse", data)
     for door in (
         lambda o: tb.scan(net, "mse", data, o),
         lambda o: tb.top_eigen(net, "mse", data, optimizer=o),
@@ -89,7 +89,9 @@ SWEPT: dict[str, tuple[Any, tb.GradientDescent]] = {
 @pytest.mark.parametrize("case", SWEPT)
 def test_sweeps_take_the_same_names(case: str) -> None:
     given, meant = SWEPT[case]
-    problem = tb.Problem(lambda s: PureQuadratic.draw(20, generator=s), [[1.0]], [0.5])
+    problem = tb.Problem(
+        lambda s: PureQuadratic.draw(20, generator=s), "half_mse", ([[1.0]], [0.5])
+    )
     found, truth = (
         tb.sweep(problem, lr_ratio=[0.5, 2.5], steps=20, optimizer=o, chunk=2)
         for o in (given, meant)
@@ -110,7 +112,9 @@ def test_sweeps_take_the_same_names(case: str) -> None:
     ],
 )
 def test_sweeps_say_what_they_cannot_do_yet(optimizer: Any, says: str) -> None:
-    problem = tb.Problem(lambda s: PureQuadratic.draw(20, generator=s), [[1.0]], [0.5])
+    problem = tb.Problem(
+        lambda s: PureQuadratic.draw(20, generator=s), "half_mse", ([[1.0]], [0.5])
+    )
     with pytest.raises(InputError, match=rf"^optimizer: .*{says}"):
         tb.sweep(problem, lr_ratio=[0.5], steps=2, optimizer=optimizer)
 

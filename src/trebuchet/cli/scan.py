@@ -260,7 +260,7 @@ def _write(found: "Scan", stage: Path) -> None:
     store, rates, runs, picture = (stage / name for name in NAMES)
     found.save(store)
     found.to_dataframe().to_csv(rates, index=False)
-    found.runs.to_csv(runs, index=False)
+    found.run_table.to_csv(runs, index=False)
     figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     found.plot(figure.add_subplot())
     figure.savefig(picture, dpi=160)

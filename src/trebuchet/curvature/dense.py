@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.loss_curvature import LossCurvature
-from trebuchet.curvature.problem import Problem
 from trebuchet.problem.batches import Batch
 
 AUTO_DENSE = 8
@@ -20,18 +20,18 @@ DENSE_LIMIT = 4096
 """Largest P (or D·K) that ``method="dense"`` accepts: its matrix is 128 MB."""
 
 
-def loss_hessian(problem: Problem, z: Tensor, batch: Batch) -> Tensor:
+def loss_hessian(evaluation: Evaluation, z: Tensor, batch: Batch) -> Tensor:
     """Return ∂²L_b/∂z², shape (D·K, D·K), float64, by products with the identity.
 
     Args:
-        problem: Gives the loss.
+        evaluation: Gives the loss.
         z: Outputs.
         batch: Their micro-batch.
 
     Returns:
         The dense matrix.
     """
-    return LossCurvature(problem, z, batch).matrix()
+    return LossCurvature(evaluation, z, batch).matrix()
 
 
 def matrix_of(product: Callable[[Tensor], Tensor], n: int, like: Tensor) -> tuple[Tensor, float]:

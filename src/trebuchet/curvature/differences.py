@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from trebuchet.curvature.distributed import Ranks
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.lanczos import Product
 from trebuchet.curvature.operators import random_direction
-from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.twin import Twin
 
 STEPS = (1e-6, 1e-8)
@@ -29,7 +29,7 @@ class DifferenceHessian:
     """v ↦ (∂²L/∂θ²) v by a central difference of the gradient, two gradients a product.
 
     Args:
-        problem: Model, loss (or closure), micro-batches and weights.
+        evaluation: Model, loss (or closure), micro-batches and weights.
         ranks: The processes that share the samples.
         scale: s of S (∂²L) S, shape (P,); None is the identity.
     """
@@ -37,10 +37,12 @@ class DifferenceHessian:
     side = "parameters"
     metric: Product | None = None
 
-    def __init__(self, problem: Problem, *, ranks: Ranks, scale: Tensor | None = None) -> None:
-        self.problem, self.ranks, self.scale = problem, ranks, scale
-        self.dim = problem.n_parameters
-        self.twin = Twin(problem)
+    def __init__(
+        self, evaluation: Evaluation, *, ranks: Ranks, scale: Tensor | None = None
+    ) -> None:
+        self.evaluation, self.ranks, self.scale = evaluation, ranks, scale
+        self.dim = evaluation.n_parameters
+        self.twin = Twin(evaluation)
 
     def product(self, v: Tensor, step: float = STEPS[0]) -> Tensor:
         """Return the Hessian times v, shape (P,)."""
@@ -48,7 +50,7 @@ class DifferenceHessian:
         norm = float(torch.linalg.vector_norm(w))
         if norm == 0.0:
             return torch.zeros_like(v)
-        parts = _shaped(w / norm, self.problem)
+        parts = _shaped(w / norm, self.evaluation)
         h = step * self.twin.reach
         out = self.twin.gradient(parts, h).sub_(self.twin.gradient(parts, -h)).mul_(norm / (2 * h))
         self.ranks.sum_(out)
@@ -56,7 +58,7 @@ class DifferenceHessian:
 
     def random_start(self, generator: torch.Generator) -> tuple[Tensor, Callable[[float], float]]:
         """Return a random g of unit variance, and 1, its overlap's scale for any unit vector."""
-        like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
+        like = torch.empty(0, dtype=self.evaluation.dtype, device=self.evaluation.device)
         return random_direction(self.dim, like, generator), lambda _: 1.0
 
     def to_parameters(self, y: Tensor, value: float) -> Tensor:
@@ -98,13 +100,13 @@ class DifferenceHessian:
         return min(found) if found else None
 
     def _gradient_norm(self) -> float:
-        zero = _shaped(torch.zeros(self.dim, device=self.problem.device), self.problem)
+        zero = _shaped(torch.zeros(self.dim, device=self.evaluation.device), self.evaluation)
         return float(self.ranks.sum_(self.twin.gradient(zero, 0.0)).norm())
 
 
-def _shaped(v: Tensor, problem: Problem) -> list[Tensor]:
+def _shaped(v: Tensor, evaluation: Evaluation) -> list[Tensor]:
     out, at = [], 0
-    for p in problem.leaves:
+    for p in evaluation.leaves:
         out.append(v[at : at + p.numel()].view(p.shape))
         at += p.numel()
     return out

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from trebuchet.curvature.basis import normal
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.loss_curvature import LossCurvature
-from trebuchet.curvature.problem import Problem
 from trebuchet.problem.batches import Batch
 
 
 def loss_factor(
-    problem: Problem, z: Tensor, batch: Batch, weight: float, seed: int
+    evaluation: Evaluation, z: Tensor, batch: Batch, weight: float, seed: int
 ) -> Tensor | None:
     """Return B, or None where the loss couples samples or is not convex here.
 
@@ -24,7 +24,7 @@ def loss_factor(
     with random numbers, tells whether they are.
 
     Args:
-        problem: Gives the loss.
+        evaluation: Gives the loss.
         z: Outputs, shape (D, …), K a sample.
         batch: Their micro-batch.
         weight: w.
@@ -34,7 +34,7 @@ def loss_factor(
         Shape (D, K, R), in z's dtype.
     """
     d, k = z.shape[0], z.numel() // z.shape[0]
-    curvature = LossCurvature(problem, z, batch)
+    curvature = LossCurvature(evaluation, z, batch)
     if curvature.zero:
         return z.new_zeros((d, k, 1))  # linear in z: no curvature
 

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from trebuchet.curvature.distributed import Ranks
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.lanczos import Product
 from trebuchet.curvature.operators import Linearisations, random_direction
-from trebuchet.curvature.problem import Problem
 
 
 class GGN:
     """v ↦ Σ_b w_b J_bᵀ H_b J_b v on the parameter side, v of length P.
 
     Args:
-        problem: Model, loss, micro-batches and their weights.
+        evaluation: Model, loss, micro-batches and their weights.
         linearisations: One a micro-batch.
         ranks: The processes that share the samples.
         scale: s of the preconditioned S G S, S = diag(s), shape (P,); None is the identity.
@@ -34,35 +34,35 @@ class GGN:
 
     def __init__(
         self,
-        problem: Problem,
+        evaluation: Evaluation,
         linearisations: Linearisations,
         *,
         ranks: Ranks,
         scale: Tensor | None = None,
         identity: bool = False,
     ) -> None:
-        self.problem, self.linearisations = problem, linearisations
+        self.evaluation, self.linearisations = evaluation, linearisations
         self.ranks, self.scale, self.identity = ranks, scale, identity
-        self.dim = problem.n_parameters
+        self.dim = evaluation.n_parameters
 
     def product(self, v: Tensor) -> Tensor:
         """Return G v, shape (P,)."""
         out = torch.zeros_like(v)
-        parts = self.problem.unflatten(v if self.scale is None else v * self.scale)
-        for i, weight in enumerate(self.problem.weights):
+        parts = self.evaluation.unflatten(v if self.scale is None else v * self.scale)
+        for i, weight in enumerate(self.evaluation.weights):
             linearised = self.linearisations[i]
             jv = linearised.jvp(parts)
             if self.identity:
-                hjv, weight = jv, 1.0 / self.problem.n_samples
+                hjv, weight = jv, 1.0 / self.evaluation.n_samples
             else:
                 hjv = linearised.loss_hessian(jv)
-            self.problem.add_flat(out, linearised.vjp(hjv), weight)
+            self.evaluation.add_flat(out, linearised.vjp(hjv), weight)
         self.ranks.sum_(out)
         return out if self.scale is None else out.mul_(self.scale)
 
     def random_start(self, generator: torch.Generator) -> tuple[Tensor, Callable[[float], float]]:
         """Return a random g of unit variance, and 1, its overlap's scale for any unit vector."""
-        like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
+        like = torch.empty(0, dtype=self.evaluation.dtype, device=self.evaluation.device)
         return random_direction(self.dim, like, generator), lambda _: 1.0
 
     def to_parameters(self, y: Tensor, value: float) -> Tensor:
@@ -81,7 +81,7 @@ class OutputGGN:
     J Jᵀ / D itself.
 
     Args:
-        problem: Model, loss, one micro-batch.
+        evaluation: Model, loss, one micro-batch.
         linearisations: Its linearisation.
         scale: As in :class:`GGN`: the operator becomes J S² Jᵀ.
         identity: M = I / D: the NTK.
@@ -91,19 +91,19 @@ class OutputGGN:
 
     def __init__(
         self,
-        problem: Problem,
+        evaluation: Evaluation,
         linearisations: Linearisations,
         *,
         scale: Tensor | None = None,
         identity: bool = False,
     ) -> None:
-        self.problem, self.linearised = problem, linearisations[0]
+        self.evaluation, self.linearised = evaluation, linearisations[0]
         self.identity = identity
-        self.weight = 1.0 / problem.n_samples if identity else problem.weights[0]
+        self.weight = 1.0 / evaluation.n_samples if identity else evaluation.weights[0]
         self.dim = self.linearised.size
         self.metric: Product | None = None if identity else self._metric
-        self.squared = None if scale is None else problem.unflatten(scale.square())
-        self.scale = None if scale is None else problem.unflatten(scale)
+        self.squared = None if scale is None else evaluation.unflatten(scale.square())
+        self.scale = None if scale is None else evaluation.unflatten(scale)
 
     def _metric(self, u: Tensor) -> Tensor:
         return self.linearised.loss_hessian(u) * self.weight
@@ -124,22 +124,22 @@ class OutputGGN:
         """
         z = self.linearised.outputs
         if self.identity:
-            like = torch.empty(0, dtype=self.problem.dtype, device=z.device)
+            like = torch.empty(0, dtype=self.evaluation.dtype, device=z.device)
             return random_direction(self.dim, like, generator), lambda _: 1.0
         parts = []
-        for i, p in enumerate(self.problem.leaves):
+        for i, p in enumerate(self.evaluation.leaves):
             g = random_direction(p.numel(), p, generator).view(p.shape)
             parts.append(g if self.scale is None else g * self.scale[i])
-        start = self.linearised.jvp(parts).to(self.problem.dtype)
+        start = self.linearised.jvp(parts).to(self.evaluation.dtype)
         return start, lambda value: math.sqrt(max(value, 0.0))
 
     def to_parameters(self, y: Tensor, value: float) -> Tensor:
         """Return S Jᵀ M y / √λ, normalised, shape (P,); zero if λ is."""
-        out = y.new_zeros(self.problem.n_parameters)
+        out = y.new_zeros(self.evaluation.n_parameters)
         if value <= 0:
             return out
         grads = self.linearised.vjp(y if self.metric is None else self.metric(y))
         if self.scale is not None:
             grads = [None if g is None else g * s for g, s in zip(grads, self.scale, strict=True)]
-        self.problem.add_flat(out, grads)
+        self.evaluation.add_flat(out, grads)
         return out.div_(torch.linalg.vector_norm(out))

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from trebuchet.curvature.distributed import Ranks
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.explain import NoDerivativeError, missing
 from trebuchet.curvature.lanczos import Product
 from trebuchet.curvature.operators import random_direction
-from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.suspects import suspects
 from trebuchet.errors import InputError
 
@@ -26,7 +26,7 @@ class Hessian:
     one backward pass through it: about two gradient evaluations.
 
     Args:
-        problem: Model, loss (or closure), micro-batches and weights.
+        evaluation: Model, loss (or closure), micro-batches and weights.
         ranks: The processes that share the samples.
         keep: How many gradient graphs may be kept at once.
         scale: s of S (∂²L) S, shape (P,); None is the identity.
@@ -39,10 +39,10 @@ class Hessian:
     metric: Product | None = None
 
     def __init__(
-        self, problem: Problem, *, ranks: Ranks, keep: int, scale: Tensor | None = None
+        self, evaluation: Evaluation, *, ranks: Ranks, keep: int, scale: Tensor | None = None
     ) -> None:
-        self.problem, self.ranks, self.keep, self.scale = problem, ranks, keep, scale
-        self.dim = problem.n_parameters
+        self.evaluation, self.ranks, self.keep, self.scale = evaluation, ranks, keep, scale
+        self.dim = evaluation.n_parameters
         self.doubted: list[str] | None = None
         self._kept: dict[int, Sequence[Tensor | None]] = {}
 
@@ -51,12 +51,12 @@ class Hessian:
         try:
             yield
         except (RuntimeError, NotImplementedError) as error:
-            raise NoDerivativeError(missing(error, self.problem.model)) from error
+            raise NoDerivativeError(missing(error, self.evaluation.model)) from error
 
     def _gradient(self, i: int) -> Sequence[Tensor | None]:
         if i in self._kept:
             return self._kept[i]
-        loss = self.problem.loss_of(self.problem.batches[i])
+        loss = self.evaluation.loss_of(self.evaluation.batches[i])
         if not loss.requires_grad:
             msg = "loss: does not depend on the selected parameters; check params="
             raise InputError(msg)
@@ -64,7 +64,7 @@ class Hessian:
             self.doubted = suspects(loss)
         with self._differentiable():
             gradient: Sequence[Tensor | None] = torch.autograd.grad(
-                loss, self.problem.leaves, create_graph=True, allow_unused=True
+                loss, self.evaluation.leaves, create_graph=True, allow_unused=True
             )
         if len(self._kept) < self.keep:
             self._kept[i] = gradient
@@ -79,8 +79,8 @@ class Hessian:
     def product(self, v: Tensor) -> Tensor:
         """Return the Hessian times v, shape (P,)."""
         out = torch.zeros_like(v)
-        parts = self.problem.unflatten(v if self.scale is None else v * self.scale)
-        for i, weight in enumerate(self.problem.weights):
+        parts = self.evaluation.unflatten(v if self.scale is None else v * self.scale)
+        for i, weight in enumerate(self.evaluation.weights):
             gradient = self._gradient(i)
             pairs = [
                 (g, t) for g, t in zip(gradient, parts, strict=True)
@@ -91,18 +91,18 @@ class Hessian:
             with self._differentiable():
                 hv = torch.autograd.grad(
                     [g for g, _ in pairs],
-                    self.problem.leaves,
+                    self.evaluation.leaves,
                     [t for _, t in pairs],
                     retain_graph=True,
                     allow_unused=True,
                 )
-            self.problem.add_flat(out, hv, weight)
+            self.evaluation.add_flat(out, hv, weight)
         self.ranks.sum_(out)
         return out if self.scale is None else out.mul_(self.scale)
 
     def random_start(self, generator: torch.Generator) -> tuple[Tensor, Callable[[float], float]]:
         """Return a random g of unit variance, and 1, its overlap's scale for any unit vector."""
-        like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
+        like = torch.empty(0, dtype=self.evaluation.dtype, device=self.evaluation.device)
         return random_direction(self.dim, like, generator), lambda _: 1.0
 
     def to_parameters(self, y: Tensor, value: float) -> Tensor:

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.linear_rule import _ELEMENTWISE
-from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.suspects import suspects
 from trebuchet.problem.batches import Batch
 
@@ -90,28 +90,28 @@ class Pass:
         return self.outputs.shape[0]
 
 
-def record(problem: Problem, batch: Batch) -> Pass | None:
+def record(evaluation: Evaluation, batch: Batch) -> Pass | None:
     """Run the model once and record its layers, or return None where the rule is out.
 
     Args:
-        problem: The problem.
+        evaluation: The evaluation.
         batch: All of its data.
 
     Returns:
         The pass, or None if a selected parameter is in another kind of layer, or in a layer that
         is used twice, or shared, or if there are too many outputs.
     """
-    named = dict(problem.model.named_parameters(remove_duplicate=False))
-    selected = {id(p) for p in problem.params.values()}
+    named = dict(evaluation.model.named_parameters(remove_duplicate=False))
+    selected = {id(p) for p in evaluation.params.values()}
     owners = [
-        m for m in problem.model.modules()
+        m for m in evaluation.model.modules()
         if any(id(p) in selected for p in m.parameters(recurse=False))
     ]  # fmt: skip
     if not all(_known(m) for m in owners) or len({id(p) for p in named.values()}) < len(named):
         return None
-    if problem.leaves[0] is not next(iter(problem.params.values())):
+    if evaluation.leaves[0] is not next(iter(evaluation.params.values())):
         return None  # half precision: the parameters in use are not the modules' own
-    inplace = any(getattr(m, "inplace", False) for m in problem.model.modules())
+    inplace = any(getattr(m, "inplace", False) for m in evaluation.model.modules())
     calls: list[Call] = []
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
@@ -122,7 +122,7 @@ def record(problem: Problem, batch: Batch) -> Pass | None:
 
     handles = [m.register_forward_hook(hook) for m in owners]
     try:
-        z = problem.outputs(batch)
+        z = evaluation.outputs(batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -135,12 +135,12 @@ def record(problem: Problem, batch: Batch) -> Pass | None:
     calls = [c for c in calls if c.out.requires_grad]
     if not z.requires_grad or not calls:
         return None
-    problem.doubted = suspects(z)  # or says what is wrong with a reentrant checkpoint
+    evaluation.doubted = suspects(z)  # or says what is wrong with a reentrant checkpoint
     covered = [p for c in calls for p in c.parameters()]
-    others = [p for p in problem.leaves if not any(p is q for q in covered)]
+    others = [p for p in evaluation.leaves if not any(p is q for q in covered)]
     plain = all(
         type(m) in _PLAIN and not (m._forward_hooks or m._forward_pre_hooks) and not _mixes(m)
-        for m in problem.model.modules()
+        for m in evaluation.model.modules()
     )
     return Pass(z, calls, others, trusted=plain and not others)
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.loss_curvature import LossCurvature
-from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.push import Push, pushed
 from trebuchet.curvature.suspects import suspects
 from trebuchet.errors import InputError
@@ -25,21 +25,21 @@ class Linearised:
     """z, J v, Jᵀ u and the loss's Hessian at the outputs, for one micro-batch.
 
     Args:
-        problem: The problem; its policy must hold while this object is used.
+        evaluation: The evaluation; its policy must hold while this object is used.
         batch: The micro-batch.
     """
 
-    def __init__(self, problem: Problem, batch: Batch) -> None:
-        self.problem, self.batch = problem, batch
-        self.outputs = problem.outputs(batch)
+    def __init__(self, evaluation: Evaluation, batch: Batch) -> None:
+        self.evaluation, self.batch = evaluation, batch
+        self.outputs = evaluation.outputs(batch)
         if not self.outputs.requires_grad:
             msg = "model: its outputs do not depend on the selected parameters; check params="
             raise InputError(msg)
         if not bool(torch.isfinite(self.outputs.detach()).all()):
             msg = "model: its outputs are NaN or infinite; curvature needs finite outputs"
             raise InputError(msg)
-        if problem.doubted is None:
-            problem.doubted = suspects(self.outputs)
+        if evaluation.doubted is None:
+            evaluation.doubted = suspects(self.outputs)
         self.push: Push | None = None
         self._loss: LossCurvature | None = None
 
@@ -52,7 +52,7 @@ class Linearised:
         """Return Jᵀ u, a tensor (or None for zero) a parameter; `u` is flat, length D·K."""
         u = u.view(self.outputs.shape).to(self.outputs.dtype)
         grads: Sequence[Tensor | None] = torch.autograd.grad(
-            self.outputs, self.problem.leaves, u, retain_graph=True, allow_unused=True
+            self.outputs, self.evaluation.leaves, u, retain_graph=True, allow_unused=True
         )
         return grads
 
@@ -63,5 +63,5 @@ class Linearised:
     def loss_hessian(self, u: Tensor) -> Tensor:
         """Return (∂²L_b/∂z²) u, flat; zero where the loss is linear in z."""
         if self._loss is None:
-            self._loss = LossCurvature(self.problem, self.outputs, self.batch)
+            self._loss = LossCurvature(self.evaluation, self.outputs, self.batch)
         return self._loss.product(u).reshape(-1).to(u.dtype)

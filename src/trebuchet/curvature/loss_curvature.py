@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from trebuchet.curvature.basis import normal
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.explain import NoDerivativeError, missing
-from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.suspects import suspects
 from trebuchet.curvature.twin import Twin
 from trebuchet.errors import InputError
@@ -24,16 +24,16 @@ class LossCurvature:
     """u ↦ (∂²L_b/∂z²) u.
 
     Args:
-        problem: Gives the loss.
+        evaluation: Gives the loss.
         z: Outputs; only their values count.
         batch: Their micro-batch.
     """
 
-    def __init__(self, problem: Problem, z: Tensor, batch: Batch) -> None:
-        self.problem, self.batch = problem, batch
+    def __init__(self, evaluation: Evaluation, z: Tensor, batch: Batch) -> None:
+        self.evaluation, self.batch = evaluation, batch
         self.z = z.detach().requires_grad_()
         self._twin: Twin | None = None
-        loss = problem.loss_at(self.z, batch)
+        loss = evaluation.loss_at(self.z, batch)
         gradient: Tensor | None = None
         if loss.requires_grad:
             doubted = suspects(loss)
@@ -66,7 +66,7 @@ class LossCurvature:
         try:
             return self._again(u)
         except (RuntimeError, NotImplementedError) as error:
-            self._by_differences(f"{missing(error, self.problem.model)} has none")
+            self._by_differences(f"{missing(error, self.evaluation.model)} has none")
             return self._differences(u)
 
     def matrix(self) -> Tensor:
@@ -86,14 +86,14 @@ class LossCurvature:
         return torch.zeros_like(self.z) if hu is None else hu.to(self.z.dtype)
 
     def _by_differences(self, why: str) -> None:
-        self._twin = self._twin or Twin(self.problem)
-        self.problem.inexact = True
+        self._twin = self._twin or Twin(self.evaluation)
+        self.evaluation.inexact = True
         remark = f"the loss's second derivative is by finite differences: {why}"
-        if remark not in self.problem.remarks:
-            self.problem.remarks.append(remark)
+        if remark not in self.evaluation.remarks:
+            self.evaluation.remarks.append(remark)
 
     def _differences(self, u: Tensor) -> Tensor:
-        twin = self._twin or Twin(self.problem)
+        twin = self._twin or Twin(self.evaluation)
         size, wide = float(u.double().norm()), u.double()
         if size == 0.0:
             return torch.zeros_like(u)

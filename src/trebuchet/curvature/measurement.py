@@ -13,6 +13,7 @@ from trebuchet.curvature import dense, layer_rule
 from trebuchet.curvature.basis import normal
 from trebuchet.curvature.differences import ROUNDING as DIFFERENCES, DifferenceHessian
 from trebuchet.curvature.distributed import Ranks
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.explain import NoDerivativeError, explained
 from trebuchet.curvature.factor import loss_factor
 from trebuchet.curvature.ggn import GGN, OutputGGN
@@ -23,7 +24,6 @@ from trebuchet.curvature.memory import how_many_fit
 from trebuchet.curvature.ntk import ntk_operator
 from trebuchet.curvature.operators import Linearisations, Operator
 from trebuchet.curvature.preconditioner import OptimizerView, Shifted
-from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.result import TopEigen, WarmState
 from trebuchet.curvature.solve import Solver, Spectrum, of_matrix
 from trebuchet.curvature.witness import Witness, unknown
@@ -47,7 +47,7 @@ class Measurement:
     """One measurement: choose the side and the method, solve, and report.
 
     Attributes:
-        problem: Model, loss, micro-batches and weights.
+        evaluation: Model, loss, micro-batches and weights.
         ranks: The processes that share the samples.
         view: How the optimizer sees curvature.
         operator: Which curvature.
@@ -64,7 +64,7 @@ class Measurement:
         warm: An earlier result.
     """
 
-    problem: Problem
+    evaluation: Evaluation
     ranks: Ranks
     view: OptimizerView
     operator: OperatorName
@@ -90,19 +90,19 @@ class Measurement:
             The result.
 
         Raises:
-            InputError: If k or the warm start do not fit the problem.
+            InputError: If k or the warm start do not fit the evaluation.
         """
-        problem = self.problem
-        if self.k > problem.n_parameters:
-            msg = f"k: asks for {self.k} eigenvalues of {problem.n_parameters} parameters"
+        evaluation = self.evaluation
+        if self.k > evaluation.n_parameters:
+            msg = f"k: asks for {self.k} eigenvalues of {evaluation.n_parameters} parameters"
             raise InputError(msg)
-        if self.warm is not None and self.warm.n_parameters != problem.n_parameters:
+        if self.warm is not None and self.warm.n_parameters != evaluation.n_parameters:
             msg = (
-                f"warm: is of a problem with {self.warm.n_parameters} parameters, "
-                f"this one has {problem.n_parameters}"
+                f"warm: is of a model with {self.warm.n_parameters} parameters, "
+                f"this one has {evaluation.n_parameters}"
             )
             raise InputError(msg)
-        with explained(problem.model, "model", "its derivatives cannot be taken as they are"):
+        with explained(evaluation.model, "model", "its derivatives cannot be taken as they are"):
             spectrum = self._hessian() if self.operator == "hessian" else self._layer_rule()
             if spectrum is None:
                 op, lin = self._operator()
@@ -114,10 +114,10 @@ class Measurement:
 
     def _hessian(self) -> Spectrum:
         """By automatic differentiation, where that is right; else by differences of gradients."""
-        problem, scale = self.problem, self.view.scale
-        keep = how_many_fit(problem, outputs=False)
-        op = Hessian(problem, ranks=self.ranks, keep=keep, scale=scale)
-        witness = Witness(problem, self.ranks, scale, self.seed)
+        evaluation, scale = self.evaluation, self.view.scale
+        keep = how_many_fit(evaluation, outputs=False)
+        op = Hessian(evaluation, ranks=self.ranks, keep=keep, scale=scale)
+        witness = Witness(evaluation, self.ranks, scale, self.seed)
         try:
             wrong = witness.before(op)
             found = None if wrong else self._solve(self._shifted(op))
@@ -126,15 +126,15 @@ class Measurement:
         except NoDerivativeError as error:
             found, wrong = None, f"{error} has no second derivative"
         if not wrong and found is not None:
-            if witness.moves or problem.moves:
-                problem.remarks.append(MOVES)
+            if witness.moves or evaluation.moves:
+                evaluation.remarks.append(MOVES)
             return found
-        problem.remarks.append(f"the Hessian is by finite differences of the gradient: {wrong}")
+        evaluation.remarks.append(f"the Hessian is by finite differences of the gradient: {wrong}")
         try:
-            differences = DifferenceHessian(problem, ranks=self.ranks, scale=scale)
+            differences = DifferenceHessian(evaluation, ranks=self.ranks, scale=scale)
             other = self._solve(self._shifted(differences))
         except InputError as error:
-            problem.remarks.pop()
+            evaluation.remarks.pop()
             if found is None:
                 msg = f"model: has no Hessian, since {wrong}; and in its place {error}"
                 raise InputError(msg) from error
@@ -146,23 +146,23 @@ class Measurement:
     @property
     def single(self) -> bool:
         """Whether everything is in one micro-batch on one process."""
-        return len(self.problem.batches) == 1 and self.ranks.alone
+        return len(self.evaluation.batches) == 1 and self.ranks.alone
 
     def _operator(self) -> tuple[Operator, Linearisations]:
-        problem, scale, shift = self.problem, self.view.scale, self.view.shift
-        lin = Linearisations(problem, how_many_fit(problem))
+        evaluation, scale, shift = self.evaluation, self.view.scale, self.view.shift
+        lin = Linearisations(evaluation, how_many_fit(evaluation))
         if shift is not None:
-            return self._shifted(GGN(problem, lin, ranks=self.ranks, scale=scale)), lin
-        small = self.single and lin[0].size < problem.n_parameters and self.k <= lin[0].size
+            return self._shifted(GGN(evaluation, lin, ranks=self.ranks, scale=scale)), lin
+        small = self.single and lin[0].size < evaluation.n_parameters and self.k <= lin[0].size
         if self.operator == "ntk":
             if self.single and self.k > lin[0].size:
                 msg = f"k: asks for {self.k} eigenvalues of an NTK of {lin[0].size} outputs"
                 raise InputError(msg)
-            ntk = ntk_operator(problem, lin, ranks=self.ranks, outputs_side=small, scale=scale)
+            ntk = ntk_operator(evaluation, lin, ranks=self.ranks, outputs_side=small, scale=scale)
             return ntk, lin
         if self.operator == "ggn" and small and self.convex:
-            return OutputGGN(problem, lin, scale=scale), lin
-        return GGN(problem, lin, ranks=self.ranks, scale=scale), lin
+            return OutputGGN(evaluation, lin, scale=scale), lin
+        return GGN(evaluation, lin, ranks=self.ranks, scale=scale), lin
 
     def _shifted(self, op: Operator) -> Operator:
         """With weight decay on the diagonal: on the parameter side, where it is diagonal."""
@@ -179,18 +179,18 @@ class Measurement:
             return None
         if self.view.scale is not None or self.view.shift is not None:
             return None
-        if self.method == "lanczos" or self.problem.autocast.enabled:
+        if self.method == "lanczos" or self.evaluation.autocast.enabled:
             return None
-        problem, batch = self.problem, self.problem.batches[0]
-        run = layer_rule.record(problem, batch)
+        evaluation, batch = self.evaluation, self.evaluation.batches[0]
+        run = layer_rule.record(evaluation, batch)
         if run is None:
             return None
         d, z = run.samples, run.outputs
         if self.operator == "ntk":
             eye = torch.eye(z.numel() // d, dtype=z.dtype, device=z.device)
-            factor: Tensor | None = (eye / problem.n_samples**0.5).expand(d, -1, -1)
+            factor: Tensor | None = (eye / evaluation.n_samples**0.5).expand(d, -1, -1)
         else:
-            factor = loss_factor(problem, z, batch, problem.weights[0], self.seed)
+            factor = loss_factor(evaluation, z, batch, evaluation.weights[0], self.seed)
         if factor is None or self.k > d * factor.shape[2]:
             return None
         if not layer_rule.is_cheaper(run, factor.shape[2]) and self.method != "dense":
@@ -213,7 +213,7 @@ class Measurement:
         """From an eigenvector y of (Bᵀ J)(Bᵀ J)ᵀ to Jᵀ B y, if anybody will ask."""
         if not self.vectors:
             return None
-        op = OutputGGN(self.problem, Linearisations(self.problem, 1), identity=True)
+        op = OutputGGN(self.evaluation, Linearisations(self.evaluation, 1), identity=True)
 
         def to_parameters(y: Tensor, value: float) -> Tensor:
             u = factor @ y.to(factor.dtype).view(len(factor), -1, 1)
@@ -225,24 +225,24 @@ class Measurement:
         self, gram: Tensor, z: Tensor, method: str, lin: Callable[[], Linearisations]
     ) -> Spectrum | None:
         """Solve for the spectrum of S (J Jᵀ) S, given whole."""
-        problem, batch = self.problem, self.problem.batches[0]
+        evaluation, batch = self.evaluation, self.evaluation.batches[0]
         if not bool(torch.isfinite(gram).all()):
             msg = "model: its derivatives are NaN or infinite; curvature needs a smooth point"
             raise InputError(msg)
         if self.operator == "ntk":
-            root: Tensor | None = gram.new_full((len(gram),), problem.n_samples**-0.5)
+            root: Tensor | None = gram.new_full((len(gram),), evaluation.n_samples**-0.5)
         else:
-            root = dense.root(dense.loss_hessian(problem, z, batch) * problem.weights[0])
+            root = dense.root(dense.loss_hessian(evaluation, z, batch) * evaluation.weights[0])
         if root is None:
             return None
         a = dense.sandwich(root, gram)
         back = None
         if self.vectors:
-            op = OutputGGN(problem, lin(), scale=self.view.scale, identity=True)
+            op = OutputGGN(evaluation, lin(), scale=self.view.scale, identity=True)
 
             def to_parameters(y: Tensor, value: float) -> Tensor:
                 u = root * y if root.ndim == 1 else root @ y
-                return op.to_parameters(u.to(problem.dtype), value)
+                return op.to_parameters(u.to(evaluation.dtype), value)
 
             back = to_parameters
         return of_matrix(a, self.k, method, "outputs", back, self._eps())
@@ -255,7 +255,7 @@ class Measurement:
                 msg = f"method: 'dense' is for up to {limit} dimensions, this problem has {op.dim}"
                 raise InputError(msg)
             return None
-        like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
+        like = torch.empty(0, dtype=self.evaluation.dtype, device=self.evaluation.device)
         a, skew = dense.matrix_of(op.product, op.dim, like)
         if op.side == "outputs" and lin is not None and self.operator != "ntk":
             return self._whole(a, lin[0].outputs, "dense", lambda: lin)
@@ -263,7 +263,7 @@ class Measurement:
         return of_matrix(a, self.k, "dense", op.side, op.to_parameters, eps, skew)
 
     def _lanczos(self, op: Operator) -> Spectrum:
-        like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
+        like = torch.empty(0, dtype=self.evaluation.dtype, device=self.evaluation.device)
         state = self.warm.warm if self.warm is not None else None
         start = None
         if state is not None and state.side == op.side and state.vectors.shape[1] == op.dim:
@@ -281,25 +281,25 @@ class Measurement:
 
     def _cap(self, op: Operator) -> int:
         """64 vectors, or as many as fit into 1 GiB, or half of a large model's own memory."""
-        size = 4 if self.problem.dtype == torch.float32 else 8
-        own = size * self.problem.n_parameters
+        size = 4 if self.evaluation.dtype == torch.float32 else 8
+        own = size * self.evaluation.n_parameters
         budget = 1 << 30 if own < 1 << 28 else own // 2
         each = op.dim * size * (2 if op.metric is not None else 1)
         return max(min(64, budget // each), self.k + 4)
 
     def _eps(self, op: Operator | None = None) -> float:
         """Rounding unit of the products: autocast's, where it is on; that of differences."""
-        autocast = self.problem.autocast
-        if isinstance(op, DifferenceHessian) or self.problem.inexact:
-            return max(DIFFERENCES, float(torch.finfo(self.problem.dtype).eps))
+        autocast = self.evaluation.autocast
+        if isinstance(op, DifferenceHessian) or self.evaluation.inexact:
+            return max(DIFFERENCES, float(torch.finfo(self.evaluation.dtype).eps))
         if not autocast.enabled:
-            return float(torch.finfo(self.problem.dtype).eps)
+            return float(torch.finfo(self.evaluation.dtype).eps)
         # Only the inputs of matrix products are rounded so; their sums are kept in float32, and
         # errors average: a quarter unit is what is seen.
         return float(torch.finfo(autocast.dtype).eps) / 32
 
     def _report(self, s: Spectrum, mode: Mode) -> TopEigen:
-        problem = self.problem
+        evaluation = self.evaluation
         found = None
         if self.vectors:
             rows = [s.to_parameters(v, float(x)) for v, x in zip(s.vectors, s.values, strict=True)]
@@ -318,23 +318,23 @@ class Measurement:
             optimizer=self.view.edge.name,
             settings=self.view.edge.settings,
             loss_scale=self._loss_scale(),
-            reduction=problem.reduction,
-            n_samples=problem.n_samples,
-            n_parameters=problem.n_parameters,
+            reduction=evaluation.reduction,
+            n_samples=evaluation.n_samples,
+            n_parameters=evaluation.n_parameters,
             rtol=self.rtol,
             failure=self.failure,
             vectors=found,
-            names={n: tuple(p.shape) for n, p in problem.params.items()},
+            names={n: tuple(p.shape) for n, p in evaluation.params.items()},
             warm=WarmState(s.side, s.vectors) if s.method == "lanczos" else None,
             note=s.note,
-            remarks=tuple(problem.remarks),
+            remarks=tuple(evaluation.remarks),
             statistics=self._statistics(mode),
         )
 
     def _statistics(self, mode: Mode) -> str:
         """Whose statistics batch norms used, for the record; empty where there are none."""
         norms = [
-            m for module in self.problem.modules for m in module.modules()
+            m for module in self.evaluation.modules for m in module.modules()
             if isinstance(m, nn.modules.batchnorm._BatchNorm)
         ]  # fmt: skip
         live = [m for m in norms if m.training or m.running_mean is None]
@@ -342,7 +342,7 @@ class Measurement:
             return ""
         if not live:
             return "running statistics"
-        count = len(self.problem.batches)
+        count = len(self.evaluation.batches)
         some = "" if len(live) == len(norms) else f" in {len(live)} of {len(norms)} batch norms"
         return f"batch statistics{some}" + (f", of {count} batches each by itself" * (count > 1))
 
@@ -350,12 +350,12 @@ class Measurement:
         """c·D if the loss's Hessian at the outputs is c·I on every micro-batch, else NaN."""
         if self.operator != "ntk":
             return 1.0
-        if self.problem.loss is None:
+        if self.evaluation.loss is None:
             return 1.0  # the half-MSE, whose Gauss–Newton the NTK is
         scales = []
-        for batch, weight in zip(self.problem.batches, self.problem.weights, strict=True):
-            z = self.problem.outputs(batch).detach()
-            curvature = LossCurvature(self.problem, z, batch)
+        for batch, weight in zip(self.evaluation.batches, self.evaluation.weights, strict=True):
+            z = self.evaluation.outputs(batch).detach()
+            curvature = LossCurvature(self.evaluation, z, batch)
             if curvature.zero:
                 return 0.0
             probe = normal(z.shape, z, self.seed)
@@ -363,7 +363,7 @@ class Measurement:
             c = float((h / probe).mean()) if z.numel() else math.nan
             if float((h - c * probe).abs().max()) > 1e-4 * abs(c):
                 return math.nan
-            scales.append(c * weight * self.problem.n_samples)
+            scales.append(c * weight * self.evaluation.n_samples)
         if max(scales) - min(scales) > 1e-4 * abs(scales[0]):
             return math.nan
         return scales[0]

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from trebuchet.curvature.problem import Problem
+from trebuchet.curvature.evaluation import Evaluation
 
 KEEP_BYTES = 1 << 30
 """Memory for kept graphs when there are several micro-batches: 1 GiB."""
 
 
-def how_many_fit(problem: Problem, *, outputs: bool = True) -> int:
+def how_many_fit(evaluation: Evaluation, *, outputs: bool = True) -> int:
     """Return how many micro-batches' graphs may be kept at once.
 
     One micro-batch is always kept: its activations are alive during a product anyway. For several,
@@ -17,16 +17,16 @@ def how_many_fit(problem: Problem, *, outputs: bool = True) -> int:
     recorded backward pass holds about three times that.
 
     Args:
-        problem: The problem.
+        evaluation: The evaluation.
         outputs: Whether the graph is that of the outputs, or of the loss.
 
     Returns:
         A number of graphs, 0 if keeping even one would use memory that the next one needs.
     """
-    if len(problem.batches) == 1:
+    if len(evaluation.batches) == 1:
         return 1
     seen: dict[int, int] = {}
-    own = {p.untyped_storage().data_ptr() for p in problem.leaves}
+    own = {p.untyped_storage().data_ptr() for p in evaluation.leaves}
 
     def pack(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
@@ -34,8 +34,8 @@ def how_many_fit(problem: Problem, *, outputs: bool = True) -> int:
             seen[storage.data_ptr()] = storage.nbytes()
         return x.detach()
 
-    biggest = max(problem.batches, key=lambda b: b.size)
+    biggest = max(evaluation.batches, key=lambda b: b.size)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        kept = problem.outputs(biggest) if outputs else problem.loss_of(biggest)
+        kept = evaluation.outputs(biggest) if outputs else evaluation.loss_of(biggest)
     each = 3 * (sum(seen.values()) + kept.numel() * kept.element_size()) + 1
     return int(KEEP_BYTES // each)

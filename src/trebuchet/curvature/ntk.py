@@ -8,13 +8,13 @@ is DK × DK, as gradient descent sees it.
 from torch import Tensor
 
 from trebuchet.curvature.distributed import Ranks
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.ggn import GGN, OutputGGN
 from trebuchet.curvature.operators import Linearisations
-from trebuchet.curvature.problem import Problem
 
 
 def ntk_operator(
-    problem: Problem,
+    evaluation: Evaluation,
     linearisations: Linearisations,
     *,
     ranks: Ranks,
@@ -24,7 +24,7 @@ def ntk_operator(
     """Return J Jᵀ / D (output side) or Jᵀ J / D (parameter side): the same non-zero spectrum.
 
     Args:
-        problem: Model and micro-batches.
+        evaluation: Model and micro-batches.
         linearisations: One a micro-batch.
         ranks: The processes that share the samples.
         outputs_side: Which of the two.
@@ -34,5 +34,5 @@ def ntk_operator(
         The operator.
     """
     if outputs_side:
-        return OutputGGN(problem, linearisations, scale=scale, identity=True)
-    return GGN(problem, linearisations, ranks=ranks, scale=scale, identity=True)
+        return OutputGGN(evaluation, linearisations, scale=scale, identity=True)
+    return GGN(evaluation, linearisations, ranks=ranks, scale=scale, identity=True)

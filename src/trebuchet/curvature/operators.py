@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.lanczos import Product, Start
 from trebuchet.curvature.linearised import Linearised
-from trebuchet.curvature.problem import Problem
 
 
 class Operator(Protocol):
@@ -50,21 +50,21 @@ class Linearisations:
     """One :class:`Linearised` a micro-batch, kept while they fit in memory, else made anew.
 
     Args:
-        problem: The problem.
+        evaluation: The evaluation.
         keep: How many may be kept at once.
     """
 
-    def __init__(self, problem: Problem, keep: int) -> None:
-        self.problem, self.keep = problem, keep
+    def __init__(self, evaluation: Evaluation, keep: int) -> None:
+        self.evaluation, self.keep = evaluation, keep
         self._kept: dict[int, Linearised] = {}
 
     def __len__(self) -> int:
-        return len(self.problem.batches)
+        return len(self.evaluation.batches)
 
     def __getitem__(self, i: int) -> Linearised:
         if i in self._kept:
             return self._kept[i]
-        linearised = Linearised(self.problem, self.problem.batches[i])
+        linearised = Linearised(self.evaluation, self.evaluation.batches[i])
         if len(self._kept) < self.keep:
             self._kept[i] = linearised
         return linearised

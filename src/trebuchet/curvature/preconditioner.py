@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.lanczos import Product
 from trebuchet.curvature.operators import Operator
-from trebuchet.curvature.problem import Problem
 from trebuchet.errors import InputError
 from trebuchet.problem.optimizer_edge import OptimizerEdge, divisors, edge_of
 
@@ -71,13 +71,15 @@ class Shifted:
         return y
 
 
-def view_of(optimizer: object, problem: Problem, gradient: Callable[[], Tensor]) -> OptimizerView:
+def view_of(
+    optimizer: object, evaluation: Evaluation, gradient: Callable[[], Tensor]
+) -> OptimizerView:
     """Read off an optimizer what decides its critical rate.
 
     Args:
         optimizer: A name, a factory or an instance, as for ``scan`` (its state is read, never
             changed); or None for gradient descent.
-        problem: Whose parameters the scale is for.
+        evaluation: Whose parameters the scale is for.
         gradient: Gives ∂L/∂θ, flat, shape (P,), for an optimizer without state.
 
     Returns:
@@ -88,11 +90,11 @@ def view_of(optimizer: object, problem: Problem, gradient: Callable[[], Tensor])
     """
     if optimizer is None:
         return OptimizerView(OptimizerEdge())
-    params = list(problem.params.values())
+    params = list(evaluation.params.values())
     edge = edge_of(optimizer, params)
     if edge.held is not None or edge.optimizer is None:
         held = {id(p) for p in edge.held or ()}
-        name = next(n for n, p in problem.params.items() if id(p) not in held)
+        name = next(n for n, p in evaluation.params.items() if id(p) not in held)
         msg = (
             f"optimizer: does not hold the parameter {name!r}; make it for this model's "
             "parameters, or leave out the others by params="
@@ -115,10 +117,10 @@ def view_of(optimizer: object, problem: Problem, gradient: Callable[[], Tensor])
     divided, decays = divisors(edge.optimizer, params, gradients)
     scale = shift = None
     if divided is not None:
-        scale = torch.cat([d.detach().reshape(-1).to(problem.dtype) for d in divided]).rsqrt()
+        scale = torch.cat([d.detach().reshape(-1).to(evaluation.dtype) for d in divided]).rsqrt()
     if edge.coupled:
         parts = [torch.full((p.numel(),), w) for p, w in zip(params, decays, strict=True)]
-        shift = torch.cat(parts).to(problem.device, problem.dtype)
+        shift = torch.cat(parts).to(evaluation.device, evaluation.dtype)
         shift = shift if scale is None else shift * scale.square()
     return OptimizerView(edge, scale, shift)
 

@@ -60,7 +60,7 @@ class Reverse:
     def __init__(self, at: "Linearised") -> None:
         self.seed = torch.zeros_like(at.outputs, requires_grad=True)
         self.recorded: Parts = torch.autograd.grad(
-            at.outputs, at.problem.leaves, self.seed, create_graph=True, allow_unused=True
+            at.outputs, at.evaluation.leaves, self.seed, create_graph=True, allow_unused=True
         )
 
     def __call__(self, v: Parts) -> Tensor:
@@ -89,17 +89,17 @@ class Forward:
 
     def __call__(self, v: Parts) -> Tensor:
         """Return J v, flat, length D·K."""
-        problem, batch = self.at.problem, self.at.batch
+        evaluation, batch = self.at.evaluation, self.at.batch
         with fwd.dual_level(), warnings.catch_warnings():
             # torch's own, of formulas that it compiles when the first dual number is made
             warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
             duals = [
                 fwd.make_dual(p.detach(), torch.zeros_like(p) if t is None else t.to(p.dtype))  # type: ignore[no-untyped-call]
-                for p, t in zip(problem.leaves, v, strict=True)
+                for p, t in zip(evaluation.leaves, v, strict=True)
             ]
-            placed = {id(p): d for p, d in zip(problem.leaves, duals, strict=True)}
-            with swapped(problem.modules, placed):
-                z = problem.outputs(batch)
+            placed = {id(p): d for p, d in zip(evaluation.leaves, duals, strict=True)}
+            with swapped(evaluation.modules, placed):
+                z = evaluation.outputs(batch)
             tangent = fwd.unpack_dual(z).tangent  # type: ignore[no-untyped-call]
         return (torch.zeros_like(z) if tangent is None else tangent).detach().reshape(-1)
 
@@ -110,15 +110,15 @@ class Rows:
     name, tolerance = "the Jacobian, row by row", 0.0
 
     def __init__(self, at: "Linearised") -> None:
-        problem = at.problem
-        each = at.size * problem.n_parameters * at.outputs.element_size()
-        if each * len(problem.batches) > ROWS_BYTES:
+        evaluation = at.evaluation
+        each = at.size * evaluation.n_parameters * at.outputs.element_size()
+        if each * len(evaluation.batches) > ROWS_BYTES:
             msg = "model: its Jacobian is too large to be formed whole"
             raise NoDerivativeError(msg)
         eye = torch.eye(at.size, dtype=at.outputs.dtype, device=at.outputs.device)
-        zero = at.outputs.new_zeros(problem.n_parameters)
-        rows = [problem.add_flat(zero.clone(), at.vjp(e)) for e in eye]
-        self.jacobian, self.shapes = torch.stack(rows), [p.numel() for p in problem.leaves]
+        zero = at.outputs.new_zeros(evaluation.n_parameters)
+        rows = [evaluation.add_flat(zero.clone(), at.vjp(e)) for e in eye]
+        self.jacobian, self.shapes = torch.stack(rows), [p.numel() for p in evaluation.leaves]
 
     def __call__(self, v: Parts) -> Tensor:
         """Return J v, flat, length D·K."""
@@ -136,11 +136,11 @@ class Differences:
     name, tolerance = "finite differences in float64", 1e-6
 
     def __init__(self, at: "Linearised") -> None:
-        self.at, self.twin = at, Twin(at.problem)
+        self.at, self.twin = at, Twin(at.evaluation)
 
     def __call__(self, v: Parts) -> Tensor:
         """Return J v, flat, length D·K."""
-        leaves = self.at.problem.leaves
+        leaves = self.at.evaluation.leaves
         parts = [torch.zeros_like(p) if t is None else t for p, t in zip(leaves, v, strict=True)]
         norm = math.sqrt(sum(float(t.double().square().sum()) for t in parts))
         if norm == 0.0:
@@ -170,34 +170,34 @@ def pushed(at: "Linearised", v: Parts) -> Tensor:
     Raises:
         InputError: If there is no route.
     """
-    problem = at.problem
+    evaluation = at.evaluation
     if at.push is not None:
         return at.push(v)
-    doubted = problem.doubted or []
-    while problem.route < len(ROUTES):
-        kind = ROUTES[problem.route]
+    doubted = evaluation.doubted or []
+    while evaluation.route < len(ROUTES):
+        kind = ROUTES[evaluation.route]
         try:
             push = kind(at)
             out = push(v)
-            wrong = (doubted or problem.route > 0) and not _is_adjoint(at, push)
+            wrong = (doubted or evaluation.route > 0) and not _is_adjoint(at, push)
             why = f"the second derivative of {', '.join(doubted)} is wrong" if wrong else ""
         except (RuntimeError, NotImplementedError) as error:
-            why = f"{missing(error, problem.model)} has no second derivative"
+            why = f"{missing(error, evaluation.model)} has no second derivative"
         except InputError as error:
             why = str(error)
         if not why:
             at.push = push
-            problem.inexact = problem.inexact or push.tolerance > 0
+            evaluation.inexact = evaluation.inexact or push.tolerance > 0
             if kind.name:
-                remark = f"products with the Jacobian are by {kind.name}: {problem.why_not}"
-                if remark not in problem.remarks:
-                    problem.remarks.append(remark)
+                remark = f"products with the Jacobian are by {kind.name}: {evaluation.why_not}"
+                if remark not in evaluation.remarks:
+                    evaluation.remarks.append(remark)
             return out
-        problem.why_not = problem.why_not or why
-        problem.route += 1
+        evaluation.why_not = evaluation.why_not or why
+        evaluation.route += 1
     msg = (
-        f"model: there is no way to take the product with its Jacobian ({problem.why_not}); give "
-        "fewer samples, so that the Jacobian can be formed whole, or run it in float64"
+        f"model: there is no way to take the product with its Jacobian ({evaluation.why_not}); "
+        "give fewer samples, so that the Jacobian can be formed whole, or run it in float64"
     )
     raise InputError(msg)
 
@@ -206,7 +206,7 @@ def _is_adjoint(at: "Linearised", push: Push) -> bool:
     """Try ⟨u, J v⟩ = ⟨Jᵀ u, v⟩ on random vectors, to rounding."""
     generator = torch.Generator("cpu").manual_seed(0)
     u = normal((at.size,), at.outputs, generator=generator)
-    v = [normal(p.shape, p, generator=generator) for p in at.problem.leaves]
+    v = [normal(p.shape, p, generator=generator) for p in at.evaluation.leaves]
     jv, back = push(v), at.vjp(u)
     ours = float(torch.dot(u.double(), jv.double()))
     pairs = [(g.double(), t.double()) for g, t in zip(back, v, strict=True) if g is not None]

@@ -21,11 +21,11 @@ from trebuchet._checks import (
 )
 from trebuchet._doors import door, maybe, rule
 from trebuchet.curvature.distributed import Ranks
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.explain import callers_own
 from trebuchet.curvature.lanczos import Step
 from trebuchet.curvature.measurement import Measurement, Method, OperatorName
 from trebuchet.curvature.preconditioner import OptimizerView, view_of
-from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.result import TopEigen
 from trebuchet.errors import InputError
 from trebuchet.problem.autocast import Autocast
@@ -34,6 +34,7 @@ from trebuchet.problem.closures import OWN_LOSS, maybe_closure, settled
 from trebuchet.problem.divisors import divisors, find_rule
 from trebuchet.problem.held_still import MODE, Mode, held_still
 from trebuchet.problem.losses import LossFn, ModelLoss, Reduction, is_convex, resolve
+from trebuchet.problem.problem import Problem, as_problem
 from trebuchet.problem.selection import Selection, select, unwrap
 from trebuchet.problem.tree import mapped
 
@@ -60,16 +61,20 @@ from trebuchet.problem.tree import mapped
     on_step=maybe(function, "a function of (products, value, residual, missed)", takes=4),
 )  # fmt: skip
 def top_eigen(
-    model: nn.Module,
-    loss: str | LossFn | ModelLoss | None,
-    data: object,
+    model: nn.Module | Problem,
+    loss: str | LossFn | ModelLoss | None = None,
+    data: object = None,
     operator: OperatorName = "ggn",
     *,
     k: int = 1,
     rtol: float = 1e-3,
     params: Selection = None,
     mode: Mode = MODE,
-    optimizer: torch.optim.Optimizer | str | Callable[..., Any] | None = None,
+    optimizer: torch.optim.Optimizer
+    | str
+    | Sequence[torch.optim.Optimizer]
+    | Callable[..., Any]
+    | None = None,
     warm: TopEigen | None = None,
     vectors: bool = False,
     micro_batch: int | None = None,
@@ -101,7 +106,9 @@ def top_eigen(
     of the products. ``method="dense"`` results are exact to rounding, without "except".
 
     Args:
-        model: Any module. It is evaluated under `mode`, and nothing about it changes.
+        model: Any module. It is evaluated under `mode`, and nothing about it changes. Or a
+            `Problem`, without loss and data, whose optimizer and micro-batches are then its own; of
+            one with a function of the seed, the model of seed 0.
         loss: ``loss(outputs, targets) -> scalar``, a name (``"half_mse"``, ``"mse"``,
             ``"cross_entropy"``, ``"bce"``, ``"huber"`` …), or for Hessians a closure
             ``loss_fn(model, batch)``. None is no loss for the NTK, and for the Hessian the model's
@@ -156,6 +163,17 @@ def top_eigen(
         >>> round(top_eigen(net, nn.MSELoss(), (x, torch.zeros_like(x))).lr_crit, 6)
         0.2
     """
+    autocast_dtype = None
+    if isinstance(model, Problem):
+        problem = as_problem(
+            model, loss, data, micro_batch=micro_batch, weights=weights, size_of=size_of
+        )
+        loss, data, weights, size_of = (
+            problem.loss, problem.data, problem.weights, problem.size_of,
+        )  # fmt: skip
+        micro_batch = problem.micro_batch
+        optimizer = problem.optimizer if optimizer is None else optimizer
+        model, autocast_dtype = problem.initial(0), problem.autocast
     model = unwrap(model)
     resolved = resolve(loss)
     if resolved is None and operator == "hessian":
@@ -165,6 +183,8 @@ def top_eigen(
     _check(operator, resolved)
     ranks = Ranks(group, device)
     autocast = Autocast.ambient(device)
+    if autocast_dtype is not None:
+        autocast = Autocast(device.type, True, autocast_dtype)
     # The solver's own arithmetic must not be cast down; the model re-enters the caller's autocast.
     still = held_still(model, mode=mode, loader=data, also=loss)
     with (
@@ -183,14 +203,14 @@ def top_eigen(
         if micro_batch is not None:
             closure = isinstance(resolved, ModelLoss)
             batches = as_batches(batches, device=device, micro_batch=micro_batch, closure=closure)
-        problem = Problem(model, chosen, resolved, batches, autocast, held=held)
-        entered.enter_context(problem.in_place())
-        versions = [p._version for p in problem.leaves]
-        problem.remarks += _weigh(problem, ranks, reduction)
+        evaluation = Evaluation(model, chosen, resolved, batches, autocast, held=held)
+        entered.enter_context(evaluation.in_place())
+        versions = [p._version for p in evaluation.leaves]
+        evaluation.remarks += _weigh(evaluation, ranks, reduction)
         measurement = Measurement(
-            problem=problem,
+            evaluation=evaluation,
             ranks=ranks,
-            view=_view(optimizer, problem, ranks),
+            view=_view(optimizer, evaluation, ranks),
             operator=operator,
             k=k,
             rtol=rtol,
@@ -205,7 +225,7 @@ def top_eigen(
             warm=warm,
         )
         result = measurement.result(mode)
-        if versions != [p._version for p in problem.leaves]:
+        if versions != [p._version for p in evaluation.leaves]:
             msg = "model: its forward pass writes to its parameters; curvature needs a fixed point"
             raise InputError(msg)
     return result
@@ -226,56 +246,58 @@ def _check_operator(operator: str, loss: object) -> None:
         raise InputError(msg)
 
 
-def _weigh(problem: Problem, ranks: Ranks, reduction: Reduction | None) -> tuple[str, ...]:
+def _weigh(evaluation: Evaluation, ranks: Ranks, reduction: Reduction | None) -> tuple[str, ...]:
     """Set the micro-batches' weights and D, over all ranks; return what there is to say."""
-    batches = problem.batches
+    batches = evaluation.batches
 
     def outputs_of(batch: Batch) -> Any:
         # With gradients: a forward pass may take derivatives itself.
-        return mapped(Tensor.detach, problem.raw_outputs(batch))
+        return mapped(Tensor.detach, evaluation.raw_outputs(batch))
 
     seeds = itertools.count()
     rule = find_rule(
-        problem.loss, batches, reduction=reduction, outputs_of=outputs_of,
-        value_of=lambda batch: _closure_value(problem, batch, next(seeds)),
+        evaluation.loss, batches, reduction=reduction, outputs_of=outputs_of,
+        value_of=lambda batch: _closure_value(evaluation, batch, next(seeds)),
         always=not ranks.alone,
     )  # fmt: skip
-    problem.reduction = rule.reduction
+    evaluation.reduction = rule.reduction
     found, total = [1.0], 1.0
     if len(batches) > 1 or not ranks.alone:
         found, total = divisors(rule, batches, outputs_of)
     samples = float(sum(b.size for b in batches))
     total, samples = ranks.total([total, samples])
-    if problem.reduction == "sum":
+    if evaluation.reduction == "sum":
         total = 1.0
     if total == 0:
         msg = "data: no target counts (all are ignored), so the mean loss is 0/0"
         raise InputError(msg)
-    problem.weights = [d / total for d in found]
-    problem.n_samples = int(samples)
+    evaluation.weights = [d / total for d in found]
+    evaluation.n_samples = int(samples)
     return tuple(note for note in (uncounted(batches), rule.note) if note)
 
 
-def _closure_value(problem: Problem, batch: Batch, seed: int) -> Tensor:
+def _closure_value(evaluation: Evaluation, batch: Batch, seed: int) -> Tensor:
     """A closure's loss on samples of a batch, in evaluation mode: nothing mixes them there."""
-    flags = [(m, m.training) for m in problem.model.modules()]
+    flags = [(m, m.training) for m in evaluation.model.modules()]
     # A batch's place among the others seeds it. Each call has another seed: noise shows itself.
-    kept, problem.batches = problem.batches, [*[replace(batch)] * seed, batch]
+    kept, evaluation.batches = evaluation.batches, [*[replace(batch)] * seed, batch]
     try:
-        problem.model.eval()
-        return problem.loss_of(batch).detach()
+        evaluation.model.eval()
+        return evaluation.loss_of(batch).detach()
     finally:
-        problem.batches = kept
+        evaluation.batches = kept
         for module, flag in flags:
             module.training = flag
 
 
-def _view(optimizer: object, problem: Problem, ranks: Ranks) -> OptimizerView:
+def _view(optimizer: object, evaluation: Evaluation, ranks: Ranks) -> OptimizerView:
     def gradient() -> Tensor:
-        out = torch.zeros(problem.n_parameters, dtype=problem.dtype, device=problem.device)
-        for batch, weight in zip(problem.batches, problem.weights, strict=True):
-            grads = torch.autograd.grad(problem.loss_of(batch), problem.leaves, allow_unused=True)
-            problem.add_flat(out, grads, weight)
+        out = torch.zeros(evaluation.n_parameters, dtype=evaluation.dtype, device=evaluation.device)
+        for batch, weight in zip(evaluation.batches, evaluation.weights, strict=True):
+            grads = torch.autograd.grad(
+                evaluation.loss_of(batch), evaluation.leaves, allow_unused=True
+            )
+            evaluation.add_flat(out, grads, weight)
         return ranks.sum_(out)
 
-    return view_of(optimizer, problem, gradient)
+    return view_of(optimizer, evaluation, gradient)

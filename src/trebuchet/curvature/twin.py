@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.explain import explained
-from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.swapped import swapped
 from trebuchet.errors import InputError
 from trebuchet.problem.batches import Batch
@@ -22,23 +22,23 @@ _ADVICE = "it is evaluated in float64 here, as no second derivative can be had o
 
 
 class Twin:
-    """A problem's loss, gradient and outputs in float64, anywhere near its parameters.
+    """An evaluation's loss, gradient and outputs in float64, anywhere near its parameters.
 
     Args:
-        problem: The problem.
+        evaluation: The evaluation.
 
     Attributes:
         moves: Whether a gradient's evaluation was seen to move state of the model's own.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem, self.moves = problem, False
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation, self.moves = evaluation, False
         tensors = {
-            id(t): t for m in problem.modules for t in [*m.parameters(), *m.buffers()]
+            id(t): t for m in evaluation.modules for t in [*m.parameters(), *m.buffers()]
         }  # fmt: skip
-        self._state = [id(t) for t, _ in problem.state]
+        self._state = [id(t) for t, _ in evaluation.state]
         self._fixed = {i: _double(t.detach()) for i, t in tensors.items()}
-        self._chosen = list(problem.leaves)
+        self._chosen = list(evaluation.leaves)
         norm = sum(float(p.detach().double().square().sum()) for p in self._chosen) ** 0.5
         self.reach = norm or 1.0
 
@@ -47,7 +47,7 @@ class Twin:
         # Buffers are copies of this evaluation's own: it may write to them.
         tensors = {i: t.clone() for i, t in self._fixed.items() if i not in self._ids}
         tensors |= dict(zip((id(p) for p in self._chosen), leaves, strict=True))
-        with swapped(self.problem.modules, tensors), torch.autocast(self._device, enabled=False):
+        with swapped(self.evaluation.modules, tensors), torch.autocast(self._device, enabled=False):
             yield
         mine = [(tensors[i], self._fixed[i]) for i in self._state if i in tensors]
         self.moves |= any(not torch.equal(t.detach(), was) for t, was in mine)
@@ -58,7 +58,7 @@ class Twin:
 
     @property
     def _device(self) -> str:
-        return self.problem.device.type
+        return self.evaluation.device.type
 
     def leaves(self, v: Sequence[Tensor] | None = None, step: float = 0.0) -> list[Tensor]:
         """Return θ + step · v, one tensor a parameter, float64, with gradients.
@@ -88,9 +88,9 @@ class Twin:
         Raises:
             InputError: If the model cannot be evaluated so.
         """
-        self.problem.same_noise(batch)
-        with self._moved(leaves), explained(self.problem.model, "model", _ADVICE):
-            model = self.problem.model
+        self.evaluation.same_noise(batch)
+        with self._moved(leaves), explained(self.evaluation.model, "model", _ADVICE):
+            model = self.evaluation.model
             z = model(*_map(_double, batch.args), **_map(_double, batch.kwargs))
         # Outputs are only ever evaluated here, never differentiated.
         if not isinstance(z, Tensor) or z.dtype != torch.float64:
@@ -108,12 +108,12 @@ class Twin:
         Returns:
             A scalar.
         """
-        problem, targets = self.problem, _map(_double, batch.targets)
-        loss = problem.loss
+        evaluation, targets = self.evaluation, _map(_double, batch.targets)
+        loss = evaluation.loss
         assert loss is not None
         assert not isinstance(loss, ModelLoss)
-        problem.same_noise(batch, of_loss=True)
-        with self._moved(self.leaves()), explained(problem.model, "loss", _ADVICE):
+        evaluation.same_noise(batch, of_loss=True)
+        with self._moved(self.leaves()), explained(evaluation.model, "loss", _ADVICE):
             return check_scalar(loss(z) if targets is None else loss(z, targets))
 
     def gradient(self, v: Sequence[Tensor], step: float) -> Tensor:
@@ -126,25 +126,25 @@ class Twin:
         Returns:
             Shape (P,).
         """
-        problem = self.problem
-        out = torch.zeros(problem.n_parameters, dtype=torch.float64, device=problem.device)
-        for batch, weight in zip(problem.batches, problem.weights, strict=True):
+        evaluation = self.evaluation
+        out = torch.zeros(evaluation.n_parameters, dtype=torch.float64, device=evaluation.device)
+        for batch, weight in zip(evaluation.batches, evaluation.weights, strict=True):
             leaves = self.leaves(v, step)
             # The backward pass inside too: checkpointing runs the forward pass again in it.
-            with self._moved(leaves), explained(problem.model, "loss", _ADVICE):
+            with self._moved(leaves), explained(evaluation.model, "loss", _ADVICE):
                 grads = torch.autograd.grad(self._loss(batch), leaves, allow_unused=True)
-            problem.add_flat(out, grads, weight)
+            evaluation.add_flat(out, grads, weight)
         return out
 
     def _loss(self, batch: Batch) -> Tensor:
-        problem, loss = self.problem, self.problem.loss
-        problem.same_noise(batch)
+        evaluation, loss = self.evaluation, self.evaluation.loss
+        evaluation.same_noise(batch)
         if isinstance(loss, ModelLoss):
-            return check_scalar(loss.fn(problem.model, _map(_double, batch.raw)))
+            return check_scalar(loss.fn(evaluation.model, _map(_double, batch.raw)))
         assert loss is not None
-        z = problem.model(*_map(_double, batch.args), **_map(_double, batch.kwargs))
+        z = evaluation.model(*_map(_double, batch.args), **_map(_double, batch.kwargs))
         targets = _map(_double, batch.targets)
-        problem.same_noise(batch, of_loss=True)
+        evaluation.same_noise(batch, of_loss=True)
         return check_scalar(loss(z) if targets is None else loss(z, targets))
 
 

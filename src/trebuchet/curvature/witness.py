@@ -21,9 +21,9 @@ from torch import Tensor
 
 from trebuchet.curvature.differences import DifferenceHessian
 from trebuchet.curvature.distributed import Ranks
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.hessian import Hessian
 from trebuchet.curvature.operators import random_direction
-from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.solve import Spectrum
 from trebuchet.errors import InputError
 
@@ -36,14 +36,16 @@ class Witness:
     """Holds products of a Hessian against finite differences.
 
     Args:
-        problem: The problem.
+        evaluation: The evaluation.
         ranks: The processes that share the samples.
         scale: The preconditioner's s.
         seed: Of the random vector.
     """
 
-    def __init__(self, problem: Problem, ranks: Ranks, scale: Tensor | None, seed: int) -> None:
-        self.problem, self.ranks, self.scale, self.seed = problem, ranks, scale, seed
+    def __init__(
+        self, evaluation: Evaluation, ranks: Ranks, scale: Tensor | None, seed: int
+    ) -> None:
+        self.evaluation, self.ranks, self.scale, self.seed = evaluation, ranks, scale, seed
         self.moves = (
             False  # seen by differences alone: a teacher that equals its student stands still
         )
@@ -60,7 +62,7 @@ class Witness:
         doubted = op.doubts()
         if not doubted:
             return ""
-        like = torch.empty(0, dtype=self.problem.dtype, device=self.problem.device)
+        like = torch.empty(0, dtype=self.evaluation.dtype, device=self.evaluation.device)
         v = random_direction(op.dim, like, torch.Generator("cpu").manual_seed(self.seed))
         off = self._off(v, op.product(v.clone()), 0.0)
         named = ", ".join(doubted)
@@ -81,7 +83,7 @@ class Witness:
             What is wrong, in words; empty if nothing is known to be.
         """
         said = "" if found.symmetric else f"{found.note} by automatic differentiation"
-        if self.problem.dtype != torch.float64 or said or self.problem.autocast.enabled:
+        if self.evaluation.dtype != torch.float64 or said or self.evaluation.autocast.enabled:
             return said
         # Σ_i y_i, whose product is Σ_i λ_i y_i up to the residuals.
         values = torch.as_tensor(found.values, dtype=torch.float64, device=found.vectors.device)
@@ -89,13 +91,13 @@ class Witness:
         off = self._off(v, hv if shift is None else hv - shift * v, float(found.values[0]))
         top = float(np.abs(found.values).max())
         slack = float(np.sum(found.residuals)) / top if top > 0 else 0.0
-        if off is None or off <= AGREE + slack or self.problem.moves or self.moves:
+        if off is None or off <= AGREE + slack or self.evaluation.moves or self.moves:
             return ""
         return _said("automatic differentiation's is wrong", off)
 
     def _off(self, v: Tensor, hv: Tensor, size: float) -> float | None:
         try:
-            differences = DifferenceHessian(self.problem, ranks=self.ranks, scale=self.scale)
+            differences = DifferenceHessian(self.evaluation, ranks=self.ranks, scale=self.scale)
             off = differences.disagreement(v, hv, size)
             self.moves |= differences.twin.moves
             return off

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from trebuchet.dynamics.kernels import Kernel
+from trebuchet.dynamics.kernels import OutputKernel
 
 MEMORY_BYTES = 2 * 2**30
 """Bound on what the chunks in flight may take together, unless the caller sets another."""
@@ -37,7 +37,7 @@ def candidates(runs: int, bytes_per_run: int, memory: int, workers: int) -> list
     return sizes if sizes[-1] == most else [*sizes, most]
 
 
-def fastest(make: Callable[[int], Kernel], sizes: list[int]) -> int:
+def fastest(make: Callable[[int], OutputKernel], sizes: list[int]) -> int:
     """The chunk size whose step costs least a run; the smaller of two that are within 5 %.
 
     Args:
@@ -59,7 +59,7 @@ def fastest(make: Callable[[int], Kernel], sizes: list[int]) -> int:
     return best
 
 
-def _seconds_a_step(kernel: Kernel) -> float:
+def _seconds_a_step(kernel: OutputKernel) -> float:
     times = []
     for _ in range(TRIAL_STEPS + 1):  # the first one warms up
         start = time.perf_counter()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.func import grad, grad_and_value, jacrev, vmap
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """A loss of one run: outputs, of the shape in which the module returns them, and targets."""
@@ -23,6 +23,11 @@ class Loss(ABC):
     @abstractmethod
     def __call__(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """(L of shape ``(R,)``, ∂L/∂z of the shape of z) for z of shape ``(R, D[, K])``."""
+
+    def curvature(self, z: Tensor, y: Tensor) -> Tensor | None:
+        """∂²L/∂z², ``(R, D·K, D·K)``; None where it is 1/D times the identity."""
+        del z, y
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +70,13 @@ class UserLoss(Loss):
 
         gradient, loss = vmap(grad_and_value(one))(z)
         return loss, gradient
+
+    def curvature(self, z: Tensor, y: Tensor) -> Tensor:
+        """Of the outputs of a run, in the order of its kernel matrix."""
+
+        def one(outputs: Tensor) -> Tensor:
+            return self.function(outputs.unsqueeze(-1) if self.column else outputs, y)
+
+        found: Tensor = vmap(jacrev(grad(one)))(z)
+        size = z[0].numel()
+        return found.reshape(z.shape[0], size, size)

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from trebuchet._checks import from_zero, one_line, real
 from trebuchet._doors import door
-from trebuchet.dynamics.kernels.base import Kernel
+from trebuchet.dynamics.kernels.outputs import OutputKernel
 from trebuchet.errors import InputError
 from trebuchet.problem.optimizer_copies import has_hooks
 from trebuchet.problem.optimizer_names import lookup
@@ -40,16 +40,32 @@ class GradientDescent:
     momentum: float = 0.0
     weight_decay: float = 0.0
 
+    def __call__(self, params: Sequence[nn.Parameter], rate: float) -> Optimizer:
+        """torch's own optimizer of these settings: so it is a factory, as every door takes one.
+
+        Args:
+            params: What it trains.
+            rate: η.
+
+        Returns:
+            ``torch.optim.SGD``.
+        """
+        return torch.optim.SGD(
+            params, lr=rate, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+
     @property
     def plain(self) -> bool:
         """Whether this is gradient descent and nothing else."""
         return self.momentum == 0 and self.weight_decay == 0
 
-    def start(self, kernel: Kernel) -> list[Tensor]:
+    def start(self, kernel: OutputKernel) -> list[Tensor]:
         """The velocity u = 0 of every parameter; nothing for plain gradient descent."""
         return [] if self.momentum == 0 else [torch.zeros_like(p) for p in kernel.params]
 
-    def step_(self, kernel: Kernel, dz: Tensor, lr: Tensor, velocity: Sequence[Tensor]) -> None:
+    def step_(
+        self, kernel: OutputKernel, dz: Tensor, lr: Tensor, velocity: Sequence[Tensor]
+    ) -> None:
         """Move every run by one step, in place, after ``kernel.forward``.
 
         Args:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from trebuchet._progress import Progress
-from trebuchet.dynamics.binding import Bound
+from trebuchet.dynamics.binding import Binding
 from trebuchet.dynamics.checkpoint import Checkpoint, ChunkFile
 from trebuchet.dynamics.history import History
+from trebuchet.dynamics.kernels.base import Kernel
 from trebuchet.dynamics.runner import Control, Plan, Runner, restore_ended
 
 PATIENCE = 10.0
@@ -24,20 +24,21 @@ PATIENCE = 10.0
 class Job:
     """Chunks on their way through the workers."""
 
-    bound: Bound
+    bound: Binding
     plan: Plan
     learning_rate: NDArray[np.float64]
     chunks: list[list[tuple[int, int]]]
     checkpoint: Checkpoint | None
     progress: Progress
     done: int = 0
+    _shape: Kernel | None = None  # whose observables have which size
     lock: Lock = field(default_factory=Lock)
 
     def run(self, workers: int) -> tuple[list[History], bool]:
         """Histories in the order of the chunks, and whether Ctrl-C came in between.
 
         Args:
-            workers: Chunks in flight together.
+            workers: Chunks in flight together; 0 for one after the other, in this thread.
 
         Returns:
             Both.
@@ -51,6 +52,8 @@ class Job:
                 file.load()
         control = Control(advance=self._advance)
         total = sum(len(c) for c in self.chunks) * self.plan.stop.max_steps
+        if not workers:
+            return self._inline(total)
         interrupted = False
         futures: list[Future[History]] = []
         pool = ThreadPoolExecutor(workers)
@@ -80,14 +83,42 @@ class Job:
                 ended.append(self._unstarted(index, control))
         return ended, interrupted
 
-    def _one(self, index: int, control: Control) -> History:
+    def _inline(self, total: int) -> tuple[list[History], bool]:
+        """The same where the runs share a module: Ctrl-C comes in the middle of one of them."""
+        shown = time.monotonic()
+
+        def advance(steps: int) -> None:
+            nonlocal shown
+            self._advance(steps)
+            if time.monotonic() - shown > 0.1:
+                shown = time.monotonic()
+                self.progress(min(self.done, total - 1), total)
+
+        ended: list[History] = []
+        interrupted = False
+        for index in range(len(self.chunks)):
+            file = self._file(index)
+            saved = file is not None and file.path.exists()
+            if interrupted and not saved:
+                ended.append(self._blank(index))
+                continue
+            begun = self._blank(index)
+            try:
+                self._one(index, Control(advance=advance), begun)
+            except KeyboardInterrupt:
+                interrupted = True
+            ended.append(begun)
+        self.progress(total, total)
+        return ended, interrupted
+
+    def _one(self, index: int, control: Control, history: History | None = None) -> History:
         pairs, file = self.chunks[index], self._file(index)
-        history = self._blank(index)
+        history = self._blank(index) if history is None else history
         if file is None or not restore_ended(file, history):
-            kernel = self.bound.kernel([s for _, s in pairs])
-            rates = [self.learning_rate[pair] for pair in pairs]
-            lr = torch.tensor(rates, dtype=self.bound.x.dtype, device=self.bound.x.device)
-            history = Runner(kernel, lr, self.bound.layers, self.plan, file).run(control)
+            rates = [float(self.learning_rate[pair]) for pair in pairs]
+            kernel = self.bound.kernel(rates, [s for _, s in pairs])
+            rows = np.arange(len(pairs))
+            Runner(kernel, history, rows, self.plan, checkpoint=file).run(control)
         else:
             self._advance(int(history.steps.sum()))
         # What a run did not need of its budget counts as done.
@@ -101,8 +132,10 @@ class Job:
         return self._one(index, control) if saved else self._blank(index)
 
     def _blank(self, index: int) -> History:
-        runs = len(self.chunks[index])
-        return History(runs, self.plan.schedule, self.bound.layers, self.plan.delta)
+        pairs = self.chunks[index]
+        if self._shape is None:
+            self._shape = self.bound.kernel([1.0], [0])
+        return self.plan.history(len(pairs), self._shape)
 
     def _file(self, index: int) -> ChunkFile | None:
         if self.checkpoint is None:

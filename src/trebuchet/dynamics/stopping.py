@@ -31,6 +31,25 @@ class StopRule:
     tolerance: float | None = None
     blowup: float = 1e8
 
+    def failures(
+        self, loss: NDArray[np.float64], first: NDArray[np.float64]
+    ) -> list[Status | None]:
+        """Status of each run whose loss has failed; None for the others.
+
+        Args:
+            loss: L, shape ``(R,)``.
+            first: L(θ_0).
+
+        Returns:
+            One a run.
+        """
+        finite = np.isfinite(loss)
+        blew_up = finite & blown_up(loss, first, self.blowup)
+        return [
+            Status.NON_FINITE if not fine else Status.BLEW_UP if blown else None
+            for fine, blown in zip(finite, blew_up, strict=True)
+        ]
+
     def verdicts(
         self,
         step: int,
@@ -51,21 +70,14 @@ class StopRule:
         Returns:
             One verdict a run.
         """
-        finite = np.isfinite(loss)
-        blew_up = finite & blown_up(loss, first, self.blowup)
-        settled = np.zeros_like(finite)
-        if self.tolerance is not None:
-            settled = finite & (np.abs(loss - previous) < self.tolerance)
-        verdicts: list[Status | None] = []
+        verdicts = self.failures(loss, first)
+        with np.errstate(invalid="ignore"):  # infinite losses
+            change = np.abs(loss - previous)
         for run in range(loss.size):
-            if not finite[run]:
-                verdicts.append(Status.NON_FINITE)
-            elif blew_up[run]:
-                verdicts.append(Status.BLEW_UP)
-            elif settled[run]:
-                verdicts.append(Status.CONVERGED)
+            if verdicts[run] is not None:
+                continue
+            if self.tolerance is not None and change[run] < self.tolerance:
+                verdicts[run] = Status.CONVERGED
             elif step >= self.max_steps:
-                verdicts.append(Status.MAX_STEPS)
-            else:
-                verdicts.append(None)
+                verdicts[run] = Status.MAX_STEPS
         return verdicts

@@ -9,11 +9,11 @@ from numpy.typing import ArrayLike
 
 from trebuchet._progress import Progress
 from trebuchet.data.digits import load_digits01
-from trebuchet.dynamics.problem import Problem
 from trebuchet.dynamics.recording import Recording
 from trebuchet.dynamics.sweep import sweep
 from trebuchet.models.mlp import MLP
 from trebuchet.phases.label import label
+from trebuchet.problem.problem import Problem
 
 RATIOS = np.round(np.arange(0.5, 14.01, 0.5), 10)
 STEPS = 1000
@@ -31,8 +31,8 @@ def digits_problem(width: int = 512, dtype: torch.dtype = torch.float32) -> Prob
 
     return Problem(
         model,
-        x,
-        y,
+        "half_mse",
+        (x, y),
         test=(x_test, y_test),
         name=f"two-layer ReLU net, width {width}, on digits 0/1",
         facts={"data_source": data.source, "data_sha256": data.sha256},

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from trebuchet._checks import instance, path as a_path, seed as one_seed
 from trebuchet._doors import door, maybe, rule
 from trebuchet._torch_checks import dtype as a_dtype
-from trebuchet.dynamics.problem import Problem
 from trebuchet.errors import InputError
 from trebuchet.models import MLP, Draws, biased_teacher_student, pure_teacher_student
 from trebuchet.paper.settings import Images, Net, Point, Pure, Random, Setting
+from trebuchet.problem.problem import Problem
 
 
 @door(
@@ -53,14 +53,18 @@ def paper_problem(
         arrays = (images.x_train, images.y_train, images.x_test, images.y_test)
         x, y, x_test, y_test = (torch.as_tensor(a).to(dtype) for a in arrays)
         facts = {"data_source": images.source, "data_sha256": images.sha256}
-        return Problem(model, x, y, test=(x_test, y_test), name=setting.title, facts=facts)
+        return Problem(
+            model, "half_mse", (x, y), test=(x_test, y_test), name=setting.title, facts=facts
+        )
     if isinstance(data, Point):
         _, model = _student(setting, 1, seed, dtype)
         x = torch.full((1, 1), data.x, dtype=dtype)
-        return Problem(model, x, torch.full((1,), data.y, dtype=dtype), name=setting.title)
+        return Problem(
+            model, "half_mse", (x, torch.full((1,), data.y, dtype=dtype)), name=setting.title
+        )
     teacher, model = _student(setting, data.d, seed, dtype)
     x, y, test = _random(data, Draws(seed), teacher, dtype)
-    return Problem(model, x, y, test=test, name=setting.title)
+    return Problem(model, "half_mse", (x, y), test=test, name=setting.title)
 
 
 def _student(

@@ -25,16 +25,15 @@ from trebuchet._content import ByContent
 from trebuchet._doors import door, rule
 from trebuchet.curvature.top import top_eigen
 from trebuchet.errors import InputError
-from trebuchet.phases.scanning.checks import check_start
-from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch, SizeOf, warn_uncounted
-from trebuchet.problem.closures import OWN_LOSS, maybe_closure, settled
+from trebuchet.problem.bound import evaluated
+from trebuchet.problem.check_start import check_start
 from trebuchet.problem.held_still import MODE, WithoutDropout, held_still, may_drop
-from trebuchet.problem.losses import ModelLoss, resolve
+from trebuchet.problem.losses import ModelLoss
 from trebuchet.problem.noise import seed_all
+from trebuchet.problem.problem import Problem, as_problem
 from trebuchet.problem.risk import Objective, is_finite
-from trebuchet.problem.selection import select, unwrap
-from trebuchet.problem.stream import make_stream
+from trebuchet.problem.selection import unwrap
 from trebuchet.results.levels import blown_up, risen
 
 BLOWUP = 1e8
@@ -66,9 +65,9 @@ _RTOL = rule(real, "a number from 1e-4 to 1", lambda x: 1e-4 <= x <= 1)
     rtol=_RTOL, delta=from_zero, weights=anything, size_of=anything,
 )  # fmt: skip
 def early_constants(
-    model: nn.Module,
-    loss: str | Callable[..., Any] | ModelLoss | None,
-    data: object,
+    model: nn.Module | Problem,
+    loss: str | Callable[..., Any] | ModelLoss | None = None,
+    data: object = None,
     *,
     steps: int = 10,
     train_steps: int = 100,
@@ -80,7 +79,7 @@ def early_constants(
     """Measure the constants of one initialisation, with full-batch gradient descent.
 
     Args:
-        model: Any module; nothing about it changes.
+        model: Any module, of which nothing changes; or a `Problem`, without loss and data.
         loss: As for ``scan``.
         data: As for ``scan``; all of it is one batch.
         steps: What counts as early.
@@ -112,20 +111,15 @@ def early_constants(
     if steps > train_steps:
         msg = f"steps: expected from 1 to train_steps = {train_steps}, got {steps}"
         raise InputError(msg)
-    model = unwrap(model)
-    resolved = resolve(loss) or OWN_LOSS
-    params = list(select(model).values())
-    device = params[0].device
-    off = WithoutDropout() if may_drop(model) else contextlib.nullcontext()
-    with held_still(model, mode=MODE, loader=data, parameters_too=True, also=loss), off:
-        stream = make_stream(
-            data, device=device, batch_size=None, accumulate=1, horizon=10**9,
-            closure=maybe_closure(resolved), model=model, weights=weights, size_of=size_of,
-        )  # fmt: skip
-        autocast = Autocast.ambient(device)
-        resolved = settled(resolved, model, stream.pool[0], autocast)
+    problem = as_problem(model, loss, data, weights=weights, size_of=size_of)
+    net = unwrap(problem.initial(0))
+    off = WithoutDropout() if may_drop(net) else contextlib.nullcontext()
+    still = held_still(
+        net, mode=MODE, loader=problem.data, parameters_too=True, also=problem.loss
+    )  # fmt: skip
+    with still, off:
+        objective, stream = evaluated(problem, net, joint=True)
         warn_uncounted(stream.pool)
-        objective = Objective(model, resolved, params, autocast, stream.n_samples, joint=True)
         with objective.brought_home():
             check_start(objective, list(stream.pool), stream)
             run = _Descent(objective, list(stream.pool), delta)

@@ -9,15 +9,16 @@ from trebuchet._checks import instance, seed as one_seed
 from trebuchet._doors import door, rule
 from trebuchet.curvature.explain import explained
 from trebuchet.dynamics.kernels import make_kernel
-from trebuchet.dynamics.problem import Problem
 from trebuchet.errors import NotApplicableError
 from trebuchet.models.mlp import MLP
 from trebuchet.models.quadratic import PureQuadratic, QuadraticWithBias
+from trebuchet.problem.losses import half_mse, resolve
+from trebuchet.problem.problem import Problem
 from trebuchet.theory import edges as theory
 from trebuchet.theory.edges import Edge
 
 A_PROBLEM = rule(
-    instance, Problem, "a trebuchet.Problem", "trebuchet.Problem(model, x, y) makes one"
+    instance, Problem, "a trebuchet.Problem", "trebuchet.Problem(model, loss, data) makes one"
 )
 
 
@@ -42,14 +43,14 @@ def edges(problem: Problem, seed: int = 0) -> dict[str, Edge]:
 
     Example:
         >>> from trebuchet.models import MLP
-        >>> problem = Problem(MLP.draw(1, 64, generator=5), [[4.0]], [2.0])
+        >>> problem = Problem(MLP.draw(1, 64, generator=5), "half_mse", ([[4.0]], [2.0]))
         >>> {name: round(edge.lr_ratio, 6) for name, edge in edges(problem).items()}
         {'critical': 2.0, 'upper': 4.0}
     """
-    if problem.loss.name != "half_mse":
+    if resolve(problem.loss) is not half_mse:
         msg = (
             "loss: the edges are for L = (1/2D) Σ|z − y|² ('half_mse'), got "
-            f"{problem.loss.name!r}; trebuchet.top_eigen gives the critical rate of any loss"
+            f"{problem.loss_name!r}; trebuchet.top_eigen gives the critical rate of any loss"
         )
         raise NotApplicableError(msg)
     model = problem.initial(seed)

@@ -19,17 +19,16 @@ from trebuchet._checks import anything, positive, whole
 from trebuchet._content import ByContent
 from trebuchet._doors import door, maybe
 from trebuchet.errors import InputError
-from trebuchet.phases.scanning.checks import check_start
-from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch, SizeOf, warn_uncounted
-from trebuchet.problem.closures import OWN_LOSS, maybe_closure, settled
+from trebuchet.problem.bound import evaluated
+from trebuchet.problem.check_start import check_start
 from trebuchet.problem.held_still import held_still
-from trebuchet.problem.losses import ModelLoss, resolve
+from trebuchet.problem.losses import ModelLoss
 from trebuchet.problem.optimizer_copies import set_mode
 from trebuchet.problem.optimizers import Factory, epsilon_lost, make_factory
+from trebuchet.problem.problem import Problem, as_problem
 from trebuchet.problem.risk import Objective, is_finite
-from trebuchet.problem.selection import select, unwrap
-from trebuchet.problem.stream import make_stream
+from trebuchet.problem.selection import unwrap
 
 WAITING = 10
 """Steps in which an optimizer may only gather gradients, as SOAP in its first."""
@@ -67,9 +66,9 @@ class ForwardRate(ByContent):
     micro_batch=maybe(whole, "a positive number of samples"), weights=anything, size_of=anything,
 )  # fmt: skip
 def forward_critical_rate(
-    model: nn.Module,
-    loss: str | Callable[..., Any] | ModelLoss | None,
-    data: object,
+    model: nn.Module | Problem,
+    loss: str | Callable[..., Any] | ModelLoss | None = None,
+    data: object = None,
     optimizer: str
     | torch.optim.Optimizer
     | Sequence[torch.optim.Optimizer]
@@ -83,7 +82,7 @@ def forward_critical_rate(
     """Bracket the rate at which one step no longer lowers the loss.
 
     Args:
-        model: Any module; nothing about it changes.
+        model: Any module, of which nothing changes; or a `Problem`, whose optimizer it is then.
         loss: As for ``top_eigen``, closures included.
         data: As for ``top_eigen``; all of it is used.
         optimizer: A name, a factory or optimizers, as for ``scan``.
@@ -109,26 +108,21 @@ def forward_critical_rate(
     References:
         Kalra & Barkeshli, arXiv 2406.09405, section 4.
     """
-    model = unwrap(model)
-    resolved = resolve(loss) or OWN_LOSS
-    params = list(select(model).values())
-    device = params[0].device
-    with held_still(model, mode="as_is", loader=data, parameters_too=True, also=loss):
-        stream = make_stream(
-            data, device=device, batch_size=None, accumulate=1, horizon=10**9,
-            closure=maybe_closure(resolved), model=model, weights=weights, size_of=size_of,
-        )  # fmt: skip
-        autocast = Autocast.ambient(device)
-        resolved = settled(resolved, model, stream.pool[0], autocast)
+    problem = as_problem(
+        model, loss, data, optimizer=optimizer, micro_batch=micro_batch, weights=weights,
+        size_of=size_of,
+    )  # fmt: skip
+    net = unwrap(problem.initial(0))
+    still = held_still(
+        net, mode="as_is", loader=problem.data, parameters_too=True, also=problem.loss
+    )
+    with still:
+        objective, stream = evaluated(problem, net, joint=True)
         warn_uncounted(stream.pool)
-        objective = Objective(
-            model, resolved, params, autocast, stream.n_samples, micro_batch, joint=True
-        )
         with objective.brought_home():
             check_start(objective, list(stream.pool), stream)
-            return along_first_step(
-                objective, make_factory(optimizer, params), list(stream.pool), delta
-            )
+            factory = make_factory(problem.optimizer, objective.params, clip=problem.clip)
+            return along_first_step(objective, factory, list(stream.pool), delta)
 
 
 def along_first_step(

@@ -1,10 +1,14 @@
 """Which phase each run was in, with the numbers behind the verdict."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
 from trebuchet._checks import factor, from_zero
 from trebuchet._doors import door, maybe
+from trebuchet._types import Status
 from trebuchet.errors import InputError
 from trebuchet.phases.verdict import Evidence, peak_ratios, phases, recovery_steps
 from trebuchet.results.levels import DELTA
@@ -13,20 +17,22 @@ from trebuchet.results.summary import summarise
 
 
 @door(ds=results, blowup=maybe(factor), delta=maybe(from_zero))
-def label(ds: xr.Dataset, *, blowup: float | None = None, delta: float | None = None) -> xr.Dataset:
+def label(ds: Any, *, blowup: float | None = None, delta: float | None = None) -> xr.Dataset:
     """Label every run with its phase.
 
     The phases, and the numbers that decide them, are in :func:`trebuchet.phases.verdict.phases`:
     divergent, collapsed, catapult, lazy, unsettled. A scan's runs are judged by the same function.
 
     Args:
-        ds: A results dataset; numbers it lacks are computed from its traces.
+        ds: A results dataset, or what holds one as its ``runs``, such as a ``Scan``; numbers it
+            lacks are computed from its traces.
         blowup: The factor past which a loss has diverged; the dataset's own, or 1e8, unless given.
         delta: δ; the dataset's own, or 1e-3, unless given.
 
     Returns:
-        The dataset with ``phase``, ``peak_ratio``, ``final_ratio``, ``recovery_step`` (the first
-        step after the loss was last above L₀; NaN where it never was, or never came back),
+        The dataset with ``phase`` (empty where nothing was run), ``peak_ratio``, ``final_ratio``,
+        ``recovery_step`` (the first step after the loss was last above L₀; NaN where it never was,
+        or never came back),
         ``kernel_drift`` |λ_T−λ₀|/λ₀ and ``lr_ratio_max`` (the largest recorded ηλ_t). The last two
         need top eigenvalues and are NaN without.
 
@@ -42,7 +48,7 @@ def label(ds: xr.Dataset, *, blowup: float | None = None, delta: float | None = 
         ['lazy', 'catapult', 'divergent']
     """
     blowup = factor("blowup", ds.attrs.get("blowup", 1e8) if blowup is None else blowup)
-    ds = summarise(ds, delta=delta)
+    ds = summarise(results("ds", ds), delta=delta)
     delta = float(ds.attrs.get("delta", DELTA))
     needed = ("loss_first", "loss_max", "loss_final", "last_above", "steps", "status")
     missing = [name for name in needed if name not in ds]
@@ -52,8 +58,9 @@ def label(ds: xr.Dataset, *, blowup: float | None = None, delta: float | None = 
     evidence = _evidence(ds)
     found = phases(evidence, delta=delta, blowup=blowup)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # infinite losses
+        found = np.where(evidence.of(Status.NOT_RUN), "", found)
         verdicts = {"phase": _like(ds, found), **_numbers(ds, evidence, found)}
-    result = ds.assign({name: described(name, values) for name, values in verdicts.items()})
+    result: xr.Dataset = ds.assign({n: described(n, values) for n, values in verdicts.items()})
     result.attrs |= {"label_blowup": blowup, "label_delta": delta}
     return result
 
@@ -69,7 +76,16 @@ def _evidence(ds: xr.Dataset) -> Evidence:
         values("steps"), values("status"),
         output_spread=values("output_spread") if "output_spread" in ds else np.nan,
         lowest=values("loss_min") if "loss_min" in ds else None,
+        final_start=_closing_first(ds, values),
     )  # fmt: skip
+
+
+def _closing_first(ds: xr.Dataset, values: Callable[[str], np.ndarray]) -> np.ndarray | None:
+    """L₀ on the samples of the final loss, where those are others than the trace's."""
+    if "loss_closing_first" not in ds:
+        return None
+    start = values("loss_closing_first")
+    return np.where(np.isnan(start), values("loss_first"), start)
 
 
 def _like(ds: xr.Dataset, values: np.ndarray) -> xr.DataArray:

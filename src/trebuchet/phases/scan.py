@@ -15,6 +15,7 @@ from trebuchet._doors import door
 from trebuchet._environment import environment
 from trebuchet._progress import Progress, progress_bar
 from trebuchet._types import Status
+from trebuchet.phases.label import label
 from trebuchet.phases.scan_result import Scan, Warmup
 from trebuchet.phases.scanning.arguments import Arguments, Curvature
 from trebuchet.phases.scanning.brackets import (
@@ -26,16 +27,15 @@ from trebuchet.phases.scanning.brackets import (
     quick_training_edge,
     training_edge,
 )
-from trebuchet.phases.scanning.curvature import final_eigenvalues, sparsity
+from trebuchet.phases.scanning.curvature import final_eigenvalues
+from trebuchet.phases.scanning.dataset import dataset
 from trebuchet.phases.scanning.race import Course, Plan, race, rescue
 from trebuchet.phases.scanning.setup import Setup, check_fresh, prepared
 from trebuchet.phases.scanning.suggest import Suggestion, suggest
-from trebuchet.phases.scanning.tables import frames
-from trebuchet.phases.scanning.training import Trainer
 from trebuchet.phases.scanning.warmup import warmup
 from trebuchet.problem.held_still import held_still
 from trebuchet.problem.losses import ModelLoss
-from trebuchet.problem.optimizers import describe, given
+from trebuchet.problem.problem import Problem, as_problem
 from trebuchet.problem.schedules import Schedule, describe_schedule
 from trebuchet.problem.selection import unwrap
 
@@ -51,9 +51,9 @@ QUICK_RTOL = 0.1
     delta=anything, blowup=anything, weights=anything, size_of=anything, progress=a_bar,
 )  # fmt: skip  # what is anything here, `Arguments` and `prepare` look at
 def scan(
-    model: nn.Module,
-    loss: str | Callable[..., Any] | ModelLoss | None,
-    data: object,
+    model: nn.Module | Problem,
+    loss: str | Callable[..., Any] | ModelLoss | None = None,
+    data: object = None,
     optimizer: str
     | torch.optim.Optimizer
     | Sequence[torch.optim.Optimizer]
@@ -90,7 +90,8 @@ def scan(
 
     Args:
         model: Any module. It is trained in the modes it is in, or in train mode if it is in eval
-            mode as a whole.
+            mode as a whole. Or a `Problem`, which says by itself what is trained, on what and how:
+            then the arguments that it takes are left out here.
         loss: A name, ``loss(outputs, targets)``, a closure ``loss_fn(model, batch)``, or None for
             the model's own: a scalar that it returns, or the ``loss`` in what it returns.
         data: ``(inputs, targets)``, a dict batch, a list of batches or a ``DataLoader``.
@@ -149,28 +150,32 @@ def scan(
         (True, True)
     """
     started = time.monotonic()
-    asked = Arguments(
-        loss, data, optimizer, horizon, batch_size, checked_seeds(seeds), budget, rates, edge_rtol,
-        curvature, accumulate, micro_batch, autocast, schedule, clip_grad_norm, clip_grad_value,
-        stacked, delta, blowup, weights, size_of,
+    problem = as_problem(
+        model, loss, data, optimizer=optimizer, batch_size=batch_size, accumulate=accumulate,
+        micro_batch=micro_batch, autocast=autocast, schedule=schedule,
+        clip_grad_norm=clip_grad_norm, clip_grad_value=clip_grad_value, weights=weights,
+        size_of=size_of,
     )  # fmt: skip
-    model = unwrap(model)
-    made = given(optimizer)
-    held = made if isinstance(made, torch.optim.Optimizer) else None
+    asked = Arguments(
+        problem, horizon, checked_seeds(seeds), budget, rates, edge_rtol, curvature, stacked,
+        delta, blowup,
+    )  # fmt: skip
+    net = unwrap(problem.initial(asked.seeds[0]))
     with held_still(
-        model, mode="as_is", loader=data, optimizer=held, parameters_too=True, also=loss
-    ):
-        if not model.training:
-            model.train()
-        with prepared(model, asked) as setup, _shown(progress, setup.trainer):
+        net, mode="as_is", loader=problem.data, optimizer=problem.instance, parameters_too=True,
+        also=problem.loss,
+    ):  # fmt: skip
+        if not net.training:
+            net.train()
+        with prepared(net, asked) as setup, _shown(progress, setup):
             found = _search(setup)
-    runs, looks = frames(setup.rates, setup.critical.top_eigenvalue)
+    runs = label(dataset(setup))
     forward = Interval(setup.forward.low, setup.forward.high)
     notes = tuple(_notes(setup, found))
     cost = _cost(setup, time.monotonic() - started)
     return Scan(
         found.suggestion, setup.critical, forward, found.lr_loss, found.lr_max, found.advice, runs,
-        looks, notes, cost, _settings(setup, interrupted=found.interrupted),
+        notes, cost, _settings(setup, interrupted=found.interrupted),
     )  # fmt: skip
 
 
@@ -197,7 +202,7 @@ def _search(setup: Setup) -> _Found:
         _measure_ends(setup)
         check_fresh(setup)
     except KeyboardInterrupt:
-        setup.trainer.abandon()
+        setup.engine.abandon()
         if not any(run.steps for run in setup.rates.all_runs()):
             raise
         lr_loss, lr_max = loss_edge(setup.rates), training_edge(setup.rates)
@@ -212,17 +217,17 @@ def _race(setup: Setup, course: Course) -> Course:
     if given is not None:
         plan = Plan(first=tuple(sorted({2 * math.log2(r / setup.rates.scale) for r in given})))
     race(setup.rates, plan, course)
-    setup.trainer.budget = setup.asked.limit
+    setup.rates.budget = setup.asked.limit
     rescue(setup.rates, course)
     return course
 
 
 def _edges(setup: Setup) -> tuple[Interval, Interval]:
     """Bisect the edges: to the horizon if a width is asked for, else quickly, with what is left."""
-    rates, trainer, rtol = setup.rates, setup.trainer, setup.asked.edge_rtol
-    horizon, limit = trainer.horizon, setup.asked.limit_with_edges
+    rates, rtol = setup.rates, setup.asked.edge_rtol
+    horizon, limit = rates.horizon, setup.asked.limit_with_edges
     # What the advice on warm-up needs stays in reserve.
-    trainer.budget = None if math.isinf(limit) else int(limit) - setup.first_cost
+    rates.budget = None if math.isinf(limit) else int(limit) - setup.first_cost
     if rtol is not None:
         edge, judge, ends = training_edge(rates), judge_training(rates), [horizon]
         rising = [horizon // 20, horizon // 5, horizon]
@@ -237,16 +242,12 @@ def _edges(setup: Setup) -> tuple[Interval, Interval]:
 
 
 def _measure_ends(setup: Setup) -> None:
-    """Sparsity, and λ if it is asked for, of the runs that reached the horizon."""
-    ended = (Status.MAX_STEPS, Status.GRADIENT_ZERO)
-    whole = [r for r in setup.rates.all_runs() if r.status in ended]
-    for run in whole:
-        setup.trainer.load(run)
-        run.sparsity = sparsity(setup.objective, setup.trainer.fixed)
+    """λ, if it is asked for, of the runs that reached the horizon."""
     if setup.asked.curvature == "final":
-        final_eigenvalues(
-            setup.trainer, whole, setup.critical, setup.asked.optimizer, setup.asked.horizon,
-        )  # fmt: skip
+        ended = (Status.MAX_STEPS, Status.GRADIENT_ZERO)
+        whole = [r for r in setup.rates.all_runs() if r.status in ended]
+        optimizer, horizon = setup.asked.problem.optimizer, setup.asked.horizon
+        final_eigenvalues(setup.engine, whole, setup.critical, optimizer, horizon)
 
 
 def _notes(setup: Setup, found: _Found) -> list[str]:
@@ -305,26 +306,27 @@ def _cost(setup: Setup, seconds: float) -> dict[str, float]:
 
 def _settings(setup: Setup, *, interrupted: bool) -> dict[str, Any]:
     asked, params = setup.asked, setup.objective.params
+    problem = asked.problem
     return {
-        "optimizer": describe(asked.optimizer),
-        "clip_grad_norm": asked.clip_grad_norm,
-        "clip_grad_value": asked.clip_grad_value,
-        "schedule": describe_schedule(asked.schedule),
-        "loss": asked.loss_name,
+        "optimizer": problem.optimizer_name,
+        "clip_grad_norm": problem.clip_grad_norm,
+        "clip_grad_value": problem.clip_grad_value,
+        "schedule": describe_schedule(problem.schedule),
+        "loss": problem.loss_name,
         "horizon": asked.horizon,
         "batch_size": setup.stream.samples_per_step,
-        "accumulate": asked.accumulate,
+        "accumulate": problem.accumulate,
         "n_samples": setup.stream.n_samples,
-        "compared_on": setup.stream.described(setup.trainer.fixed),
+        "compared_on": setup.stream.described(setup.fixed),
         "n_parameters": sum(p.numel() for p in params),
         "seeds": list(setup.rates.seeds),
         "budget": asked.limit,
-        "stacked": setup.trainer.at_once > 1,
+        "stacked": setup.engine.at_once > 1,
         "delta": setup.rates.delta,
         "noise": setup.noise,
         "blowup": asked.blowup,
         "interrupted": interrupted,
-        "loss_first": setup.trainer.loss_first,
+        "loss_first": setup.rates.loss_first,
         "dtype": str(params[0].dtype).removeprefix("torch."),
         "device": str(params[0].device),
         **environment(),
@@ -332,17 +334,17 @@ def _settings(setup: Setup, *, interrupted: bool) -> dict[str, Any]:
 
 
 @contextmanager
-def _shown(progress: bool | Progress, trainer: Trainer) -> Iterator[None]:
+def _shown(progress: bool | Progress, setup: Setup) -> Iterator[None]:
     if progress is False:
         yield
         return
     update = progress_bar("scan") if progress is True else progress
-    total = trainer.budget or 0
-    trainer.on_step = lambda done: update(min(done, total - 1), total)
+    total = setup.rates.budget or 0
+    setup.engine.on_step = lambda done: update(min(done, total - 1), total)
     try:
         yield
     finally:
-        trainer.on_step = None
+        setup.engine.on_step = None
         update(total, total)
 
 

@@ -24,12 +24,13 @@ from trebuchet._types import Phase
 from trebuchet.errors import InputError
 from trebuchet.phases.scanning import rendering
 from trebuchet.phases.scanning.brackets import Interval
+from trebuchet.phases.scanning.old_scans import of_old
 from trebuchet.phases.scanning.suggest import Suggestion
-from trebuchet.phases.scanning.tables import DROPPED, RUN_COLUMNS, by_rate
+from trebuchet.phases.scanning.tables import DROPPED, by_rate, looks_table, run_table
 from trebuchet.plots.checks import optional_axes
 from trebuchet.results import store
 from trebuchet.results.record import plain, rebuilt
-from trebuchet.results.schema import a_dataset
+from trebuchet.results.schema import a_dataset, validated
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,9 +101,9 @@ class Scan(ByContent):
         lr_max: Largest rate that trains, which is to end the horizon below its start, as such an
             interval; its `high` is infinite if no rate that was tried fails.
         warmup: Whether warm-up is needed.
-        runs: One row a run, which is a rate and a seed; columns with long names and units are in
-            ``phases.scanning.tables.RUN_COLUMNS``.
-        traces: One row a look: rate, seed, step, loss.
+        runs: The runs as a results dataset like a sweep's, labelled, with dims ``lr, seed, step``;
+            cells that were never begun have the status ``not_run``, those that the search left
+            behind ``dropped``. `run_table` has one row a run.
         notes: What to know before believing it.
         cost: Gradient evaluations, forward passes, curvature products, seconds.
         settings: What was scanned, and how.
@@ -114,8 +115,7 @@ class Scan(ByContent):
     lr_loss: Interval
     lr_max: Interval
     warmup: Warmup
-    runs: pd.DataFrame = field(repr=False)
-    traces: pd.DataFrame = field(repr=False)
+    runs: xr.Dataset = field(repr=False)
     notes: tuple[str, ...] = ()
     cost: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -125,9 +125,22 @@ class Scan(ByContent):
         """One row a rate: phase over all seeds and of each seed, losses, peak, norms.
 
         Columns with long names and units are in ``phases.scanning.tables.rate_columns``; where
-        seeds disagree, ``by_rate`` there says how they are combined. The single runs are `runs`.
+        seeds disagree, ``by_rate`` there says how they are combined. The runs are in `run_table`.
         """
-        return by_rate(self.runs)
+        return by_rate(self.run_table)
+
+    @cached_property
+    def run_table(self) -> pd.DataFrame:
+        """One row a run, which is a rate and a seed.
+
+        Columns with long names and units are in ``phases.scanning.tables.RUN_COLUMNS``.
+        """
+        return run_table(self.runs)
+
+    @cached_property
+    def traces(self) -> pd.DataFrame:
+        """One row a look: rate, seed, step, loss."""
+        return looks_table(self.runs)
 
     @property
     def lr_crit(self) -> float:
@@ -149,7 +162,7 @@ class Scan(ByContent):
         return bool((self.runs["recovery_step"] >= 0).any())
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A copy of `table`, one row a rate; `runs` has one row a run."""
+        """A copy of `table`, one row a rate; `run_table` has one row a run."""
         return self.table.copy()
 
     def summary(self) -> list[str]:
@@ -177,7 +190,7 @@ class Scan(ByContent):
     def _without_catapult(self) -> str:
         """That no run is a catapult, and whether one might have become one."""
         rose = self.runs["peak_ratio"] > 1 + float(self.settings.get("delta", 0.0))
-        cut = int((rose & (self.runs["status"] == DROPPED)).sum())
+        cut = int((rose & (self.runs["status"] == DROPPED)).values.sum())
         # Where training ends with the first rise, no rate is left for one.
         if not cut or (self.lr_max.closed and self.lr_max.high <= self.lr_loss.high):
             return "No catapult exists here: no run rose above its start and came back."
@@ -199,7 +212,7 @@ class Scan(ByContent):
         bound = "" if self.critical.converged else "≤"
         return (
             f"Scan(suggestion={self.suggestion.rate:.4g}, lr_crit={bound}{self.lr_crit:.4g}, "
-            f"lr_loss='{self.lr_loss}', lr_max='{self.lr_max}', runs={len(self.runs)})"
+            f"lr_loss='{self.lr_loss}', lr_max='{self.lr_max}', runs={len(self.run_table)})"
         )
 
     def __str__(self) -> str:
@@ -231,27 +244,17 @@ class Scan(ByContent):
         return draw(self, ax)
 
     def to_dataset(self) -> xr.Dataset:
-        """The scan as labelled arrays: dims run and look; everything else in the attributes.
+        """The runs, with everything else of the scan in an attribute.
 
         Returns:
             The dataset that `save` writes.
         """
-        variables: dict[str, Any] = {}
-        for name, (long_name, unit) in RUN_COLUMNS.items():
-            values = self.runs[name].to_numpy()
-            if values.dtype == object:
-                values = values.astype(str)
-            variables[name] = ("run", values, {"long_name": long_name, "units": unit})
-        for column in map(str, self.traces):
-            attrs = {"long_name": f"{column} of a look", "units": "1"}
-            variables[f"trace_{column}"] = ("look", self.traces[column].to_numpy(), attrs)
         rest = {
             field.name: plain(getattr(self, field.name))
             for field in dataclasses.fields(self)
-            if field.name not in FRAMES
+            if field.name != "runs"
         }
-        rest["columns"] = list(map(str, self.traces))  # Zarr does not keep their order
-        return xr.Dataset(variables, attrs={"scan": json.dumps(rest)})
+        return self.runs.assign_attrs(scan=json.dumps(rest))
 
     @classmethod
     @door(ds=a_dataset)
@@ -269,27 +272,32 @@ class Scan(ByContent):
         """
         try:
             parts = json.loads(ds.attrs["scan"])
-            # As lists, so that text has the type that pandas gives it in a new scan.
-            runs = pd.DataFrame({name: ds[name].values.tolist() for name in RUN_COLUMNS})
-            looks = parts.pop("columns", ["rate", "seed", "step", "loss"])
-            traces = pd.DataFrame({name: ds[f"trace_{name}"].values for name in looks})
+            parts.pop("columns", None)
             for name, part in PARTS.items():
                 parts[name] = rebuilt(part, parts[name])
             suggestion = parts["suggestion"]
             phase = Phase(suggestion.phase)
             parts["suggestion"] = dataclasses.replace(suggestion, phase=phase)
             parts["notes"] = (*parts["notes"], *([ds.attrs["note"]] if "note" in ds.attrs else []))
+            if "run" in ds.dims:
+                runs = of_old(ds, parts["settings"])
+            else:
+                kept = {k: v for k, v in ds.attrs.items() if k not in ("scan", "note")}
+                runs = validated(ds.assign_attrs({}).drop_attrs(deep=False).assign_attrs(kept))
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise InputError(str(error)) from error
             msg = f"a part of the scan is missing or is not what it should be ({one_line(error)})"
             raise InputError(msg) from error
-        return rebuilt(cls, parts, runs=runs, traces=traces)
+        return rebuilt(cls, parts, runs=runs)
 
     def _content(self) -> Hashable:
+        when = {name for name in ("created", "config_hash") if name in self.runs.attrs}
+        lasting = {k: v for k, v in self.runs.attrs.items() if k not in when}
         took = {name: value for name, value in self.cost.items() if name != "seconds"}
+        besides = {"cost": took, "runs": self.runs.drop_attrs(deep=False).assign_attrs(lasting)}
         return tuple(
-            content(took if field.name == "cost" else getattr(self, field.name))
+            content(besides.get(field.name, getattr(self, field.name)))
             for field in dataclasses.fields(self)
         )
 
@@ -343,6 +351,3 @@ PARTS: dict[str, type[Any]] = {
     "warmup": Warmup,
 }
 """Fields of a scan that are dataclasses themselves."""
-
-FRAMES = ("runs", "traces")
-"""Fields that are frames, stored as arrays."""

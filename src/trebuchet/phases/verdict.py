@@ -102,7 +102,9 @@ def phases(runs: Evidence, *, delta: float, blowup: float) -> NDArray[np.str_]:
 
 
 def _over(runs: Evidence) -> NDArray[np.bool_]:
-    return runs.of(*(s for s in Status if s is not Status.INTERRUPTED))
+    """Whether runs ended by themselves."""
+    left = (Status.INTERRUPTED, Status.DROPPED, Status.NOT_RUN)
+    return runs.of(*(s for s in Status if s not in left))
 
 
 def trained(runs: Evidence, phase: ArrayLike) -> NDArray[np.bool_]:

@@ -495,7 +495,7 @@ class Objective:
             try:
                 with self.as_looked_at(), torch.set_grad_enabled(self._graded):
                     self._rule = find_rule(
-                        self.loss, batches, reduction=None, outputs_of=self._outputs_of,
+                        self.loss, batches, reduction=None, outputs_of=self.outputs,
                         value_of=self.value_of, always=True,
                     )  # fmt: skip
             except NotAdditiveError as error:
@@ -546,7 +546,9 @@ class Objective:
         total = sum(found)
         return [x / total for x in found]
 
-    def _outputs_of(self, batch: Batch) -> Any:
+    def outputs(self, batch: Batch) -> Any:
+        """What the model returns for a batch, as looks are taken, without a graph."""
+
         def passes() -> Any:
             with self.autocast():
                 return mapped(Tensor.detach, batch.outputs_of(self.model))
@@ -556,7 +558,7 @@ class Objective:
     def _shapes_of(self, batch: Batch) -> Any:
         key = batch.shapes
         if key not in self._shapes:
-            self._shapes[key] = as_shapes(self._outputs_of(batch))
+            self._shapes[key] = as_shapes(self.outputs(batch))
         return self._shapes[key]
 
     def _shrinking(self, attempt: Callable[[], T], size: int) -> T:

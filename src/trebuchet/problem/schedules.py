@@ -9,7 +9,7 @@ must come from the optimizer that it is given.
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,9 @@ Multiplier = Callable[[int], float]
 MakeScheduler = Callable[[Optimizer], LRScheduler]
 Schedule = Multiplier | MakeScheduler
 """A multiplier of the rate at step t, or a function that makes a scheduler for an optimizer."""
+
+EVERY_STEP = 100_000
+"""A schedule is evaluated beforehand at every step up to here."""
 
 
 def makes_scheduler(schedule: object) -> bool:
@@ -95,6 +98,49 @@ def advance(scheduler: LRScheduler) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         scheduler.step()
+
+
+def _looked_at(horizon: int) -> Iterable[int]:
+    """Every step, or, of more than a function can be asked about, the first and some others."""
+    if horizon <= EVERY_STEP:
+        return range(horizon)
+    return [*range(EVERY_STEP), *range(EVERY_STEP, horizon, horizon // EVERY_STEP), horizon - 1]
+
+
+def check_multiplier(schedule: Multiplier, horizon: int) -> None:
+    """Evaluate it at every step of a run: a multiplier that is none would end one in the middle.
+
+    Args:
+        schedule: The multiplier.
+        horizon: Steps of a run.
+
+    Raises:
+        InputError: If it is none at one of them.
+    """
+    highest = 0.0
+    for t in _looked_at(horizon):
+        try:
+            factor = schedule(t)
+        except Exception as error:  # the user's function may raise anything
+            msg = (
+                f"schedule: expected a multiplier of the rate for every step t from 0 to "
+                f"{horizon - 1}, got {one_line(error)} at t = {t}; mend the function there"
+            )
+            raise InputError(msg) from error
+        number = as_real(factor)
+        if number is None or not 0 <= number < math.inf:
+            msg = (
+                "schedule: expected finite multipliers >= 0 of the rate, got "
+                f"{shown(factor)} at t = {t}; mend the function there"
+            )
+            raise InputError(msg)
+        highest = max(highest, number)
+    if highest == 0:
+        msg = (
+            f"schedule: expected a multiplier above 0 at some step, got 0 at all {horizon}; "
+            "nothing would be trained"
+        )
+        raise InputError(msg)
 
 
 def check_scheduler(

@@ -14,7 +14,6 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
 
@@ -26,8 +25,9 @@ from trebuchet.errors import InputError
 
 TRACE = ("lr", "seed", "step")
 RUN = ("lr", "seed")
-SCHEMA_VERSION = 2
-"""2: saved with a manifest (results/manifest.py). Version 1 had the same variables."""
+SCHEMA_VERSION = 3
+"""3: a scan's runs are a grid of rates and seeds, like a sweep's; they were one row a run.
+2: saved with a manifest (results/manifest.py). Version 1 had the same variables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ COORDINATES: dict[str, Variable] = {
     "seed":  Variable(("seed",), "i", "1", "seed of the initialisation"),
     "step":  Variable(("step",), "i", "step", "recorded step"),
     "layer": Variable(("layer",), "i", "1", "hidden layer, from 1"),
+    "direction": Variable(("direction",), "i", "1", "eigendirection of the kernel, from 1"),
 }
 VARIABLES: dict[str, Variable] = {
     # traces, all at the same θ_t
@@ -56,6 +57,12 @@ VARIABLES: dict[str, Variable] = {
     "weight_norm":          Variable(TRACE, "f", "1", "squared weight norm |θ|²"),
     "law_residual":         Variable(TRACE, "f", "1", "relative violation of the weight-norm law"),
     "sparsity":             Variable((*TRACE, "layer"), "f", "1", "share of pre-activations < 0"),
+    "gradient_norm":        Variable(TRACE, "f", "loss", "gradient norm |∇L|"),
+    "accuracy":             Variable(TRACE, "f", "1", "share of samples classified right"),
+    "sharpness":            Variable(TRACE, "f", "1", "top eigenvalue of the Hessian"),
+    "top_eigenvalues":      Variable((*TRACE, "direction"), "f", "1", "top eigenvalues of the NTK"),
+    "loss_directions":      Variable((*TRACE, "direction"), "f", "loss", "loss in eigendirections"),
+    "eigenvector_overlap":  Variable(TRACE, "f", "1", "top eigenvector's overlap with the first"),
     # one number a run
     "learning_rate":        Variable(RUN, "f", "1", "learning rate η", required=True),
     "lr_ratio":             Variable(RUN, "f", "1", "learning-rate ratio ηλ₀"),
@@ -66,6 +73,8 @@ VARIABLES: dict[str, Variable] = {
     "loss_max_step":        Variable(RUN, "f", "step", "step of the largest loss"),
     "loss_min":             Variable(RUN, "f", "loss", "smallest loss"),
     "loss_final":           Variable(RUN, "f", "loss", "loss at the end"),
+    "loss_closing_first":   Variable(RUN, "f", "loss", "L₀ on the samples of the final loss"),
+    "loss_horizon":         Variable(RUN, "f", "loss", "final loss, in the worse of both modes"),
     "last_above":           Variable(RUN, "i", "step", "last step with loss > (1+δ)L₀; -1: never"),
     "test_loss_final":      Variable(RUN, "f", "loss", "test loss at the end"),
     "top_eigenvalue_first": Variable(RUN, "f", "1", "λ at the start"),
@@ -74,6 +83,10 @@ VARIABLES: dict[str, Variable] = {
     "weight_norm_first":    Variable(RUN, "f", "1", "|θ|² at the start"),
     "weight_norm_final":    Variable(RUN, "f", "1", "|θ|² at the end"),
     "sparsity_final":       Variable((*RUN, "layer"), "f", "1", "sparsity at the end"),
+    "gradient_norm_first":  Variable(RUN, "f", "loss", "|∇L| of the first step"),
+    "gradient_norm_final":  Variable(RUN, "f", "loss", "|∇L| of the last step"),
+    "accuracy_final":       Variable(RUN, "f", "1", "accuracy at the end"),
+    "sharpness_final":      Variable(RUN, "f", "1", "sharpness at the end"),
     "output_spread":        Variable(RUN, "f", "output", "spread of final outputs over inputs"),
     # one number a seed
     "top_eigenvalue_init":  Variable(("seed",), "f", "1", "λ₀, at initialisation"),
@@ -187,8 +200,9 @@ def make_dataset(
     data: dict[str, xr.Variable] = {}
     for name, values in variables.items():
         data[name] = _variable(name, values)
-        if "layer" in data[name].dims:
-            coordinates["layer"] = np.arange(1, data[name].sizes["layer"] + 1)
+        for dim in ("layer", "direction"):
+            if dim in data[name].dims:
+                coordinates[dim] = np.arange(1, data[name].sizes[dim] + 1)
     try:
         ds = xr.Dataset(data, coords={k: ((k,), v) for k, v in coordinates.items()})
     except ValueError as error:
@@ -262,6 +276,22 @@ def validate(ds: xr.Dataset) -> None:
         raise InputError(msg)
 
 
+def validated(ds: xr.Dataset) -> xr.Dataset:
+    """The dataset, checked against the table.
+
+    Args:
+        ds: The dataset.
+
+    Returns:
+        The same.
+
+    Raises:
+        InputError: As `validate` says.
+    """
+    validate(ds)
+    return ds
+
+
 def check_runs(ds: object) -> xr.Dataset:
     """Refuse what is no dataset of runs, such as another result.
 
@@ -275,13 +305,13 @@ def check_runs(ds: object) -> xr.Dataset:
         InputError: If it is something else; the message says what to use.
     """
     use = "give what trebuchet.sweep returned"
-    if isinstance(getattr(ds, "table", None), pd.DataFrame):
-        use = "a scan's phases are in its table, one row a rate, and in its runs, one row a run"
-    elif isinstance(ds, xr.Dataset):
+    if isinstance(getattr(ds, "runs", None), xr.Dataset):
+        ds = ds.runs  # type: ignore[attr-defined]  # a scan, or a figure of the paper
+    if isinstance(ds, xr.Dataset):
         if {"lr", "seed"} <= set(ds.dims) and "learning_rate" in ds:
             return ds
         if "scan" in ds.attrs:
-            use = "this is a scan written down: trebuchet.Scan.from_dataset(ds).table has its rates"
+            use = "this is an old scan written down: trebuchet.Scan.from_dataset(ds) reads it"
     got = f"a dataset with dims {tuple(map(str, ds.dims))}" if isinstance(ds, xr.Dataset) else None
     msg = (
         f"ds: expected runs, a dataset with dims lr and seed, got {got or type(ds).__name__}; {use}"
@@ -316,7 +346,8 @@ def _check_kind(ds: xr.Dataset, name: str, row: Variable) -> None:
 def _check_words(ds: xr.Dataset) -> None:
     for name, words in (("status", Status), ("phase", Phase)):
         if name in ds:
-            unknown = set(ds[name].values.ravel().tolist()) - {str(word) for word in words}
+            known = {str(word) for word in words} | ({""} if name == "phase" else set())
+            unknown = set(ds[name].values.ravel().tolist()) - known
             if unknown:
                 msg = f"{name}: expected one of {', '.join(words)}, got {min(map(repr, unknown))}"
                 raise InputError(msg)

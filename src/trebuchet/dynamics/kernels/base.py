@@ -1,89 +1,101 @@
-"""What the engine asks of a stack of runs."""
+"""What the runner asks of runs that take a step together."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from trebuchet._types import Status
+from trebuchet.observables.base import FloatArray, Runs, UnavailableError
 
-class Kernel(ABC):
-    """R runs of one model on one data set, their parameters stacked.
+__all__ = ["FloatArray", "Kernel", "UnavailableError"]
 
-    The engine takes any loss apart at the outputs z: the kernel maps weights to z, the loss maps z
-    to ∂L/∂z, and the kernel pulls that back, so that every model works with every loss and the
-    gradient is never formed where it can be added to the weights at once.
+
+class Kernel(Runs):
+    """R runs of one problem that take a step together.
+
+    A turn of the runner is ``losses(t)`` and then ``step_(t)``. In between, observables ask for
+    what `Runs` lists.
 
     Attributes:
-        params: Trainable tensors, each of shape ``(R, …)``; the engine updates them in place.
-        degree: k where z is positively homogeneous of degree k in all weights; None otherwise.
-        column: Whether the module itself returns z as a column, ``(D, 1)``, where the kernel has
-            ``(D,)``; known after ``forward``.
-        mixes_seeds: Whether runs from different initialisations can share a stack.
-        sparsity: Share of (sample, unit) pre-activations < 0 of each hidden layer, shape
-            ``(R, layers)``, as of the last ``forward(sparsity=True)``; None without ReLUs.
+        free_looks: Whether ``losses`` are the losses that runs are judged by; where they are those
+            of a batch, or noisy, runs are judged by ``look`` instead, at the recorded steps.
+        resumable: Whether ``state`` is all there is to the runs, so that they can be saved halfway.
+        autograd: Whether it differentiates, and is called with gradients enabled.
     """
 
-    mixes_seeds: ClassVar[bool] = True
-
-    params: list[Tensor]
-    degree: int | None = None
-    column: bool = False
-    sparsity: Tensor | None = None
+    resumable: ClassVar[bool] = True
+    autograd: ClassVar[bool] = False
+    free_looks: bool = True
 
     @property
-    def sparsity_layers(self) -> int:
-        """How many hidden layers have a sparsity."""
-        return 0
-
-    @property
-    def runs(self) -> int:
-        """R."""
-        return self.params[0].shape[0]
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
 
     @abstractmethod
-    def forward(self, *, sparsity: bool = False) -> Tensor:
-        """z on the training inputs, ``(R, D)`` or ``(R, D, K)``; keeps what the rest needs."""
+    def losses(self, step: int, *, last: bool = False, watched: Collection[str] = ()) -> FloatArray:
+        """L(θ_t) of every run, ``(R,)``, with what a step needs unless it is the `last`.
+
+        Args:
+            step: t.
+            last: Whether no step follows.
+            watched: Names of the observables that will be asked for at this step.
+
+        Returns:
+            The losses.
+        """
+
+    def ready(self, watched: Collection[str]) -> None:
+        """Get ready for observables at the end of runs, of which only some were evaluated last."""
+        del watched
 
     @abstractmethod
-    def add_vjp_(self, into: Sequence[Tensor], dz: Tensor) -> None:
-        """Add Jᵀdz to `into`, which may be the parameters themselves; after ``forward``."""
+    def step_(self, step: int) -> NDArray[np.bool_]:
+        """Move every run to θ_{t+1}; False for those that no step moves any more."""
 
-    @abstractmethod
-    def gram(self) -> Tensor:
-        """H = JJᵀ/D of every run, ``(R, D·K, D·K)``; after ``forward``."""
+    def norms(self) -> FloatArray | None:
+        """|∇L| of the last ``losses`` where gradients are formed anyway; None elsewhere."""
+        return None
 
-    @abstractmethod
-    def outputs(self, x: Tensor) -> Tensor:
-        """z on other inputs, ``(R, B)`` or ``(R, B, K)``."""
+    def look(self) -> FloatArray:
+        """L(θ_t) on the set that runs are compared on, where ``losses`` are not that."""
+        raise UnavailableError("its losses are free")
+
+    def at_rest(self, step: int, losses: FloatArray, previous: FloatArray) -> list[int]:
+        """Runs that are known before the step to make no further one, by position."""
+        del step, losses, previous
+        return []
+
+    def finals(self, statuses: Sequence[Status]) -> dict[str, FloatArray]:
+        """Numbers of runs that have ended, beside the observables, by name, each ``(R,)``."""
+        del statuses
+        return {}
 
     @abstractmethod
     def subset(self, index: Sequence[int]) -> "Kernel":
-        """A kernel of the runs `index` only, in that order, with parameters of its own."""
+        """A kernel of the runs `index` only, in that order."""
 
-    @abstractmethod
-    def bytes_per_run(self) -> int:
-        """Memory one run adds to the stack, buffers included."""
+    def state(self) -> dict[str, Tensor | NDArray[Any]]:
+        """Arrays that say where the runs are, of a kernel that is `resumable`."""
+        return {}
 
-    def weight_norm(self) -> Tensor:
-        """|θ|² of every run, float64 ``(R,)``, summed in float64."""
-        total = torch.zeros(self.runs, dtype=torch.float64, device=self.params[0].device)
-        for p in self.params:
-            total += norm_squared(p)
-        return total
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go to where ``state`` was.
 
+        Args:
+            state: As ``state`` returned it.
 
-def norm_squared(p: Tensor) -> Tensor:
-    """|p_r|² of every run r, summed in float64; shape ``(R,)``."""
-    flat = p.reshape(p.shape[0], -1)
-    norm: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
-    return norm.square()
+        Raises:
+            KeyError: If an array is missing.
+            ValueError: If one does not fit.
+        """
 
-
-def nbytes(*shape: int, dtype: torch.dtype) -> int:
-    """Bytes of a tensor of that shape."""
-    total = torch.empty((), dtype=dtype).element_size()
-    for size in shape:
-        total *= size
-    return total
+    def predict(self, gram: Tensor, weight_norm: FloatArray) -> Any:
+        """What the weight-norm law says of the next step; None where there is no law."""
+        del gram, weight_norm
+        return None

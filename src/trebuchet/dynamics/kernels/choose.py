@@ -6,20 +6,28 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from trebuchet.dynamics.kernels.base import Kernel
 from trebuchet.dynamics.kernels.functional import FunctionalKernel, SequentialKernel
 from trebuchet.dynamics.kernels.mlp import MLPKernel
+from trebuchet.dynamics.kernels.outputs import OutputKernel
 from trebuchet.dynamics.kernels.quadratic import QuadraticKernel
 from trebuchet.errors import InputError
 from trebuchet.models.mlp import MLP
 from trebuchet.models.quadratic import PureQuadratic, QuadraticWithBias
 
-Engine = Literal["auto", "batched", "sequential"]
+Engine = Literal["auto", "batched", "sequential", "module"]
+"""Where gradients come from: the model's own kernel where it has one, or else the module itself;
+stacked by ``torch.vmap``; plain autograd of outputs, one by one; the module itself."""
+
+
+def written_out(model: nn.Module) -> bool:
+    """Whether a model has a kernel of its own, with its gradient written out."""
+    mlp = isinstance(model, MLP) and model.slopes[0] > 0 and model.slopes[1] >= 0
+    return mlp or isinstance(model, (PureQuadratic, QuadraticWithBias))
 
 
 def make_kernel(
     models: Sequence[nn.Module], x: Tensor, *, engine: Engine = "auto", span: bool = True
-) -> Kernel:
+) -> OutputKernel:
     """The fastest kernel that is exact for these models.
 
     Args:
@@ -40,9 +48,9 @@ def make_kernel(
     if engine == "sequential":
         return SequentialKernel(_only(models), len(models), x)
     if engine not in ("auto", "batched"):
-        msg = f"engine: expected 'auto', 'batched' or 'sequential', got {engine!r}"
+        msg = f"engine: expected 'auto', 'batched' or 'sequential' here, got {engine!r}"
         raise InputError(msg)
-    if isinstance(first, MLP) and first.slopes[0] > 0 and first.slopes[1] >= 0:
+    if isinstance(first, MLP) and written_out(first):
         return MLPKernel([m for m in models if isinstance(m, MLP)], x, span=span)
     if isinstance(first, (PureQuadratic, QuadraticWithBias)):
         return QuadraticKernel(_quadratic(models), len(models), x)

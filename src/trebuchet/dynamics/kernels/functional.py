@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vjp, vmap
 
-from trebuchet.dynamics.kernels.base import Kernel, nbytes
+from trebuchet.dynamics.kernels.outputs import OutputKernel, nbytes
 
 
-class FunctionalKernel(Kernel):
+class FunctionalKernel(OutputKernel):
     """R runs of a module that ``torch.vmap`` can batch; buffers are shared and left alone.
 
     Args:
@@ -69,6 +69,15 @@ class FunctionalKernel(Kernel):
         other.__dict__.update(self.__dict__)
         other.params = [p[list(index)].contiguous() for p in self.params]
         return other
+
+    def model_of(self, run: int) -> nn.Module:
+        """A copy of the module."""
+        model = copy.deepcopy(self.model)
+        named = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, p in zip(self.names, self.params, strict=True):
+                named[name].copy_(p[run])
+        return model
 
     def bytes_per_run(self) -> int:
         """Weights, gradients and the Jacobian that H is made from."""

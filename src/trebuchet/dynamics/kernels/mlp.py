@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trebuchet.curvature.linear_rule import combine
-from trebuchet.dynamics.kernels.base import Kernel, nbytes, norm_squared
+from trebuchet.dynamics.kernels.outputs import OutputKernel, nbytes, norm_squared
 from trebuchet.dynamics.span import Span, compress
 from trebuchet.models.mlp import MLP
 
 
-class MLPKernel(Kernel):
+class MLPKernel(OutputKernel):
     """R runs of a bias-free MLP on span-compressed data.
 
     Weights are kept transposed, ``(R, in, out)``, so that a layer is A @ W. With one output the
@@ -207,6 +207,16 @@ class MLPKernel(Kernel):
             other.outside = self.outside[index]
         other._allocate()
         return other
+
+    def model_of(self, run: int) -> nn.Module:
+        """The net on the data as they were, the span undone."""
+        weights = [w[run].T.clone() for w in self._layers()]
+        if self.span is not None:
+            u = self.initial[run].weights[0].detach()
+            rest = u - (u @ self.span.basis) @ self.span.basis.T
+            inside = weights[0] @ self.span.basis.T
+            weights[0] = inside + self.params[-1][run] * rest
+        return MLP(weights, self.slopes)
 
     def bytes_per_run(self) -> int:
         """Weights, activations, signals and the matrices of H."""

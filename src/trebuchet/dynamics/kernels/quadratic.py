@@ -1,20 +1,21 @@
 """Stacked runs of the quadratic models, with and without bias."""
 
+import copy
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trebuchet.curvature.closed_forms import quadratic_gram
-from trebuchet.dynamics.kernels.base import Kernel, nbytes
+from trebuchet.dynamics.kernels.outputs import OutputKernel, nbytes
 from trebuchet.models.quadratic import PureQuadratic, QuadraticWithBias
 
 _BLOCK_BYTES = 64 * 2**20
 """ψ of test inputs is formed this much at a time: it would be D_test × n × n whole."""
 
 
-class QuadraticKernel(Kernel):
+class QuadraticKernel(OutputKernel):
     """R runs of one quadratic model: one matrix product gives ψ(x_a)θ_r for all samples and runs.
 
     With V_r = (ψ_aθ_r)_a of shape ``(D, n)``: z = (ζ/2)Vθ (+ Φθ_φ), Jᵀdz = ζVᵀdz, H = ζ²VVᵀ/D.
@@ -89,6 +90,15 @@ class QuadraticKernel(Kernel):
         other.__dict__.update(self.__dict__)
         other.params = [p[list(index)] for p in self.params]
         return other
+
+    def model_of(self, run: int) -> nn.Module:
+        """A copy of the model; the meta-feature stays shared."""
+        model = copy.copy(self.model)
+        model._parameters = dict(self.model._parameters)
+        names = ("theta",) if self.phi is None else ("theta_psi", "theta_phi")
+        for name, p in zip(names, self.params, strict=True):
+            setattr(model, name, nn.Parameter(p[run].clone()))
+        return model
 
     def bytes_per_run(self) -> int:
         """ψθ, its product with the coefficients, and the D × D matrices of H."""

@@ -20,10 +20,10 @@ from trebuchet._checks import (
     workers as at_once,
 )
 from trebuchet._doors import door, rule
-from trebuchet.dynamics.problem import Problem
 from trebuchet.dynamics.sweep import sweep
 from trebuchet.models import MLP
 from trebuchet.paper.beyond.problems import relu_problem
+from trebuchet.problem.problem import Problem
 from trebuchet.theory import ceiling
 
 ROUNDING = 1e-11
@@ -144,12 +144,14 @@ def _problem(case: _Case, degree: int, width: int, samples: int) -> Problem:
     hidden = degree - 1
     if not case.single:
         full = relu_problem(width, hidden=hidden, n_train=samples, dtype=torch.float64)
-        return Problem(full.model, full.x, case.labels * full.y, name=full.name)
+        return Problem(full.model, "half_mse", (full.x, case.labels * full.y), name=full.name)
 
     def model(seed: int) -> MLP:
         return MLP.draw(1, width, hidden=hidden, generator=seed, dtype=torch.float64)
 
-    return Problem(model, [[1.0]], [0.0], name=f"ReLU net of {degree} layers, one sample")
+    return Problem(
+        model, "half_mse", ([[1.0]], [0.0]), name=f"ReLU net of {degree} layers, one sample"
+    )
 
 
 def _observe(runs: xr.Dataset, top: float, mean_square: float) -> dict[str, float]:

@@ -11,8 +11,8 @@ from trebuchet._checks import anything, choice, path as a_path
 from trebuchet._doors import door, maybe, rule
 from trebuchet.data import TwoClassData, load_digits01, load_images
 from trebuchet.data.images import IMAGE_SETS
-from trebuchet.dynamics.problem import ModelFactory, Problem
 from trebuchet.models import MLP
+from trebuchet.problem.problem import ModelFactory, Problem
 
 DIGITS = "digits"
 
@@ -122,4 +122,4 @@ def _load(data: str, data_root: str | Path | None, n_train: int) -> TwoClassData
 
 def _problem(model: ModelFactory, samples: TwoClassData, dtype: torch.dtype, name: str) -> Problem:
     x, y = (torch.as_tensor(a).to(dtype) for a in (samples.x_train, samples.y_train))
-    return Problem(model, x, y, name=name)
+    return Problem(model, "half_mse", (x, y), name=name)

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from trebuchet.dynamics.engine import Run
 from trebuchet.phases.scanning.field import Rates
-from trebuchet.phases.scanning.runs import BudgetSpentError, Run
+from trebuchet.phases.scanning.race import BudgetSpentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def judge_training(rates: Rates, *, patience: int | None = None) -> Judge:
             return None
         if settled(rates, run):
             return False
-        return None if run.steps < patience else not run.losses[-1] < rates.loss_first
+        return None if run.steps < patience else not run.last_loss < rates.loss_first
 
     return judge
 
@@ -180,7 +181,7 @@ def _beyond(rates: Rates, rate: float, judge: Judge, looks: Sequence[int]) -> bo
         run = rates.trial(rate, seed)
         verdict = None
         for steps in looks:
-            rates.trainer.advance([run], steps)
+            rates.take([run], steps)
             verdict = judge(run)
             if verdict is not None:
                 break

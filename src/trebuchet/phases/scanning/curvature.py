@@ -4,19 +4,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trebuchet.curvature import layer_rule
+from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.factor import loss_factor
 from trebuchet.curvature.measurement import Method, OperatorName
-from trebuchet.curvature.problem import Problem
 from trebuchet.curvature.result import TopEigen
 from trebuchet.curvature.top import top_eigen
+from trebuchet.dynamics.engine import Engine, Run
 from trebuchet.errors import InputError
 from trebuchet.phases.scan_result import Critical
-from trebuchet.phases.scanning.runs import Run
-from trebuchet.phases.scanning.training import Trainer
 from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch
 from trebuchet.problem.held_still import MODE, held_still
@@ -115,7 +115,7 @@ def critical_rate(
 
 
 def final_eigenvalues(
-    trainer: Trainer,
+    engine: Engine,
     runs: Sequence[Run],
     critical: Critical,
     optimizer: object,
@@ -126,7 +126,7 @@ def final_eigenvalues(
     For Adam's family each run's own second moments are the coordinates, as its next step's are.
 
     Args:
-        trainer: Holds the runs.
+        engine: Holds the runs.
         runs: The runs.
         critical: What was measured at the start; nothing is measured if that was not.
         optimizer: As given to ``scan``.
@@ -134,16 +134,18 @@ def final_eigenvalues(
     """
     if math.isnan(critical.top_eigenvalue):
         return
-    stream, objective = trainer.stream, trainer.objective
+    stream, objective = engine.host.stream, engine.host.objective
     at_start = edge_of(optimizer, objective.params)
     batches = _samples(stream)
     for run in runs:
         if run.steps < horizon or run.dead:
             continue
-        trainer.load(run)
+        if run.kernel is None or run.kernel.state_ is None:
+            continue
+        engine.load(run)
         edge = at_start
-        if at_start.adaptive and run.state is not None:
-            edge = edge_of(run.state.optimizer, objective.params)
+        if at_start.adaptive:
+            edge = edge_of(run.kernel.state_.optimizer, objective.params)
         try:
             way = _cheapest(objective, batches, edge, FINAL_GRADIENTS)
             top = _measure(
@@ -155,7 +157,8 @@ def final_eigenvalues(
             objective.notes.append(f"no λ at the end of the run at {run.rate:.3g} ({first})")
             continue
         objective.cost.products += way.products if top.method == "dense" else top.products
-        run.top_eigenvalue_final = top.value
+        rows = np.array([run.row])
+        engine.history.keep("top_eigenvalue_final", rows, np.array([top.value]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,17 +191,17 @@ def _cheapest(
     with held_still(model, mode=MODE, also=objective.loss) as held, objective.autocast():
         autocast = Autocast.ambient(params[0].device)
         chosen = select(model, edge.held)
-        problem = Problem(
+        evaluation = Evaluation(
             model, chosen, objective.loss, [batch], autocast, [1.0], batch.size, held=held
         )
-        with problem.in_place():
+        with evaluation.in_place():
             barred = edge.adaptive or edge.coupled or autocast.enabled
-            run = None if barred else layer_rule.record(problem, batch)
+            run = None if barred else layer_rule.record(evaluation, batch)
             if run is None:
-                n = problem.outputs(batch).numel()
+                n = evaluation.outputs(batch).numel()
                 few = n if n < count and is_convex(objective.loss) else count
                 return _Way("auto", products=few)
-            factor = loss_factor(problem, run.outputs, batch, 1.0, 0)
+            factor = loss_factor(evaluation, run.outputs, batch, 1.0, 0)
     if factor is None:
         return _Way("auto", products=count)
     rank = factor.shape[2]
@@ -246,36 +249,6 @@ def _rtol(objective: Objective, stream: Stream) -> float:
 def _settled(top: TopEigen, rtol: float) -> bool:
     size = abs(top.value)
     return top.converged or (top.residual <= rtol * size and top.upper <= top.value + rtol * size)
-
-
-def sparsity(objective: Objective, batches: Sequence[Batch]) -> float:
-    """The fraction of (sample, unit) inputs of ``nn.ReLU`` modules that are negative.
-
-    Args:
-        objective: The model.
-        batches: On which samples.
-
-    Returns:
-        The fraction, over all such modules; NaN if there are none (a functional ReLU is not seen).
-    """
-    relus = [m for m in objective.model.modules() if isinstance(m, nn.ReLU)]
-    if not relus:
-        return math.nan
-    negative = total = 0
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        nonlocal negative, total
-        del module
-        negative += int((inputs[0] < 0).sum())
-        total += inputs[0].numel()
-
-    hooks = [m.register_forward_pre_hook(count) for m in relus]
-    try:
-        objective.value(batches)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return negative / total if total else math.nan
 
 
 def _measure(

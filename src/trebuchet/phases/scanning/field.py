@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trebuchet._types import Phase
-from trebuchet.phases.scanning.race import SOFT
-from trebuchet.phases.scanning.runs import Run
-from trebuchet.phases.scanning.training import Trainer
-from trebuchet.phases.verdict import Evidence, peak_ratios, phases, recovery_steps, trained
+from trebuchet.dynamics.engine import Engine, Run
+from trebuchet.phases.scanning.race import SOFT, BudgetSpentError
+from trebuchet.phases.verdict import Evidence, phases, trained
 from trebuchet.results.levels import risen
 
 
@@ -50,31 +49,40 @@ class Rates:
     same: so two seeds have a say, and octaves are compared on common random numbers.
 
     Args:
-        trainer: Trains the runs.
+        engine: Takes the runs on.
         scale: η at i = 0.
         seeds: Orders of the batches.
-        delta: A loss above (1 + δ) of its start has risen.
         smoothing: The last fraction of the steps that a score averages over.
         flight: A loss above (1 + this) of its start may be in a catapult, which the race protects;
-            `delta` unless given.
+            the engine's δ unless given.
+        budget: Gradient evaluations that may be spent; None is no limit.
     """
 
     def __init__(
         self,
-        trainer: Trainer,
+        engine: Engine,
         scale: float,
         seeds: Sequence[int],
         *,
-        delta: float,
         smoothing: float,
         flight: float | None = None,
+        budget: int | None = None,
     ) -> None:
-        self.trainer, self.scale, self.seeds = trainer, scale, tuple(seeds)
-        self.delta, self.smoothing = delta, smoothing
-        self.flight = delta if flight is None else flight
-        self.horizon = trainer.horizon
+        self.engine, self.scale, self.seeds = engine, scale, tuple(seeds)
+        self.delta, self.smoothing, self.budget = engine.plan.delta, smoothing, budget
+        self.flight = self.delta if flight is None else flight
+        self.horizon = engine.horizon
         self.runs: dict[tuple[float, int], Run] = {}  # (place, seed)
         self.extra: list[Run] = []  # off the grid: the edges' bisections
+
+    @property
+    def free_looks(self) -> bool:
+        """Whether the loss of a step is the loss that runs are judged by."""
+        return self.engine.host.free_looks
+
+    def closing_first(self) -> tuple[float, float]:
+        """What losses at the horizon are compared with, as looks are taken and in both modes."""
+        return self.engine.host.closing_first()
 
     def rate(self, i: float) -> float:
         """η at place `i`."""
@@ -97,10 +105,10 @@ class Rates:
         """
         keys = [(i, self.seed(i)) for i in places]
         runs = [
-            self.runs.get((i, seed)) or self.trainer.start(self.rate(i), seed) for i, seed in keys
+            self.runs.get((i, seed)) or self.engine.start(self.rate(i), seed) for i, seed in keys
         ]
         try:
-            self.trainer.advance(runs, min(steps, self.horizon))
+            self.take(runs, min(steps, self.horizon))
         finally:
             self.runs |= {
                 key: run for key, run in zip(keys, runs, strict=True) if run.steps or run.stopped()
@@ -119,13 +127,37 @@ class Rates:
         for run in self.all_runs():
             if run.seed == seed and math.isclose(run.rate, rate, rel_tol=1e-9):
                 return run
-        run = self.trainer.start(rate, seed)
+        run = self.engine.start(rate, seed)
         self.extra.append(run)
         return run
 
     def left(self) -> float:
         """Gradient evaluations that may still be spent."""
-        return self.trainer.left()
+        spent = self.engine.host.objective.cost.gradients
+        return np.inf if self.budget is None else self.budget - spent
+
+    def take(self, runs: Sequence[Run], steps: int) -> None:
+        """Take runs to a step, as far as the budget goes.
+
+        Args:
+            runs: The runs; nothing happens to one that has stopped or is there already.
+            steps: Updates since the initialisation.
+
+        Raises:
+            BudgetSpentError: If the steps of one do not fit into the budget; it and those after it
+                make none then.
+        """
+        affordable, left = [], self.left()
+        for run in runs:
+            if run.stopped() or run.steps >= steps:
+                continue
+            left -= steps - run.steps
+            if left < 0:
+                break
+            affordable.append(run)
+        self.engine.advance(affordable, steps)
+        if left < 0:
+            raise BudgetSpentError
 
     def score(self, i: float) -> float:
         """Softened log loss of the run at place `i`; infinite if it diverged or was not started."""
@@ -146,8 +178,9 @@ class Rates:
         late[-1] = True
         value = float(self.softened(losses[late]).mean())
         whole = steps is None or steps >= run.steps
-        if whole and self.trainer.objective.has_batch_norm and np.isfinite(run.loss_final):
-            value = 0.5 * (value + float(self.softened(np.array([run.loss_final]))[0]))
+        last = run.loss_horizon
+        if whole and self.engine.host.objective.has_batch_norm and np.isfinite(last):
+            value = 0.5 * (value + float(self.softened(np.array([last]))[0]))
         return value
 
     def softened(self, losses: np.ndarray) -> np.ndarray:
@@ -158,8 +191,8 @@ class Rates:
     def floor(self) -> float:
         """Zero; if losses are negative the lowest one seen, and in any case one below the start."""
         first = self.loss_first
-        seen = [v for r in self.all_runs() for v in r.losses if np.isfinite(v)]
-        lowest = min([first, *seen])
+        seen = [r.number("loss_min") for r in self.all_runs()]
+        lowest = min([first, *(v for v in seen if np.isfinite(v))])
         if lowest > 0 or (lowest == 0 and first > 0):
             return 0.0
         return min(lowest, first - 0.01 * (abs(first) or 1.0))
@@ -167,14 +200,14 @@ class Rates:
     def in_flight(self, i: float) -> bool:
         """Whether the run at `i` is above its start, and falling fast enough to land in time."""
         run = self.run(i)
-        if run is None or not (run.dead or risen(max(run.losses), self.loss_first, self.flight)):
+        if run is None or not (run.dead or risen(run.peak, self.loss_first, self.flight)):
             return False
         return self.lands(run)
 
     def below_start(self, i: float) -> bool:
         """Whether the run at `i` is below its start now."""
         run = self.run(i)
-        return run is not None and not run.dead and run.losses[-1] < self.loss_first
+        return run is not None and not run.dead and run.last_loss < self.loss_first
 
     def lands(self, run: Run) -> bool:
         """Whether a run, falling on as it does, comes back below its start before the horizon."""
@@ -183,11 +216,11 @@ class Rates:
     @property
     def loss_first(self) -> float:
         """L₀ on the set that runs are compared on."""
-        return self.trainer.loss_first
+        return self.engine.host.loss_first
 
     def rose(self, run: Run) -> bool:
         """Whether the loss was ever above (1 + δ) L₀."""
-        return bool(run.dead or risen(np.nanmax(run.losses), self.loss_first, self.delta))
+        return bool(run.dead or risen(run.peak, self.loss_first, self.delta))
 
     def trained(self, run: Run) -> bool:
         """Whether the run reached the horizon below its start."""
@@ -195,29 +228,17 @@ class Rates:
 
     def evidence(self, run: Run) -> Evidence:
         """What the verdict on a run rests on."""
-        at, losses = run.trace()
-        above = at[risen(losses, self.loss_first, self.delta)]
-        finite = losses[np.isfinite(losses)]
-        final, start = float(losses[-1]), self.loss_first
-        if run.whole and not run.dead:
-            final, start = run.loss_closing, self.trainer.closing_first()[0]
+        start = run.number("loss_closing_first")
         return Evidence(
-            self.loss_first, finite.max(), final, above[-1] if above.size else -1, run.steps,
-            str(run.status), run.output_spread, finite.min(), start,
+            self.loss_first, run.peak, run.number("loss_final"), run.number("last_above"),
+            run.steps, str(run.status), run.number("output_spread"), run.number("loss_min"),
+            self.loss_first if np.isnan(start) else start,
         )  # fmt: skip
 
     def phase(self, run: Run) -> Phase:
         """The verdict; a run that was dropped before the horizon is unsettled."""
-        found = phases(self.evidence(run), delta=self.delta, blowup=self.trainer.blowup)
-        return Phase(str(found))
-
-    def recovery_step(self, run: Run) -> float:
-        """The first step after the last look above the start; NaN: never rose, or not back."""
-        return float(recovery_steps(self.evidence(run), self.phase(run)))
-
-    def peak_ratio(self, run: Run) -> float:
-        """The largest loss over L₀; infinite where a loss was not finite."""
-        return float(peak_ratios(self.evidence(run)))
+        blowup = self.engine.plan.stop.blowup
+        return Phase(str(phases(self.evidence(run), delta=self.delta, blowup=blowup)))
 
     def all_runs(self) -> list[Run]:
         """Every run that made a step, by rate and seed."""

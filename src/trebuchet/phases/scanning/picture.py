@@ -39,7 +39,7 @@ def draw(scan: "Scan", ax: Axes | None = None) -> Axes:
         if ax is None:
             _, ax = plt.subplots(figsize=(7.2, 3.8), layout="constrained")
         # Set by hand: crosses are placed by height, and would not count for an automatic limit.
-        rates = [*scan.runs["rate"], scan.suggestion.low, scan.suggestion.high]
+        rates = [*scan.run_table["rate"], scan.suggestion.low, scan.suggestion.high]
         rates += [scan.lr_crit] if np.isfinite(scan.lr_crit) else []
         margin = 1.1 * (max(rates) / min(rates)) ** 0.04
         ax.set_xscale("log")
@@ -74,7 +74,7 @@ def draw(scan: "Scan", ax: Axes | None = None) -> Axes:
 
 def _runs(scan: "Scan", ax: Axes) -> None:
     """The marks, and the limits of the axis that leave room for the crosses."""
-    runs = scan.runs
+    runs = scan.run_table
     loss = runs["loss"].to_numpy(float)
     diverged = (runs["phase"] == Phase.DIVERGENT).to_numpy() | ~np.isfinite(loss)
     dropped = (runs["status"] == DROPPED).to_numpy()

@@ -28,7 +28,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from trebuchet.phases.scanning.runs import BudgetSpentError
+
+class BudgetSpentError(Exception):
+    """The next step would pass the budget. Caught inside a scan, never shown."""
+
 
 SOFT = 0.02
 """Losses below this fraction of the start count as equal."""

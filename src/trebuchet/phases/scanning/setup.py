@@ -3,56 +3,39 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
 
+from trebuchet.dynamics.engine import Engine
+from trebuchet.dynamics.kernels.module import Host
+from trebuchet.dynamics.kernels.vmap import can_stack
+from trebuchet.dynamics.looks import LEAST_RISE, least_rise, schedule
+from trebuchet.dynamics.runner import Plan
+from trebuchet.dynamics.stopping import StopRule
 from trebuchet.errors import InputError
+from trebuchet.observables.sparsity import Sparsity
+from trebuchet.observables.weight_norm import WeightNorm
 from trebuchet.phases.forward_rate import ForwardRate, along_first_step
 from trebuchet.phases.scan_result import Critical
 from trebuchet.phases.scanning.arguments import Arguments
-from trebuchet.phases.scanning.checks import check_start
 from trebuchet.phases.scanning.curvature import critical_rate
 from trebuchet.phases.scanning.field import Rates
-from trebuchet.phases.scanning.race import Plan
-from trebuchet.phases.scanning.stack import can_stack
-from trebuchet.phases.scanning.training import Trainer
-from trebuchet.problem.autocast import Autocast
-from trebuchet.problem.batches import Batch, uncounted
-from trebuchet.problem.closures import OWN_LOSS, maybe_closure, settled
-from trebuchet.problem.losses import resolve
-from trebuchet.problem.optimizer_copies import has_modes
-from trebuchet.problem.optimizers import (
-    Clip,
-    Factory,
-    epsilon_lost,
-    evaluated_first,
-    make_factory,
-    unheld,
-)
+from trebuchet.phases.scanning.race import Plan as Race
+from trebuchet.problem.batches import Batch
+from trebuchet.problem.bound import Bound, bound
+from trebuchet.problem.optimizers import Factory
 from trebuchet.problem.risk import Objective, is_finite
-from trebuchet.problem.schedules import check_scheduler
-from trebuchet.problem.selection import select
-from trebuchet.problem.stream import Stream, make_stream
+from trebuchet.problem.stream import Stream
 from trebuchet.results.levels import DELTA
 
-FIXED_SAMPLES = 256
-"""Samples that mini-batch runs are compared on while they train."""
-CLOSING_SAMPLES = 4096
-"""Samples that they are compared on at the horizon."""
 FOR_CURVATURE = 1 / 16
 """Share of the budget that λ₀ may cost: the race matters more."""
 FOR_FIRST_STEP = 1 / 16
 """Share of the budget that the gradient for the forward rate may cost."""
 FOR_EDGES = 0.15
 """Share of a full-batch scan's budget that the race leaves for the edges: it never misses it."""
-LEAST_RISE = 1e-2
-"""A loss of mini-batch training has risen if it is so far above its start …"""
-RISES = 2.0
-"""… and so many times the noise of a look above it."""
-NOISE_BATCHES, NOISE_SEED = 8, 31_415
-"""Batches that the noise is measured on, and their order: a seed that no run is likely to have."""
 AT_ONCE = 16
 """Runs that are stacked, at most."""
 
@@ -66,7 +49,7 @@ class Setup:
         objective: The model and the loss.
         stream: The batches.
         factory: Makes optimizers.
-        trainer: Trains the runs.
+        engine: Takes the runs on.
         rates: The runs.
         forward: The forward-only rate.
         critical: λ₀ and the critical rate.
@@ -80,7 +63,7 @@ class Setup:
     objective: Objective
     stream: Stream
     factory: Factory
-    trainer: Trainer
+    engine: Engine
     rates: Rates
     forward: ForwardRate
     critical: Critical
@@ -110,76 +93,45 @@ def prepare(model: nn.Module, asked: Arguments, stack: ExitStack) -> Setup:
     Raises:
         InputError: If the model, the loss or the data is not what was expected.
     """
-    loss = resolve(asked.loss) or OWN_LOSS
-    params = list(select(model).values())
-    device = params[0].device
-    autocast = Autocast.ambient(device)
-    if asked.autocast is not None:
-        autocast = Autocast(device.type, True, asked.autocast)
-    clip = Clip(asked.clip_grad_norm, asked.clip_grad_value)
-    factory = make_factory(asked.optimizer, params, clip=clip)
-    factory = evaluated_first(asked.optimizer, params, factory, clip)
-    probe = factory(params, 1e-3)
-    modes = has_modes(probe)
-    if asked.scheduler is not None:
-        check_scheduler(asked.scheduler, factory, params, asked.horizon)
-    stream = make_stream(
-        asked.data, device=device, batch_size=asked.batch_size, accumulate=asked.accumulate,
-        horizon=asked.horizon, closure=maybe_closure(loss), model=model, weights=asked.weights,
-        size_of=asked.size_of,
-    )  # fmt: skip
-    loss = settled(loss, model, min(stream.pool, key=lambda b: b.size), autocast)
-    objective = Objective(
-        model, loss, params, autocast, stream.samples_per_step, asked.micro_batch
-    )  # fmt: skip
-    stack.enter_context(objective.brought_home())
-    objective.notes += [note for note in (epsilon_lost(probe), unheld(probe, params)) if note]
-    if stream.n_samples == 1:
-        objective.notes.append("there is only one sample: this is the rate that memorises it")
-    fixed = stream.fixed(stream.n_samples if stream.full_batch else FIXED_SAMPLES)
-    closing = fixed if stream.full_batch else stream.fixed(CLOSING_SAMPLES)
-    check_start(objective, fixed, stream)
-    if not stream.full_batch and not objective.is_mean(max(fixed, key=lambda b: b.size)):
-        # Batches of another size have another loss: compare on batches as they are trained on.
-        stream = replace(stream, whole=True)
-        fixed, closing = stream.fixed(FIXED_SAMPLES), stream.fixed(CLOSING_SAMPLES)
-    objective.notes += [note for note in (uncounted(stream.pool),) if note]
-    objective.watch_for_randomness(fixed[0])
+    problem = asked.problem
+    trained = stack.enter_context(bound(problem, model, steps=asked.horizon))
+    objective, stream, fixed = trained.objective, trained.stream, trained.fixed
     in_training = objective.in_training(fixed[0])
     first = _for_first_step(stream, fixed, asked)
-    forward = along_first_step(objective, factory, first)
+    forward = along_first_step(objective, trained.factory, first)
     critical = Critical(math.nan, math.nan, "", "not measured")
     if asked.curvature != "none":
         critical = critical_rate(
-            objective, stream, asked.optimizer, asked.loss,
-            at_most=int(FOR_CURVATURE * asked.limit), clip=clip,
+            objective, stream, problem.optimizer, problem.loss,
+            at_most=int(FOR_CURVATURE * asked.limit), clip=problem.clip,
         )  # fmt: skip
-    trainer = Trainer(
-        objective, stream, factory, horizon=asked.horizon, fixed=fixed, closing=closing,
-        schedule=asked.multiplier, scheduler=asked.scheduler, modes=modes, blowup=asked.blowup,
-        budget=asked.limit, at_once=1 if modes else _at_once(objective, stream, asked),
-    )  # fmt: skip
-    if trainer.free_looks and asked.edge_rtol is None:
-        trainer.budget = round((1 - FOR_EDGES) * asked.limit)
-    if not is_finite(trainer.loss_first):
+    host = Host(trained)
+    if not is_finite(host.loss_first):
         msg = (
-            f"loss: was finite at first and is {trainer.loss_first} now, at the same weights; "
+            f"loss: was finite at first and is {host.loss_first} now, at the same weights; "
             "check for state that it keeps between calls"
         )
         raise InputError(msg)
     scale = _scale(forward, critical)
     if asked.rates is not None:
         scale = float(np.exp(np.log(asked.rates).mean()))
-    noise = 0.0 if trainer.free_looks else noise_of_looks(objective, stream, fixed)
+    delta, noise = least_rise(trained, asked.delta)
     # What the race protects is no verdict, and needs no certainty.
-    flight = (DELTA if trainer.free_looks else LEAST_RISE) if asked.delta is None else asked.delta
-    delta = max(flight, RISES * noise) if asked.delta is None else asked.delta
+    flight = (DELTA if host.free_looks else LEAST_RISE) if asked.delta is None else asked.delta
+    engine = Engine(
+        host, _plan(asked, host, delta), at_once=1 if trained.modes else _at_once(trained, asked)
+    )
     # The full batch has no order: without randomness a second seed would be the same run again.
     one_order = stream.full_batch and not objective.randomised
     seeds = asked.seeds[:1] if one_order else asked.seeds
-    rates = Rates(trainer, scale, seeds, delta=delta, smoothing=Plan().smoothing, flight=flight)
+    budget = asked.limit
+    if host.free_looks and asked.edge_rtol is None:
+        budget = round((1 - FOR_EDGES) * asked.limit)
+    rates = Rates(
+        engine, scale, seeds, smoothing=Race().smoothing, flight=flight, budget=budget
+    )  # fmt: skip
     return Setup(
-        asked, objective, stream, factory, trainer, rates, forward, critical, first, noise,
+        asked, objective, stream, trained.factory, engine, rates, forward, critical, first, noise,
         fixed, in_training,
     )  # fmt: skip
 
@@ -205,7 +157,7 @@ def check_fresh(setup: Setup) -> None:
     Args:
         setup: The scan, its runs made.
     """
-    setup.trainer.load_start()
+    setup.engine.host.load_start()
     now, then = setup.objective.in_training(setup.fixed[0]), setup.loss_in_training
     if not abs(now - then) <= 1e-4 * max(abs(now), abs(then)):
         setup.objective.notes.append(
@@ -213,30 +165,6 @@ def check_fresh(setup: Setup) -> None:
             f"at first and is {now:.4g} now, by state that a scan cannot put back; keep it in "
             "buffers, or in plain attributes of a module"
         )
-
-
-def noise_of_looks(objective: Objective, stream: Stream, fixed: Sequence[Batch]) -> float:
-    """How far a look may be off by chance, relative to the loss at the start.
-
-    The standard deviation of the loss of single training batches at the start, in training mode
-    with its random numbers, brought from their size to that of the set that looks are taken on: its
-    standard error as a sample of the data.
-
-    Args:
-        objective: The model, at the start.
-        stream: What batches are drawn from.
-        fixed: The set that looks are taken on.
-
-    Returns:
-        The ratio; 0 where fewer than two batches have a finite loss.
-    """
-    drawn = [stream.batches(NOISE_SEED, step)[0] for step in range(NOISE_BATCHES)]
-    losses = np.array([objective.in_training(batch, k) for k, batch in enumerate(drawn)])
-    finite = losses[np.isfinite(losses)]
-    if finite.size < 2 or not finite.any():
-        return 0.0
-    share = float(np.mean([b.size for b in drawn])) / sum(b.size for b in fixed)
-    return float(finite.std(ddof=1) * math.sqrt(share) / abs(finite.mean()))
 
 
 def _scale(forward: ForwardRate, critical: Critical) -> float:
@@ -255,9 +183,22 @@ def _for_first_step(stream: Stream, fixed: Sequence[Batch], asked: Arguments) ->
     return fixed if sum(b.size for b in fixed) <= size else stream.fixed(size)
 
 
-def _at_once(objective: Objective, stream: Stream, asked: Arguments) -> int:
+def _plan(asked: Arguments, host: Host, delta: float) -> Plan:
+    """What the runs have in common: they are looked at as in a sweep, and measured at their end."""
+    relus = any(isinstance(m, nn.ReLU) for m in host.model.modules())
+    return Plan(
+        stop=StopRule(asked.horizon, None, asked.blowup),
+        schedule=schedule(asked.horizon, free=host.free_looks),
+        only_at_the_end=(WeightNorm(), *((Sparsity(),) if relus else ())),
+        delta=delta,
+        check_law=False,
+    )
+
+
+def _at_once(trained: Bound, asked: Arguments) -> int:
     """How many runs to stack."""
+    objective = trained.objective
     stacked = objective.params[0].is_cuda if asked.stacked is None else asked.stacked
     if not stacked or objective.chunk is not None:
         return 1
-    return AT_ONCE if can_stack(objective, stream.batches(asked.seeds[0], 0)) else 1
+    return AT_ONCE if can_stack(objective, trained.stream.batches(asked.seeds[0], 0)) else 1

@@ -8,9 +8,9 @@ import numpy as np
 
 from trebuchet._content import ByContent
 from trebuchet._types import Phase, Status
+from trebuchet.dynamics.engine import Run
 from trebuchet.phases.scanning.brackets import Interval
 from trebuchet.phases.scanning.field import Rates
-from trebuchet.phases.scanning.runs import Run
 
 RISK = 0.1
 """Share of a worse right neighbour's excess loss that a rate is charged: fresh seeds vary."""
@@ -134,7 +134,7 @@ def suggest(rates: Rates, lr_max: Interval) -> Suggestion:
     if lr_max.closed:
         # A fitted minimum is not moved next to a rate that is known to fail.
         rate = min(rate, max(lr_max.low, lr_max.high / math.sqrt(2)))
-    noise = 0.0 if rates.trainer.free_looks else noise_of_seeds(rates, rate)
+    noise = 0.0 if rates.free_looks else noise_of_seeds(rates, rate)
     furthest = max((steps[i] for i in runs if not runs[i].dead), default=0)
     reached = [i for i in runs if steps[i] == furthest and not runs[i].dead]
     half = half_width(curvature, noise, noise_of_looks(rates, runs, reached), len(reached))
@@ -142,7 +142,7 @@ def suggest(rates: Rates, lr_max: Interval) -> Suggestion:
     if lr_max.closed:
         high = max(rate, min(high, lr_max.value))
     expected = _between({i: _final(runs[i]) for i in reached}, place)
-    start = rates.trainer.closing_first()[1] if furthest >= rates.horizon else rates.loss_first
+    start = rates.closing_first()[1] if furthest >= rates.horizon else rates.loss_first
     nearest = min(reached or runs, key=lambda i: (abs(i - place), i))
     phase = Phase.CATAPULT if rates.rose(runs[nearest]) else Phase.LAZY
     reliable = furthest >= rates.horizon and expected < start
@@ -230,7 +230,8 @@ def noise_of_looks(rates: Rates, runs: Mapping[float, Run], reached: Sequence[fl
 
 
 def _final(run: Run) -> float:
-    return run.loss_final if math.isfinite(run.loss_final) else run.losses[-1]
+    horizon = run.loss_horizon
+    return horizon if math.isfinite(horizon) else run.last_loss
 
 
 def _between(losses: Mapping[float, float], place: float) -> float:
@@ -265,7 +266,7 @@ def _reason(
         f"lowest loss of {tried} rates raced from the same start, {reached} of them for "
         f"{steps} steps: {expected:.3g} from {start:.3g}"
     )
-    if reached == 1 and not rates.trainer.free_looks:
+    if reached == 1 and not rates.free_looks:
         text += "; as one run went so far, its interval is a guess"
     if rates.rose(nearest):
         where = "" if math.isclose(nearest.rate, rate, rel_tol=0.02) else f" at {nearest.rate:.3g}"

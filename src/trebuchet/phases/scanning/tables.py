@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
 
-from trebuchet._types import Phase
-from trebuchet.phases.scanning.field import Rates
-from trebuchet.phases.scanning.runs import Run
+from trebuchet._types import Phase, Status
 
 RUN_COLUMNS: dict[str, tuple[str, str]] = {
     "rate": ("learning rate η", "1"),
@@ -34,8 +34,8 @@ RUN_COLUMNS: dict[str, tuple[str, str]] = {
 }
 """Columns of the frame of runs: long name and unit."""
 
-DROPPED = "dropped"
-"""Status of a run that the race left behind before the horizon, and that had not diverged."""
+DROPPED = str(Status.DROPPED)
+"""Status of a run that the search left behind before the horizon, and that had not diverged."""
 
 WORST_FIRST = (
     Phase.DIVERGENT, Phase.COLLAPSED, Phase.UNSETTLED, Phase.CATAPULT, Phase.LAZY,
@@ -93,46 +93,80 @@ def rate_columns(seeds: Sequence[int]) -> dict[str, tuple[str, str]]:
     }
 
 
-def frames(rates: Rates, top_eigenvalue: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write down what was tried.
+def run_table(ds: xr.Dataset) -> pd.DataFrame:
+    """One row a run, by rate and seed.
 
     Args:
-        rates: The runs.
-        top_eigenvalue: λ₀; NaN if not measured.
+        ds: Labelled runs.
 
     Returns:
-        One row a run, by rate and seed, see `RUN_COLUMNS`; and one row a look: rate, seed, step,
-        loss.
+        Columns as in `RUN_COLUMNS`, where the dataset has them; cells that were not run are no
+        rows.
     """
-    rows, looks = [], []
-    for run in rates.all_runs():
-        rows.append(_row(rates, run, top_eigenvalue))
-        looks += [
-            {"rate": run.rate, "seed": run.seed, "step": t, "loss": value}
-            for t, value in zip(run.at, run.losses, strict=True)
-        ]
-    return pd.DataFrame(rows, columns=list(RUN_COLUMNS)), pd.DataFrame(looks)
+    ds = ds.transpose("lr", "seed", ...)
+    ran = (ds["status"] != str(Status.NOT_RUN)).values
+    nan = np.full(ran.shape, np.nan)
+
+    def of(name: str) -> NDArray[Any]:
+        values = ds[name].values if name in ds else nan
+        return np.asarray(values[ran])
+
+    status = of("status")
+    rate, final = of("learning_rate"), of("loss_final")
+    whole = ~np.isin(status, [str(s) for s in (Status.DROPPED, Status.INTERRUPTED)])
+    horizon = of("loss_horizon")
+    sparsity = of("sparsity_final")
+    seeds = np.broadcast_to(ds["seed"].values, ran.shape)[ran]
+    return pd.DataFrame({
+        "rate": rate,
+        "seed": seeds,
+        "phase": of("phase").astype(str).tolist(),
+        "steps": of("steps"),
+        "status": status.astype(str).tolist(),
+        "loss": _last_look(ds)[ran],
+        "loss_horizon": np.where(whole, np.where(np.isnan(horizon), final, horizon), np.nan),
+        "peak_ratio": of("peak_ratio"),
+        "recovery_step": of("recovery_step"),
+        "lr_ratio_final": rate * of("top_eigenvalue_final"),
+        "kernel_drift": of("kernel_drift"),
+        "sparsity": sparsity.mean(axis=-1) if sparsity.ndim > 1 else sparsity,
+        "grad_norm_first": of("gradient_norm_first"),
+        "grad_norm": of("gradient_norm_final"),
+        "weight_norm_first": of("weight_norm_first"),
+        "weight_norm": of("weight_norm_final"),
+    })  # fmt: skip
 
 
-def _row(rates: Rates, run: Run, start: float) -> dict[str, Any]:
-    return {
-        "rate": run.rate,
-        "seed": run.seed,
-        "phase": str(rates.phase(run)),
-        "steps": run.steps,
-        "status": str(run.status) if run.status is not None else DROPPED,
-        "loss": run.losses[-1],
-        "loss_horizon": run.loss_final if run.whole else math.nan,
-        "peak_ratio": rates.peak_ratio(run),
-        "recovery_step": rates.recovery_step(run),
-        "lr_ratio_final": run.rate * run.top_eigenvalue_final,
-        "kernel_drift": abs(run.top_eigenvalue_final - start) / start if start else math.nan,
-        "sparsity": run.sparsity,
-        "grad_norm_first": run.grad_norms[0],
-        "grad_norm": run.grad_norms[1],
-        "weight_norm_first": run.weight_norms[0],
-        "weight_norm": run.weight_norms[1],
-    }
+def _last_look(ds: xr.Dataset) -> NDArray[Any]:
+    """The loss where each run was judged last, on the set that runs are compared on."""
+    final: NDArray[Any] = ds["loss_final"].values
+    if "loss_closing_first" not in ds or "loss" not in ds:
+        return final
+    trace = ds["loss"].values
+    known = ~np.isnan(trace)
+    last = trace.shape[-1] - 1 - np.argmax(known[..., ::-1], axis=-1)
+    look = np.take_along_axis(trace, last[..., None], axis=-1)[..., 0]
+    return np.where(ds["status"].values == str(Status.NON_FINITE), final, look)
+
+
+def looks_table(ds: xr.Dataset) -> pd.DataFrame:
+    """One row a look: rate, seed, step, loss.
+
+    Args:
+        ds: Runs.
+
+    Returns:
+        By rate, seed and step; steps at which a run was not looked at are no rows.
+    """
+    loss = ds["loss"].transpose("lr", "seed", "step").values
+    at = np.argwhere(~np.isnan(loss))
+    rate = ds["learning_rate"].transpose("lr", "seed").values
+    return pd.DataFrame({
+        "rate": rate[at[:, 0], at[:, 1]],
+        "seed": ds["seed"].values[at[:, 1]],
+        "step": ds["step"].values[at[:, 2]],
+        "loss": loss[tuple(at.T)],
+    })  # fmt: skip
 
 
 def by_rate(runs: pd.DataFrame) -> pd.DataFrame:

@@ -26,7 +26,7 @@ def warmup(setup: Setup, suggestion: Suggestion, lr_max: Interval) -> Warmup:
     # need not point along the top eigenvector.
     measured = setup.critical.lr_catapult
     start = forward if math.isnan(measured) else min(measured, forward)
-    runs = [r for r in setup.rates.all_runs() if r.state is not None and not r.dead and r.steps]
+    runs = [r for r in setup.rates.all_runs() if r.kernel is not None and not r.dead and r.steps]
     later = math.nan
     if runs:
         furthest = max(r.steps for r in runs)
@@ -36,7 +36,7 @@ def warmup(setup: Setup, suggestion: Suggestion, lr_max: Interval) -> Warmup:
         )
         gradients = setup.objective.cost.gradients
         if setup.asked.limit_with_edges - gradients >= setup.first_cost:
-            setup.trainer.load(run)
+            setup.engine.load(run)
             try:
                 bracket = along_first_step(setup.objective, setup.factory, setup.first)
                 later = bracket.value

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Problem:
+class Evaluation:
     """What an operator needs to know.
 
     Half-precision parameters (bfloat16, float16) are exact in float32, so the same function is

@@ -7,8 +7,8 @@ from torch import nn
 
 from trebuchet._checks import one_line
 from trebuchet.errors import InputError
-from trebuchet.phases.scanning.data_faults import check_samples, check_single_samples
 from trebuchet.problem.batches import Batch
+from trebuchet.problem.data_faults import check_samples, check_single_samples
 from trebuchet.problem.losses import ModelLoss
 from trebuchet.problem.risk import Objective, is_finite, out_of_memory
 from trebuchet.problem.stream import Stream

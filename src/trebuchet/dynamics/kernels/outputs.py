@@ -1,0 +1,93 @@
+"""What the engine asks of a stack of runs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class OutputKernel(ABC):
+    """R runs of one model on one data set, their parameters stacked.
+
+    The engine takes any loss apart at the outputs z: the kernel maps weights to z, the loss maps z
+    to ∂L/∂z, and the kernel pulls that back, so that every model works with every loss and the
+    gradient is never formed where it can be added to the weights at once.
+
+    Attributes:
+        params: Trainable tensors, each of shape ``(R, …)``; the engine updates them in place.
+        degree: k where z is positively homogeneous of degree k in all weights; None otherwise.
+        column: Whether the module itself returns z as a column, ``(D, 1)``, where the kernel has
+            ``(D,)``; known after ``forward``.
+        mixes_seeds: Whether runs from different initialisations can share a stack.
+        sparsity: Share of (sample, unit) pre-activations < 0 of each hidden layer, shape
+            ``(R, layers)``, as of the last ``forward(sparsity=True)``; None without ReLUs.
+    """
+
+    mixes_seeds: ClassVar[bool] = True
+
+    params: list[Tensor]
+    degree: int | None = None
+    column: bool = False
+    sparsity: Tensor | None = None
+
+    @property
+    def sparsity_layers(self) -> int:
+        """How many hidden layers have a sparsity."""
+        return 0
+
+    @property
+    def runs(self) -> int:
+        """R."""
+        return self.params[0].shape[0]
+
+    @abstractmethod
+    def forward(self, *, sparsity: bool = False) -> Tensor:
+        """z on the training inputs, ``(R, D)`` or ``(R, D, K)``; keeps what the rest needs."""
+
+    @abstractmethod
+    def add_vjp_(self, into: Sequence[Tensor], dz: Tensor) -> None:
+        """Add Jᵀdz to `into`, which may be the parameters themselves; after ``forward``."""
+
+    @abstractmethod
+    def gram(self) -> Tensor:
+        """H = JJᵀ/D of every run, ``(R, D·K, D·K)``; after ``forward``."""
+
+    @abstractmethod
+    def outputs(self, x: Tensor) -> Tensor:
+        """z on other inputs, ``(R, B)`` or ``(R, B, K)``."""
+
+    @abstractmethod
+    def subset(self, index: Sequence[int]) -> "OutputKernel":
+        """A kernel of the runs `index` only, in that order, with parameters of its own."""
+
+    @abstractmethod
+    def model_of(self, run: int) -> nn.Module:
+        """A module of its own with the weights of one run."""
+
+    @abstractmethod
+    def bytes_per_run(self) -> int:
+        """Memory one run adds to the stack, buffers included."""
+
+    def weight_norm(self) -> Tensor:
+        """|θ|² of every run, float64 ``(R,)``, summed in float64."""
+        total = torch.zeros(self.runs, dtype=torch.float64, device=self.params[0].device)
+        for p in self.params:
+            total += norm_squared(p)
+        return total
+
+
+def norm_squared(p: Tensor) -> Tensor:
+    """|p_r|² of every run r, summed in float64; shape ``(R,)``."""
+    flat = p.reshape(p.shape[0], -1)
+    norm: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
+    return norm.square()
+
+
+def nbytes(*shape: int, dtype: torch.dtype) -> int:
+    """Bytes of a tensor of that shape."""
+    total = torch.empty((), dtype=dtype).element_size()
+    for size in shape:
+        total *= size
+    return total

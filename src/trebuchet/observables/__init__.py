@@ -1,0 +1,6 @@
+"""Named numbers of a run at a step: one observable a file."""
+
+from trebuchet.observables.base import Observable, Runs, UnavailableError
+from trebuchet.observables.registry import OBSERVABLES
+
+__all__ = ["OBSERVABLES", "Observable", "Runs", "UnavailableError"]

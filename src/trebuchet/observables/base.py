@@ -1,0 +1,145 @@
+"""What an observable is, and what it may ask of runs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trebuchet.problem.problem import Problem
+
+FloatArray = NDArray[np.float64]
+
+
+class UnavailableError(Exception):
+    """Runs cannot say what an observable asks for; the message says why."""
+
+
+class Runs(ABC):
+    """R runs of one problem at one step, as an observable sees them.
+
+    What a kind of runs cannot give raises `UnavailableError`; the observable is NaN then, and the
+    result says why.
+
+    Attributes:
+        problem: What is trained.
+        samples: D.
+        layers: How many hidden layers have a sparsity of their own.
+    """
+
+    problem: Problem
+    samples: int
+    layers: int = 0
+
+    @property
+    @abstractmethod
+    def runs(self) -> int:
+        """R."""
+
+    @abstractmethod
+    def models(self) -> Iterator[nn.Module]:
+        """Each run as a module with its weights, one after the other; not to be kept."""
+
+    @abstractmethod
+    def weight_norm(self) -> FloatArray:
+        """|θ|² of every run, ``(R,)``, summed in float64."""
+
+    def gram(self) -> Tensor:
+        """H = JJᵀ/D, the dense NTK of every run, ``(R, D·K, D·K)``."""
+        raise UnavailableError("these runs have no dense kernel matrix")
+
+    def top_eigenvalue(self) -> FloatArray:
+        """λ of every run, ``(R,)``, of the operator that the result names."""
+        raise UnavailableError("these runs have no operator")
+
+    def residual(self) -> Tensor:
+        """∂L/∂z of every run, ``(R, D·K)``."""
+        raise UnavailableError("these runs have no outputs of their own")
+
+    def sparsity(self) -> FloatArray:
+        """Share of pre-activations < 0 of each hidden layer, ``(R, layers)``."""
+        raise UnavailableError("there are no ReLU layers that can be seen")
+
+    def gradient_norm(self) -> FloatArray:
+        """|∇L| of every run, ``(R,)``."""
+        raise UnavailableError("gradients are not formed here")
+
+    def test_loss(self) -> FloatArray:
+        """The loss on the problem's test data, ``(R,)``."""
+        raise UnavailableError("the problem has no test data")
+
+    def outputs_and_targets(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each run on the test data, or else the training data, in evaluation mode."""
+        raise UnavailableError("the data are no pairs of inputs and targets")
+
+
+class Observable(ABC):
+    """A named number, or one row of numbers, of a run at a step.
+
+    A class of your own needs a name and ``measure``; see docs/extending.md. To be measured for many
+    runs at once it may override ``of`` instead.
+
+    Attributes:
+        name: Of the variable in results.
+        long_name: What it is, for labels of axes.
+        units: Its units.
+        dim: Name of its own dimension, if it is a row of numbers.
+        size: Of that dimension.
+        final: Whether it is measured at the end of a run too, recorded or not, as ``name_final``.
+        first: Whether its value at the start is a variable too, ``name_first``.
+        largest: Whether its largest recorded value is, ``name_max``.
+        cheap: Whether it costs no more than a step, and means something of a run that diverged.
+        cost: What measuring it once costs, in words.
+    """
+
+    name: str
+    long_name: str = ""
+    units: str = "1"
+    dim: str | None = None
+    size: int | None = None
+    final: ClassVar[bool] = True
+    first: ClassVar[bool] = False
+    largest: ClassVar[bool] = False
+    cheap: ClassVar[bool] = False
+    cost: str = "unknown"
+
+    def measure(self, model: nn.Module, problem: Problem) -> Any:
+        """One run's value: a number, or as many as `size` says.
+
+        Args:
+            model: The run's module, with its weights.
+            problem: What is trained.
+
+        Returns:
+            The value.
+        """
+        raise NotImplementedError
+
+    def of(self, runs: Runs) -> FloatArray:
+        """The value of every run, ``(R,)`` or ``(R, size)``.
+
+        Args:
+            runs: The runs.
+
+        Returns:
+            The values.
+        """
+        values = [self.measure(model, runs.problem) for model in runs.models()]
+        return np.asarray([np.asarray(v, dtype=np.float64) for v in values])
+
+    def extent(self, runs: Runs) -> int | None:
+        """The size of its own dimension for these runs; None where it has none."""
+        del runs
+        return self.size if self.dim is not None else None
+
+    def start(self, runs: Runs) -> FloatArray | None:
+        """What must be remembered of the start of every run, ``(R, …)``; None for nothing."""
+        del runs
+        return None
+
+    def since(self, runs: Runs, start: FloatArray) -> FloatArray:
+        """As ``of``, for an observable that compares with the start."""
+        del start
+        return self.of(runs)
