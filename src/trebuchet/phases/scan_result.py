@@ -22,9 +22,9 @@ from trebuchet._content import ByContent, content
 from trebuchet._doors import door
 from trebuchet._types import Phase
 from trebuchet.errors import InputError
-from trebuchet.phases.scanning import rendering
 from trebuchet.phases.scanning.brackets import Interval
 from trebuchet.phases.scanning.old_scans import of_old
+from trebuchet.phases.scanning.rendering import rate_table
 from trebuchet.phases.scanning.suggest import Suggestion
 from trebuchet.phases.scanning.tables import DROPPED, by_rate, looks_table, run_table
 from trebuchet.plots.checks import optional_axes
@@ -205,7 +205,7 @@ class Scan(ByContent):
         head = Text(f"suggested learning rate  {s.rate:.3g}", style="bold green")
         if not s.reliable:
             head = Text(f"least bad rate, not reliable  {s.rate:.3g}", style="bold yellow")
-        return Group(head, rendering.in_terminal(self), *(Text(line) for line in self.summary()))
+        return Group(head, rate_table(self), *(Text(line) for line in self.summary()))
 
     def __repr__(self) -> str:
         """In one line; ``print`` says more."""
@@ -224,7 +224,7 @@ class Scan(ByContent):
         s = self.suggestion
         told = "suggested learning rate" if s.reliable else "least bad rate, not reliable:"
         head = f"<b>{told} {s.rate:.3g}</b>"
-        return f"<div>{head}{rendering.in_notebook(self)}<ul>{lines}</ul></div>"
+        return f"<div>{head}{rate_table(self).html()}<ul>{lines}</ul></div>"
 
     @door(ax=optional_axes)
     def plot(self, ax: Axes | None = None) -> Axes:
