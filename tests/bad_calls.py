@@ -210,7 +210,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
                                            "caption": "c", "quick": False},
     "phase_bar.phase_bar": lambda: {"ds": runs(), "ax": ax(), "x": "lr"},
     "phase_bar.shade_phases": lambda: {"ax": ax(), "ds": runs(), "x": "lr", "names": True},
-    "scan_picture.sweep_overview": lambda: {"ds": runs(), "edges": edges(), "title": "t",
+    "sweep_picture.sweep_overview": lambda: {"ds": runs(), "edges": edges(), "title": "t",
                                             "caption": "c"},
     "traces.traces": lambda: {"ds": runs(), "quantity": "loss", "ax": ax(), "rates": [0, 1],
                               "colours": ["red", "blue"]},

@@ -238,9 +238,7 @@ def _text(result: Scan) -> str:
 
 
 def _line(text: str, rate: str) -> str:
-    return next(
-        line for line in text.splitlines() if re.match(rf"▶? *{re.escape(rate)}  ", line)
-    )
+    return next(line for line in text.splitlines() if re.match(rf"▶? *{re.escape(rate)}  ", line))
 
 
 def test_terminal_shows_a_row_a_rate_with_a_mark_a_seed() -> None:

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from trebuchet.plots.figure_panels import paper_panels
-from trebuchet.plots.scan_picture import sweep_overview
+from trebuchet.plots.sweep_picture import sweep_overview
 
 EDGES = {"critical": 2.0, "upper": 2.33}
 CAPTION = "Full-batch gradient descent on L = (1/2D) Σ (z − y)²; seeds 0, 1. " * 4
@@ -71,7 +71,7 @@ def test_relu_has_sparsity_too(relu: xr.Dataset) -> None:
     assert_nothing_overlaps(figure)
 
 
-def test_scan_picture(relu: xr.Dataset, seeds_apart: xr.Dataset) -> None:
+def test_sweep_picture(relu: xr.Dataset, seeds_apart: xr.Dataset) -> None:
     figure = sweep_overview(relu, {"critical": 2.0}, "Digits 0 against 1")
     assert len(figure.axes) == 6  # four panels, and two bars of seeds
     assert headings(figure)[3] == "d   Sparsity: share of pre-activations < 0 at the end"

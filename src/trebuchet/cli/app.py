@@ -36,6 +36,7 @@ Start with:  [bold]trebuchet scan digits[/]
 # One module a command: only the one that is asked for is imported.
 COMMANDS = {
     "scan": "trebuchet.cli.scan",
+    "sweep": "trebuchet.cli.sweep",
     "paper": "trebuchet.cli.paper",
     "curvature": "trebuchet.cli.curvature",
 }

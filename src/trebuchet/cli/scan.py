@@ -1,14 +1,14 @@
-"""`trebuchet scan`: your own model, or the paper's sweep on digits."""
+"""`trebuchet scan`: your own model, or the paper's net on digits."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trebuchet.cli.loading import LOSS, OPTIMIZER
 from trebuchet.cli.options import (
     LARGEST_GRID,
-    RATES,
     InterruptedCommandError,
     command,
     did_you_mean,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trebuchet.phases.scan import Scan
 
 DEFAULT_OUT = Path("trebuchet-scan")
+DIGITS_OUT = Path("trebuchet-scan-digits")
 NAMES = ("scan.zarr", "scan.csv", "runs.csv", "scan.png")
 
 
@@ -31,8 +32,8 @@ def scan(
     dataset: Annotated[
         str | None,
         typer.Argument(
-            help="'digits': the paper's net on embedded digits, nothing else needed. Leave it out "
-            "and give --model, --data and --loss for a model of your own.",
+            help="'digits': the paper's net on embedded digits, in batches of 32, nothing else "
+            "needed. Leave it out and give --model, --data and --loss for a model of your own.",
             show_default=False,
         ),
     ] = None,
@@ -70,7 +71,11 @@ def scan(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the picture, the tables and the data.", show_default=False),
+        typer.Option(
+            help="Folder for the picture, the tables and the data; trebuchet-scan unless given, "
+            "with -digits for digits.",
+            show_default=False,
+        ),
     ] = None,
     horizon: Annotated[
         int | None,
@@ -86,7 +91,7 @@ def scan(
         typer.Option(
             parser=whole("--batch-size"),
             metavar="N",
-            help="Samples a batch; all unless given.",
+            help="Samples a batch: 32 for digits, else all of them.",
             show_default=False,
         ),
     ] = None,
@@ -95,20 +100,11 @@ def scan(
         typer.Option(
             parser=whole("--seeds", most=LARGEST_GRID),
             metavar="N",
-            help="How many seeds: 3 for digits, else 2.",
+            help="How many orders of the batches: 3 for digits, else 2.",
             show_default=False,
         ),
     ] = None,
-    rates: Annotated[
-        str | None,
-        typer.Option(
-            parser=RATES,
-            metavar="RATES",
-            help="Of digits: learning rates ηλ₀, as start:stop:step or 0.5,1,2; "
-            "0.5:14:0.5 unless given.",
-            show_default=False,
-        ),
-    ] = None,
+    rates: Annotated[str | None, typer.Option(hidden=True)] = None,  # to say what takes them
     budget: Annotated[
         int | None,
         typer.Option(
@@ -119,14 +115,15 @@ def scan(
         ),
     ] = None,
     edges: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--edges",
+            "--edges/--no-edges",
             help="Bisect to 10 % where the loss first rises and where training ends, with trials "
             "to the horizon, past four horizons unless --budget is given; without it, quickly, "
-            "with what the budget leaves.",
+            "with what the budget leaves. On for digits, else off.",
+            show_default=False,
         ),
-    ] = False,
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results that exist.")
     ] = False,
@@ -137,102 +134,62 @@ def scan(
 
     On your own model: trebuchet scan --model mynet:make --data train.npz --loss cross_entropy
     """
-    if dataset is not None:
-        _check_digits(
-            dataset,
-            {
-                "--model": model,
-                "--data": data,
-                "--loss": loss,
-                "--optimizer": optimizer,
-                "--horizon": horizon,
-                "--batch-size": batch_size,
-                "--budget": budget,
-                "--edges": edges or None,
-            },
-        )
-        from trebuchet.cli.digits import run_digits
-
-        run_digits(out, rates=rates, seeds=3 if seeds is None else seeds, overwrite=overwrite)
-        return
-    _check_given({"--model": model, "--data": data, "--loss": loss}, rates)
-    assert model is not None
-    assert data is not None
-    assert loss is not None
-    run_model(
-        model, data, loss, "sgd" if optimizer is None else optimizer, out,
-        horizon=200 if horizon is None else horizon, batch_size=batch_size,
-        seeds=2 if seeds is None else seeds, budget=budget, edges=edges, overwrite=overwrite,
-    )  # fmt: skip
+    _check(dataset, {"--model": model, "--data": data, "--loss": loss}, rates)
+    digits = dataset is not None
+    out = out if out is not None else DIGITS_OUT if digits else DEFAULT_OUT
+    refuse_existing([out / name for name in NAMES], overwrite=overwrite)
+    check_folder(out)
+    given: dict[str, Any] = {
+        "optimizer": optimizer,
+        "horizon": horizon,
+        "batch_size": batch_size,
+        "seeds": seeds,
+        "budget": budget,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if edges is not None:
+        given["edge_rtol"] = 0.1 if edges else None
+    found = _digits(given) if digits else _own(str(model), Path(str(data)), str(loss), given)
+    console().print(found)
+    deliver(found, out)
 
 
-def _check_digits(dataset: str, others: dict[str, object]) -> None:
-    if dataset != "digits":
+def _check(dataset: str | None, its: Mapping[str, object], rates: object) -> None:
+    """See that either the digits were asked for or a model, and all that belongs to it."""
+    if dataset not in (None, "digits"):
         msg = (
             f"dataset: expected 'digits', got {quoted(dataset)}"
             f"{did_you_mean(dataset, ['digits'])}; for a model of your own give --model, --data "
             "and --loss"
         )
         raise InputError(msg)
-    given = [name for name, other in others.items() if other is not None]
-    if given:
+    if rates is not None:
         msg = (
-            f"{given[0]}: goes with a model of your own; 'digits' brings its model, data, loss and "
-            "optimizer, and takes --rates, --seeds, --out and --overwrite only"
+            "--rates: a scan finds its rates by itself; for rates of your own there is `trebuchet "
+            "sweep digits --rates ...`"
         )
         raise InputError(msg)
-
-
-def _check_given(options: dict[str, object], rates: object) -> None:
-    if rates is not None:
-        msg = "--rates: goes with 'digits'; a scan of your own model finds its rates by itself"
+    given = [name for name, value in its.items() if value is not None]
+    if dataset is not None and given:
+        msg = f"{given[0]}: goes with a model of your own; 'digits' brings its model, data and loss"
         raise InputError(msg)
-    lacking = [name for name, value in options.items() if value is None]
-    if lacking:
+    lacking = [name for name in its if name not in given]
+    if dataset is None and lacking:
         msg = f"{lacking[0]}: is needed; or try `trebuchet scan digits`, which needs nothing"
         raise InputError(msg)
 
 
-def run_model(
-    model: str,
-    data: Path,
-    loss: str,
-    optimizer: str,
-    out: Path | None,
-    *,
-    horizon: int,
-    batch_size: int | None,
-    seeds: int,
-    budget: int | None,
-    edges: bool,
-    overwrite: bool,
-) -> None:
-    """Scan a model from a file, print the result, write the picture, the tables and the data.
+def _digits(given: dict[str, Any]) -> "Scan":
+    from trebuchet.paper.digits import digits_scan
 
-    Args:
-        model: ``package.module:factory``.
-        data: A .npz file.
-        loss: A name.
-        optimizer: A name.
-        out: Folder; ``trebuchet-scan`` unless given.
-        horizon: Steps of a whole run.
-        batch_size: Samples a batch; None is all.
-        seeds: Orders of the batches.
-        budget: Gradient evaluations; None is four horizons.
-        edges: Bisect the edges to 10 %, with trials to the horizon.
-        overwrite: Replace results that exist.
+    return digits_scan(progress=True, **given)
 
-    Raises:
-        InputError: If an option, the model or the data is not what was expected.
-        InterruptedCommandError: After Ctrl-C; what was found by then is written.
-    """
+
+def _own(model: str, data: Path, loss: str, given: dict[str, Any]) -> "Scan":
+    """A scan of a model from a file, with what was given of the options of ``trebuchet.scan``."""
     from trebuchet.cli.loading import TARGET_KEYS, load_data, load_model, shaped, users_code
     from trebuchet.phases.scan import scan as scan_model
 
-    out = DEFAULT_OUT if out is None else out
-    places = [out / name for name in NAMES]
-    refuse_existing(places, overwrite=overwrite)
-    check_folder(out)
     net = load_model(model)
     inputs, targets = load_data(data, net, loss, None)
     if targets is None:
@@ -240,15 +197,24 @@ def run_model(
         raise InputError(msg)
     with users_code("--model: it cannot take this data, or this loss its outputs"):
         targets = shaped(net, loss, inputs, targets)
-        found = scan_model(
-            net, loss, (inputs, targets), optimizer, horizon=horizon, batch_size=batch_size,
-            seeds=seeds, budget=budget, edge_rtol=0.1 if edges else None, progress=True,
-        )  # fmt: skip
-    console().print(found)
+        return scan_model(net, loss, (inputs, targets), progress=True, **given)
+
+
+def deliver(found: "Scan", out: Path) -> None:
+    """Write the picture, the tables and the data of a scan, and say where.
+
+    Args:
+        found: The scan.
+        out: The folder.
+
+    Raises:
+        InputError: If they cannot be written.
+        InterruptedCommandError: If the scan was interrupted; what was found by then is written.
+    """
     with together(out, NAMES) as stage:
         _write(found, stage)
-    for place in places:
-        console().print(f"wrote {place}", soft_wrap=True, markup=False)
+    for name in NAMES:
+        console().print(f"wrote {out / name}", soft_wrap=True, markup=False)
     if found.settings["interrupted"]:
         msg = "interrupted: what was found by then is above and is written too"
         raise InterruptedCommandError(msg)
@@ -260,7 +226,12 @@ def _write(found: "Scan", stage: Path) -> None:
     store, rates, runs, picture = (stage / name for name in NAMES)
     found.save(store)
     found.to_dataframe().to_csv(rates, index=False)
-    found.run_table.to_csv(runs, index=False)
+    _write_runs(found, runs)
     figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     found.plot(figure.add_subplot())
     figure.savefig(picture, dpi=160)
+
+
+def _write_runs(found: "Scan", place: Path) -> None:
+    """The table of runs: one row a rate and seed."""
+    found.run_table.to_csv(place, index=False)

@@ -4,8 +4,8 @@ from trebuchet.plots.against_rate import against_rate
 from trebuchet.plots.edge_lines import draw_edges
 from trebuchet.plots.figure_panels import paper_panels
 from trebuchet.plots.phase_bar import majority_phase, phase_bar, shade_phases
-from trebuchet.plots.scan_picture import sweep_overview
 from trebuchet.plots.style import style
+from trebuchet.plots.sweep_picture import sweep_overview
 from trebuchet.plots.traces import traces
 
 __all__ = [

@@ -83,14 +83,14 @@ def in_row(phases: Iterable[str], *, letters: bool = False) -> list[tuple[str, s
         >>> in_row(["catapult", *["lazy"] * 11])
         [('lazy', '11●'), ('catapult', '1▲')]
     """
-    phases = list(phases)
-    if len(phases) == 1:
-        return [(phases[0], marked(phases[0], letters=letters) if phases[0] else "")]
+    seeds = list(phases)
+    if len(seeds) == 1:
+        return [(seeds[0], marked(seeds[0], letters=letters) if seeds[0] else "")]
     marks = LETTERS if letters else MARKS
-    if len(phases) > EACH:
-        counts = {str(name): phases.count(name) for name in marks}
+    if len(seeds) > EACH:
+        counts = {str(name): seeds.count(name) for name in marks}
         return [(name, f"{count}{marks[name]}") for name, count in counts.items() if count]
-    return [(phase, marks.get(phase, " ")) for phase in phases]
+    return [(phase, marks.get(phase, " ")) for phase in seeds]
 
 
 def in_key(rows: Iterable[Iterable[str]]) -> list[str]:
@@ -103,8 +103,8 @@ def in_key(rows: Iterable[Iterable[str]]) -> list[str]:
         Those that occur, in the order of `MARKS`; none where every row has one seed, whose name
         is beside its mark.
     """
-    rows = [list(row) for row in rows]
-    if all(len(row) <= 1 for row in rows):
+    known = [list(row) for row in rows]
+    if all(len(row) <= 1 for row in known):
         return []
-    seen = {phase for row in rows for phase in row}
+    seen = {phase for row in known for phase in row}
     return [name for name in MARKS if name in seen]

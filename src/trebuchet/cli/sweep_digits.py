@@ -1,4 +1,4 @@
-"""`trebuchet scan digits`: the paper's ReLU experiment on scikit-learn's embedded digits."""
+"""`trebuchet sweep digits`: the paper's ReLU experiment on scikit-learn's embedded digits."""
 
 from pathlib import Path
 
@@ -8,21 +8,20 @@ import xarray as xr
 from trebuchet._types import Phase
 from trebuchet.cli.options import InterruptedCommandError, read_rates
 from trebuchet.cli.output import check_folder, console, refuse_existing, together
-from trebuchet.cli.tables import rates_table
 from trebuchet.errors import InputError
 from trebuchet.phases.edges import edges
 from trebuchet.results.store import save
-from trebuchet.results.summary import table
+from trebuchet.show.rates import of_sweep
 
-DEFAULT_OUT = Path("trebuchet-scan-digits")
-NAMES = ("runs.zarr", "scan.png")
+DEFAULT_OUT = Path("trebuchet-sweep-digits")
+NAMES = ("runs.zarr", "sweep.png")
 MOST_RUNS = 100_000
 """Rates times seeds: more is a slip of the finger, and weeks of work."""
 TENTH = 0.1
 """The largest rate that is named is one where every seed ended below this share of its start."""
 
 
-def run_digits(
+def sweep_digits(
     out: Path | None = None,
     *,
     rates: str | None = None,
@@ -33,10 +32,10 @@ def run_digits(
     """Sweep ηλ₀ from 0.5 to 14, print the table, write the data and the picture.
 
     Args:
-        out: Folder for runs.zarr and scan.png; ``trebuchet-scan-digits`` unless given.
+        out: Folder for runs.zarr and sweep.png; ``trebuchet-sweep-digits`` unless given.
         rates: Learning rates ηλ₀, as ``read_rates`` reads them; 0.5 to 14 by 0.5 unless given.
         seeds: How many seeds.
-        steps: Most steps of a run.
+        steps: Most steps of a run; 1000 unless given.
         overwrite: Replace results that exist.
 
     Raises:
@@ -44,7 +43,7 @@ def run_digits(
         InterruptedCommandError: After Ctrl-C; what was finished by then is written.
     """
     from trebuchet.paper.digits import RATIOS, STEPS, digits_problem, digits_sweep
-    from trebuchet.plots.scan_picture import sweep_overview
+    from trebuchet.plots.sweep_picture import sweep_overview
 
     out = DEFAULT_OUT if out is None else out
     places = [out / name for name in NAMES]
@@ -64,13 +63,13 @@ def run_digits(
     runs = digits_sweep(
         lr_ratio=ratios, seeds=seeds, steps=STEPS if steps is None else steps, progress=True
     )
-    screen.print(rates_table(table(runs)))
+    screen.print(of_sweep(runs))
     for line in verdict(runs):
         screen.print(line, soft_wrap=True)
     title = f"{problem.name[0].upper()}{problem.name[1:]}"
     with together(out, NAMES) as stage:
         save(runs, stage / "runs.zarr")
-        sweep_overview(runs, edges(problem), title).savefig(stage / "scan.png", dpi=160)
+        sweep_overview(runs, edges(problem), title).savefig(stage / "sweep.png", dpi=160)
     screen.print(f"picture  {places[1]}", soft_wrap=True, markup=False)
     screen.print(f"data     {places[0]}   (xarray: trebuchet.load)", soft_wrap=True, markup=False)
     if runs.attrs["interrupted"]:

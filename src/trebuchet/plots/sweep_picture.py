@@ -1,4 +1,4 @@
-"""The picture of ``trebuchet scan``: what happened, and at which rates."""
+"""The picture of ``trebuchet sweep``: what happened, and at which rates."""
 
 import xarray as xr
 from matplotlib.figure import Figure
