@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from trebuchet.cli import digits, main
+import trebuchet as tb
+from trebuchet.cli import main, sweep_digits
 from trebuchet.data.digits import load_digits01
 from trebuchet.errors import InputError
 from trebuchet.results.store import load
@@ -26,7 +27,7 @@ def test_help_teaches_the_three_words(capsys: pytest.CaptureFixture[str]) -> Non
         assert word in out
 
 
-@pytest.mark.parametrize("command", ["scan", "paper", "curvature"])
+@pytest.mark.parametrize("command", ["scan", "sweep", "paper", "curvature"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
@@ -34,16 +35,20 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert len(capsys.readouterr().out.splitlines()) > 10
 
 
-def test_scan_digits_writes_its_folder_and_keeps_it(tmp_path: Path) -> None:
-    """A short scan in a process of its own: the default folder is in the current directory."""
-    here = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        digits.run_digits(seeds=1, steps=60)
-    finally:
-        os.chdir(here)
-    out = tmp_path / "trebuchet-scan-digits"
-    assert sorted(p.name for p in out.iterdir()) == ["runs.zarr", "scan.png"]
+def run(*words: object) -> object:
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    return end.value.code
+
+
+def test_sweep_digits_writes_its_folder_and_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short sweep: the default folder is in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    assert run("sweep", "digits", "--seeds", 1, "--steps", 60) == 0
+    out = tmp_path / "trebuchet-sweep-digits"
+    assert sorted(p.name for p in out.iterdir()) == ["runs.zarr", "sweep.png"]
     runs = load(out / "runs.zarr")
     assert runs.lr.values.tolist() == [0.5 * i for i in range(1, 29)]
     assert runs.attrs["n_samples"] == 128
@@ -52,7 +57,7 @@ def test_scan_digits_writes_its_folder_and_keeps_it(tmp_path: Path) -> None:
     assert lazy.min() == 0.5
     assert lazy.max() <= 2.0
     # A second call refuses before it computes.
-    command = [sys.executable, "-m", "trebuchet", "scan", "digits"]
+    command = [sys.executable, "-m", "trebuchet", "sweep", "digits"]
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert "--overwrite" in again.stderr
@@ -62,13 +67,13 @@ def test_scan_digits_writes_its_folder_and_keeps_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rates", ["-1,2", "0", "nan", "", ",", "1:2", "2:1:0.5", "1:2:0", "fast"])
 def test_bad_rates_are_refused_with_nothing_written(rates: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--rates"):
-        digits.run_digits(tmp_path / "out", rates=rates)
+        sweep_digits.sweep_digits(tmp_path / "out", rates=rates)
     assert not (tmp_path / "out").exists()
 
 
 def test_rates_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["scan", "digits", "--rates", "0.5,-2", "--out", str(tmp_path / "out")])
+        main(["sweep", "digits", "--rates", "0.5,-2", "--out", str(tmp_path / "out")])
     assert end.value.code == 2
     assert "--rates" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -159,28 +164,86 @@ def test_a_folder_that_cannot_be_made_is_said_before_the_scan(
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"--out: cannot make .*file is a file"):
-        digits.run_digits(tmp_path / "file" / "out")
+        sweep_digits.sweep_digits(tmp_path / "file" / "out")
     monkeypatch.setattr(os, "access", lambda *_: False)  # as for a folder of someone else's
     with pytest.raises(InputError, match=r"--out: .* cannot be written to"):
-        digits.run_digits(tmp_path / "out")
+        sweep_digits.sweep_digits(tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        ["--model", "net:make"], ["--optimizer", "sgd"], ["--horizon", "200"],
-        ["--batch-size", "8"], ["--budget", "1"], ["--edges"],
-    ],
-)  # fmt: skip
-def test_digits_refuses_what_it_would_ignore(
+@pytest.mark.parametrize("option", [["--optimizer", "sgd"], ["--horizon", "200"], ["--edges"]])
+def test_a_sweep_of_digits_has_no_options_of_a_scan(
     option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["scan", "digits", "--rates", "1", "--out", str(tmp_path / "out"), *option])
-    assert end.value.code == 2
-    assert f"{option[0]}: goes with a model of your own" in capsys.readouterr().err
+    assert run("sweep", "digits", "--rates", "1", "--out", tmp_path / "out", *option) == 2
+    assert f"{option[0]}: no such option" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (["--model", "net:make"], "--model: goes with a model of your own"),
+        (["--data", "d.npz"], "--data: goes with a model of your own"),
+        (["--loss", "mse"], "--loss: goes with a model of your own"),
+        (["--rates", "1,2"], "`trebuchet sweep digits --rates ...`"),
+    ],
+)
+def test_a_scan_of_digits_refuses_what_it_brings(
+    option: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("scan", "digits", "--out", tmp_path / "out", *option) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_scan_digits_shows_the_phases_and_writes_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first command of the README: all of it, since it is to have a catapult in it."""
+    monkeypatch.chdir(tmp_path)
+    assert run("scan", "digits") == 0
+    told = capsys.readouterr().out
+    for words in (
+        "suggested learning rate", "● lazy", "▲ catapult", "critical rate", "the loss first rises",
+        "training ends at", "warm-up:",
+    ):  # fmt: skip
+        assert words in told
+    out = tmp_path / "trebuchet-scan-digits"
+    assert {p.name for p in out.iterdir()} == {"runs.csv", "scan.csv", "scan.png", "scan.zarr"}
+    found = tb.load(out / "scan.zarr")
+    # what the table says of a rate that lies well to each side of the critical one
+    phases = found.table.set_index("rate")["phase"]
+    assert "catapult" not in set(phases[phases.index < 0.9 * found.lr_crit])
+    assert "catapult" in set(phases[phases.index > 1.1 * found.lr_crit])
+    assert "lazy" in set(phases)
+    assert (found.runs["phase"] == "catapult").sum() >= 2
+    assert found.lr_loss.closed
+    assert found.lr_loss.high / found.lr_loss.low <= 1.1 * (1 + 1e-9)
+    assert found.settings["batch_size"] == 32
+    assert found.settings["n_samples"] == 128
+    # λ₀ of the net is the one that the sweep measures by another route: its NTK, over all samples
+    assert run("sweep", "digits", "--rates", "1", "--seeds", 1, "--steps", 1) == 0
+    runs = load(tmp_path / "trebuchet-sweep-digits" / "runs.zarr")
+    assert found.top_eigenvalue == pytest.approx(float(runs.top_eigenvalue_init[0]), rel=0.05)
+    # a second call refuses before it computes
+    assert run("scan", "digits") == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_scan_digits_takes_the_options_of_a_scan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["--optimizer", "momentum", "--horizon", 20, "--batch-size", 128, "--seeds", 2]
+    assert run("scan", "digits", *words, "--budget", 60, "--no-edges", "--out", out) == 0
+    found = tb.load(out / "scan.zarr")
+    assert found.settings["horizon"] == 20
+    assert found.settings["batch_size"] == 128
+    assert set(found.runs["seed"]) == {0}  # a full batch has one order
+    assert found.cost["gradients"] <= 60
+    assert "momentum" in found.settings["optimizer"].lower()
+    assert "ηλ₀" not in capsys.readouterr().out  # of momentum, 2 is not the edge
 
 
 @pytest.mark.parametrize(
@@ -202,7 +265,7 @@ def test_the_verdict_claims_no_more_than_the_share(ratios: list[float], says: st
         },
         coords={"lr": [1.0, 2.0], "seed": [0]},
     )
-    lines = digits.verdict(runs)
+    lines = sweep_digits.verdict(runs)
     assert says in lines[-1]
     assert "trained" not in lines[-1]
 

@@ -126,12 +126,12 @@ def test_ctrl_c_in_a_sweep_keeps_what_was_finished(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("trebuchet.dynamics.sweep.progress_bar", _interrupting(3))
-    assert ended("scan", "digits", "--seeds", 1, "--rates", "0.5:4:0.5", "--out", "out") == 130
+    assert ended("sweep", "digits", "--seeds", 1, "--rates", "0.5:4:0.5", "--out", "out") == 130
     out, error = capsys.readouterr()
     assert error.startswith("interrupted")
     assert error.count("\n") == 1
     assert "Traceback" not in out
-    assert {p.name for p in (here / "out").iterdir()} == {"runs.zarr", "scan.png"}
+    assert {p.name for p in (here / "out").iterdir()} == {"runs.zarr", "sweep.png"}
     runs = tb.load(here / "out" / "runs.zarr")
     assert runs.attrs["interrupted"] == 1
     assert (runs.status == "interrupted").any()
@@ -264,7 +264,7 @@ def test_a_disk_that_is_full_when_digits_writes(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with no_file_above(5000):
-        assert ended("scan", "digits", "--rates", 4, "--seeds", 1, "--out", "out") == 2
+        assert ended("sweep", "digits", "--rates", 4, "--seeds", 1, "--out", "out") == 2
     assert _left(here) == set()
     out, error = capsys.readouterr()
     assert error.startswith("error: --out: cannot write")

@@ -102,7 +102,7 @@ def test_ctrl_c_while_a_picture_is_drawn_leaves_no_half_of_it(
     with monkeypatch.context() as patched:
         patched.setattr(Figure, "savefig", half)
         assert run("paper", 6, "--quick", "--out", tmp_path / "a") == 130
-        assert run("scan", "digits", "--rates", "1", "--seeds", 1, "--out", tmp_path / "b") == 130
+        assert run("sweep", "digits", "--rates", "1", "--seeds", 1, "--out", tmp_path / "b") == 130
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["fig6.zarr"]  # without a JSON: undone
     assert not (tmp_path / "b").exists()
     assert run("paper", 6, "--quick", "--out", tmp_path / "a", "--resume") == 0

@@ -312,7 +312,7 @@ FIGURES = {
 }  # fmt: skip
 OTHERS: list[tuple[list[str], str]] = [
     (["scn"], "no such command 'scn'; did you mean scan"),
-    (["plot"], "no such command 'plot'; there are scan, paper, curvature"),
+    (["plot"], "no such command 'plot'; there are scan, sweep, paper, curvature"),
     ([""], "no such command ''"),
     (["--foo"], "--foo: no such option"),
     (["scan"], "--model: is needed"),
@@ -325,8 +325,15 @@ OTHERS: list[tuple[list[str], str]] = [
     (["scan", "[/bold]"], r"got '\[/bold\]'"),
     (["scan", "a\nb"], r"got 'a\\nb'"),
     (["scan", "digits", "--model", "nets:make"], "--model: goes with a model of your own"),
-    (words("scan", {}, "--rates", "1"), "--rates: goes with 'digits'"),
-    (["scan", "digits", "--seeds", "9999", "--out", "out"], "--seeds: 9999 seeds at 28 rates"),
+    (words("scan", {}, "--rates", "1"), "--rates: .*`trebuchet sweep digits --rates"),
+    (["scan", "digits", "--rates", "1,2"], "--rates: .*`trebuchet sweep digits --rates"),
+    (["sweep", "digits", "--seeds", "9999", "--out", "out"], "--seeds: 9999 seeds at 28 rates"),
+    (["sweep"], "what: is needed; see trebuchet sweep --help"),
+    (["sweep", "digit"], "got 'digit'; did you mean digits"),
+    (["sweep", "imagenet"], "expected 'digits', got 'imagenet'"),
+    (["sweep", "[/bold]"], r"got '\[/bold\]'"),
+    (["sweep", "digits", "extra"], "extra"),
+    (["sweep", "digits", "--horizon", "9"], "--horizon: no such option"),
     (["paper"], "figures: is needed"),
     (["paper", "6", "--dtype", "float16"], "--dtype: expected float32 or float64, got 'float16'"),
     (["paper", "6", "--dtype", "float46"], "did you mean float64"),
@@ -377,6 +384,8 @@ CASES: list[tuple[list[str], str]] = [
     *[case for name in ("-k", "--samples", "--micro-batch")
       for case in at("curvature", name, WHOLE)],
     *[(["scan", "digits", "--seeds", n, "--out", "out"], s) for n, s in WHOLE.items()],
+    *[(["sweep", "digits", name, n, "--out", "out"], s)
+      for name in ("--seeds", "--steps") for n, s in WHOLE.items()],
     *[(["paper", "6", "--seeds", n, "--out", "out"], s) for n, s in WHOLE.items()],
     *[case for name in ("--loss", "--optimizer") for case in at("scan", name, NAMES[name])
       if name != "--loss" or "MSE " not in case[0]],
@@ -389,7 +398,7 @@ CASES: list[tuple[list[str], str]] = [
     *at("curvature", "--weights", WEIGHTS),
     *at("curvature", "--out", OUTS),
     *at("scan", "--out", FOLDERS),
-    *[(["scan", "digits", "--rates", rates, "--out", "out"], s) for rates, s in RATES.items()],
+    *[(["sweep", "digits", "--rates", rates, "--out", "out"], s) for rates, s in RATES.items()],
     *[(["paper", figure, "--out", "out"], s) for figure, s in FIGURES.items()],
     *OTHERS,
 ]  # fmt: skip

@@ -89,12 +89,18 @@ def test_a_stream_without_the_marks_gets_letters() -> None:
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="ascii", errors="replace")
     shown = RateTable(
-        FULL[["loss_max"]], phases("LL", "CC", "DX"), here=[False, True, False], here_means="here"
-    )
+        FULL[["lr", "lr_ratio", "loss_max", "loss_final"]], phases("LL", "CC", "DX"),
+        here=[False, True, False], here_means="here",
+    )  # fmt: skip
     Console(file=file, width=80, color_system=None).print(shown)
     file.flush()
     lines = raw.getvalue().decode().splitlines()
-    assert [line.split()[:2] for line in lines[2:5]] == [["L", "L"], [">", "C"], ["D", "X"]]
+    assert lines[0].split() == ["eta", "eta*lambda0", "phase", "peak", "L", "train", "L"]
+    assert [line.split() for line in lines[2:5]] == [
+        ["11.8", "1", "L", "L", "0.412", "0.00612"],
+        [">", "23.6", "4", "C", "C", "309", "1.2e-7"],
+        ["166", "14", "D", "X", "inf", "-"],
+    ]
     assert lines[-2:] == ["> here", "L lazy  C catapult  D divergent  X collapsed"]
 
 

@@ -114,7 +114,7 @@ def paper(
             )
             bar(1, 1)
             for line in headline(result):
-                screen.print(f"  {line}", soft_wrap=True)
+                screen.print("  ", line, sep="", soft_wrap=True)
             if result.runs.attrs["interrupted"]:
                 raise KeyboardInterrupt
             for path in save_figure(result, out, overwrite=overwrite):

@@ -33,7 +33,12 @@ RATES = ("lr", "lr_ratio")
 """What a row is named by; the phase stands beside it."""
 COUNTS = {"steps", "recovery_step"}
 PHASE = "phase"
-HERE, HERE_ASCII = "▶", ">"
+HERE = "▶"
+SPELT = {
+    "ηλ": "eta*lambda", "η": "eta", "λ": "lambda", "θ": "theta", "₀": "0", "²": "^2",
+    "–": "-", "∞": "inf", HERE: ">",
+}  # fmt: skip
+"""What headings and cells have instead on a stream that is no Unicode."""
 ASCII_HEAD = box.Box(str(box.SIMPLE_HEAD).replace("─", "-"), ascii=True)
 _RIGHT = '<td style="text-align:right">'
 _SHADE = "background:#E3F3EC;color:#222222;font-weight:bold"
@@ -80,15 +85,16 @@ class RateTable:
     def _rows(self, *, letters: bool) -> Table:
         lines = ASCII_HEAD if letters else box.SIMPLE_HEAD
         shown = Table(box=lines, padding=(0, 1, 0, 0), show_edge=False)
+        spelt = _spelt if letters else str
         for heading in self.headings():
             left = heading in {"", PHASE}
-            shown.add_column(heading, justify="left" if left else "right", no_wrap=True)
-        pointer = HERE_ASCII if letters else HERE
-        for i, cells in enumerate(self.cells()):
+            shown.add_column(spelt(heading), justify="left" if left else "right", no_wrap=True)
+        for i, row in enumerate(self.cells()):
             here = self.here is not None and self.here[i]
+            cells = [spelt(cell) for cell in row]
             first, rest = cells[: self._named_by()], cells[self._named_by() :]
             shown.add_row(
-                *([Text(pointer if here else "", style="bold green")] if self.here else []),
+                *([Text(spelt(HERE) if here else "", style="bold green")] if self.here else []),
                 *first,
                 *([self._marks(i, letters=letters)] if self.phases is not None else []),
                 *rest,
@@ -145,7 +151,7 @@ class RateTable:
     def _key(self, *, letters: bool) -> Iterator[Text]:
         """Below the rows, a line for what is pointed out and one for the marks."""
         if self.here is not None:
-            pointer = HERE_ASCII if letters else HERE
+            pointer = _spelt(HERE) if letters else HERE
             yield Text(f"{pointer} {self.here_means}", style="green")
         if names := in_key(self.phases or []):
             yield Text("  ").join(coloured(name, marked(name, letters=letters)) for name in names)
@@ -173,6 +179,12 @@ def _heading(name: str) -> str:
     if name.startswith("sparsity_"):
         return f"sparsity {name.removeprefix('sparsity_')}"
     return HEADINGS.get(name, name)
+
+
+def _spelt(text: str) -> str:
+    for sign, word in SPELT.items():
+        text = text.replace(sign, word)
+    return text
 
 
 def _span(name: str, text: str) -> str:

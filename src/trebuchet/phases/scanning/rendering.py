@@ -34,8 +34,9 @@ def rate_table(scan: "Scan") -> RateTable:
         For terminal and notebook; the row nearest to the suggestion is pointed out.
     """
     table = scan.table
-    # A bound on λ₀ gives none of the numbers that a column is read for.
-    top = scan.top_eigenvalue if scan.critical.converged else math.nan
+    # ηλ₀ is read against 2: not where λ₀ is a bound only, or where the optimizer's edge is another.
+    two = scan.critical.converged and math.isclose(scan.lr_crit * scan.top_eigenvalue, 2.0)
+    top = scan.top_eigenvalue if two else math.nan
     numbers = table.assign(lr_ratio=table["rate"] * top)
     shown = [c for c in COLUMNS if c not in OPTIONAL or numbers[c].notna().any()]
     # Nearest of the rates that came furthest: a trial of a few steps says nothing of this one.
