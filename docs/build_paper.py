@@ -48,8 +48,9 @@ def build(docs: Path, say: Callable[[str], None] = print) -> None:
             continue
         say(f"figure {number} of the paper, quick grid")
         result = tb.paper.figure(number, quick=True, data_root=data_root)
-        alt = f"Figure {number}: {setting.title}. " + "; ".join(headline(result))
-        caption = f"Figure {number}, quick grid: {headline(result)[1]}."
+        told = [line.plain for line in headline(result)]
+        alt = f"Figure {number}: {setting.title}. " + "; ".join(told)
+        caption = f"Figure {number}, quick grid: {told[1]}."
         _fragment(folder, name, _picture(name, alt, caption))
         _save(draw(result), folder / f"{name}.png")  # last: it says that both are there
     written = json.loads(BEYOND.read_text()) if BEYOND.exists() else {}

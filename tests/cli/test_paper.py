@@ -26,7 +26,10 @@ def test_a_figure_is_three_files_that_tell_the_same_story(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("paper", 10, "--out", tmp_path) == 0
-    assert "λ₀ = 15.4684" in capsys.readouterr().out
+    told_first = capsys.readouterr().out
+    assert "λ₀ = 15.4684" in told_first
+    assert "phases by ηλ₀: ● lazy 0.1–" in told_first
+    assert ", ▲ catapult " in told_first
     assert (tmp_path / "fig10.png").stat().st_size > 20_000
     told = json.loads((tmp_path / "fig10.json").read_text())
     runs = load(tmp_path / "fig10.zarr")
