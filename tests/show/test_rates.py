@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-import xarray as xr
 from rich.console import Console
 
 import trebuchet as tb
@@ -139,7 +138,7 @@ def test_a_notebook_shows_the_same() -> None:
         assert f'style="color:{NOTEBOOK[name]}">{MARKS[name]} {name}<' in page
 
 
-def test_of_a_sweep_and_a_scan_the_same_phases_have_the_same_marks() -> None:
+def test_the_runs_of_a_sweep_have_the_marks_of_their_phases() -> None:
     """A sweep at ηλ₀ = 1 and 3 of z = θ₁θ₂x, and its table through the public frame."""
     problem = tb.Problem(lambda seed: tb.PureQuadratic.draw(30, generator=seed), [[1.0]], [0.0])
     runs = tb.label(tb.sweep(problem, lr_ratio=[1.0, 3.0], seeds=2, steps=200))
@@ -150,7 +149,7 @@ def test_of_a_sweep_and_a_scan_the_same_phases_have_the_same_marks() -> None:
         "".join(letters[letter] for letter in row.split()) for row in tb.table(runs)["phases"]
     ]
     assert marks == ["●●", "▲▲"]
-    transposed: xr.Dataset = runs.transpose("seed", "lr", ...)
+    transposed = runs.transpose("seed", "lr", ...)
     assert printed(of_sweep(transposed)) == lines
     assert "phase" not in printed(of_sweep(runs.drop_vars("phase")))[0]
 

@@ -257,9 +257,9 @@ def _notes(setup: Setup, found: _Found) -> list[str]:
     if found.interrupted:
         notes.insert(
             0,
-            f"interrupted after {setup.objective.cost.gradients} of {setup.asked.limit} gradient "
-            "evaluations: what was not reached is missing, the edges are those of the runs so far, "
-            "and warm-up is not judged",
+            f"interrupted after {setup.objective.cost.gradients} gradient evaluations: what was "
+            "not reached is missing, the edges are those of the runs so far, and warm-up is not "
+            "judged",
         )
     elif not course.finished:
         notes.append("the budget ended the race early; a larger one could find a better rate")
