@@ -140,7 +140,9 @@ def test_a_notebook_shows_the_same() -> None:
 
 def test_the_runs_of_a_sweep_have_the_marks_of_their_phases() -> None:
     """A sweep at ηλ₀ = 1 and 3 of z = θ₁θ₂x, and its table through the public frame."""
-    problem = tb.Problem(lambda seed: tb.PureQuadratic.draw(30, generator=seed), [[1.0]], [0.0])
+    problem = tb.Problem(
+        lambda seed: tb.PureQuadratic.draw(30, generator=seed), "half_mse", ([[1.0]], [0.0])
+    )
     runs = tb.label(tb.sweep(problem, lr_ratio=[1.0, 3.0], seeds=2, steps=200))
     lines = printed(of_sweep(runs))
     marks = ["".join(re.findall("[●▲✕■?]", line)) for line in lines[2:4]]
