@@ -181,7 +181,7 @@ NAMED: dict[str, tuple[Callable[[], Any], str]] = {
     "warm": (lambda: _eigen(warm=1.0), "warm: expected an earlier result of top_eigen"),
     "k": (lambda: _eigen(k=True), "k: expected a whole number"),
     "a frame": (
-        lambda: tb.label({"loss": 1}),  # type: ignore[arg-type]
+        lambda: tb.label({"loss": 1}),
         "ds: expected runs, a dataset with dims lr and seed",
     ),
     "axes": (lambda: tb.plots.phase_bar(runs(), ax=3), "ax: expected matplotlib axes"),  # type: ignore[arg-type]

@@ -57,9 +57,9 @@ SETTINGS = {"loss_first": START, "delta": 1e-3, "blowup": 1e8}
 def _grid(frame: pd.DataFrame) -> xr.Dataset:
     """The runs of a frame as a scan has them, through the form in which old files had them."""
     old = xr.Dataset({name: ("run", frame[name].to_numpy()) for name in frame})
-    looks = {"rate": frame["rate"], "seed": frame["seed"], "step": 0, "loss": START}
-    for name, values in looks.items():
-        old[f"trace_{name}"] = ("look", np.broadcast_to(values, len(frame)).copy())
+    looks = frame[["rate", "seed"]].assign(step=0, loss=START)
+    for name in looks:
+        old[f"trace_{name}"] = ("look", looks[name].to_numpy())
     return of_old(old, SETTINGS)
 
 
@@ -69,7 +69,8 @@ def _scan(*rows: dict[str, Any], rate: float = 0.1) -> Scan:
     return Scan(
         suggestion, Critical(math.nan, math.nan, "", "not measured"), Interval(0.1, 0.2),
         Interval(0.0, 1.0), Interval(0.3, math.inf), Warmup(False, 0.1, 0.1, "not needed"),
-        _grid(_frame(*rows)), (), {"gradients": 1.0, "forwards": 1.0, "products": 0.0, "seconds": 0.1},
+        _grid(_frame(*rows)), (),
+        {"gradients": 1.0, "forwards": 1.0, "products": 0.0, "seconds": 0.1},
         {**SETTINGS, "horizon": 60, "optimizer": "sgd", "batch_size": 8, "n_samples": 64},
     )  # fmt: skip
 

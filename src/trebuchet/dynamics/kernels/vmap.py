@@ -7,7 +7,7 @@ is shared.
 
 import dataclasses
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -288,6 +288,29 @@ class StackKernel(Kernel):
         for w in self.stack.weights:
             total += w.flatten(1).double().square().sum(1).cpu()
         return total.numpy()
+
+    def _of_each(self, value: Callable[[ModuleKernel], FloatArray]) -> FloatArray:
+        """What single runs say, one after the other."""
+        self.unstack()
+        return np.concatenate([value(single) for single in self.singles])
+
+    def sparsity(self) -> FloatArray:
+        """As of single runs."""
+        return self._of_each(lambda single: single.sparsity())
+
+    def test_loss(self) -> FloatArray:
+        """As of single runs."""
+        return self._of_each(lambda single: single.test_loss())
+
+    def top_eigenvalue(self) -> FloatArray:
+        """As of single runs."""
+        return self._of_each(lambda single: single.top_eigenvalue())
+
+    def outputs_and_targets(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """As of single runs."""
+        self.unstack()
+        for single in self.singles:
+            yield from single.outputs_and_targets()
 
     def norms(self) -> FloatArray:
         """|∇L|."""

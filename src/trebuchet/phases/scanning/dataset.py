@@ -26,7 +26,8 @@ def dataset(setup: Setup) -> xr.Dataset:
     Returns:
         A results dataset, dims ``lr, seed, step``.
     """
-    runs = setup.rates.all_runs()
+    # Two places of the grid may be one rate to rounding: the run that went further stands there.
+    runs = sorted(setup.rates.all_runs(), key=lambda run: (run.whole, run.steps))
     for run in runs:
         if run.status is None:
             run.status = Status.DROPPED
@@ -74,7 +75,7 @@ def dataset(setup: Setup) -> xr.Dataset:
 
 
 def _grid(runs: list[Run], seeds: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """The rates that were run, and where each run belongs; the later of two runs of a cell."""
+    """The rates that were run, and where each run belongs."""
     rates: list[float] = []
     places: list[tuple[int, int]] = []
     for run in sorted(runs, key=lambda r: r.rate):
