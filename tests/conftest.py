@@ -1,4 +1,4 @@
-"""Which tests are run again under other instruction sets (`.ci/run`), and on how many threads all."""
+"""Which tests `.ci/run` runs again under other instruction sets, and on how many threads all do."""
 
 import os
 from pathlib import Path
