@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ def _top(model: nn.Module) -> Any:
 
 def _scan(model: nn.Module) -> Any:
     found = tb.scan(model, "mse", _data(), horizon=10, stacked=False)
-    return [found.lr_crit, *found.runs["loss"]]
+    return np.append(np.ravel(found.runs["loss"]), found.lr_crit)
 
 
 def _early(model: nn.Module) -> Any:
