@@ -1,5 +1,6 @@
-"""Which tests are run again under other instruction sets and with one thread (`.ci/run`)."""
+"""Which tests `.ci/run` runs again under other instruction sets, and on how many threads all do."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,17 @@ LINEAR_ALGEBRA = [
     *(f"phases/test_{name}.py" for name in ("edges", "scan_critical", "scan_paper")),
 ]
 """Folders and files whose numbers come from sums that a CPU's kernels round."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several workers one thread, and what it starts too, unless told otherwise.
+
+    As many threads as cores in each of them wait for one another most of the time: the nets here
+    are tiny, and the whole suite takes three times as long. Threads that are asked for wait asleep.
+    """
+    if (config.getoption("numprocesses", None) or 1) > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -290,7 +290,44 @@ NUMBERS: dict[str, Callable[[], Any]] = {
         "[2**63]": [2**63],
     }.items()
 }
-JUNK |= MODELS | LOSSES | DATA | NUMBERS
+BEYOND: dict[str, Callable[[], Any]] = {
+    name: partial(copy.copy, value)
+    for name, value in {
+        "-10**5000": -(10**5000),
+        "2**70": 2**70,
+        "-2**70": -(2**70),
+        "-1e300": -1e300,
+        "long double": np.longdouble("1e4000"),
+        "2**64 - 1": np.uint64(2**64 - 1),
+        "Decimal of 1e5000": Decimal("1e5000"),
+        "Decimal of NaN": Decimal("nan"),
+        "signalling NaN": Decimal("sNaN"),
+        "Fraction of 10**5000": Fraction(10**5000),
+        "Fraction of 10**-5000": Fraction(1, 10**5000),
+        "0-d NaN": torch.tensor(float("nan")),
+        "[10**5000]": [10**5000],
+        "[-10**5000]": [-(10**5000)],
+        "(10**5000, 10**5000)": (10**5000, 10**5000),
+        "[inf]": [float("inf")],
+        "[1e300, nan]": [1e300, float("nan")],
+        "[10**30]": np.array([10**30]),
+        "matrix of 1e300": np.eye(2) * 1e300,
+        "matrix of NaN": np.full((2, 2), np.nan),
+        "tensor of 1e300": torch.full((2,), 1e300, dtype=torch.float64),
+        "{'a': 10**5000}": {"a": 10**5000},
+        "slice of 10**5000": slice(10**5000),
+    }.items()
+}
+"""Numbers that 64 bits do not hold, or that nothing can be made with."""
+
+ENDS = (
+    *("2**63", "10**18", "10**400", "10**5000", "1e300", "1e-320", "nan", "inf", "-inf", "-0.0"),
+    *("10**300", "np.float32", "[nan]", "[1e300]", "[1e-320]", "[10**300]", "[2**63]", "NaNs"),
+    *BEYOND,
+)
+"""The ends of the numbers, of those above and of these: every argument meets them all."""
+
+JUNK |= MODELS | LOSSES | DATA | NUMBERS | BEYOND
 NEAR = {
     "model": MODELS,
     "loss": LOSSES,

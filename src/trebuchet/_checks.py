@@ -415,9 +415,10 @@ def anything(name: str, value: object) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's type, and the first line of what it says."""
+    """An exception's type, and the first line of what it says, at most 300 characters of it."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    said = lines[0] if lines and len(lines[0]) <= 300 else "".join(lines[:1])[:297] + "..."
+    return f"{type(error).__name__}: {said}" if lines else type(error).__name__
 
 
 def as_real(value: object) -> float | None:

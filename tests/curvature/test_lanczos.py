@@ -152,6 +152,22 @@ def test_identity_zero_and_tiny(n: int, dtype: torch.dtype) -> None:
         np.testing.assert_allclose(spectrum.values, scale, rtol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-252, 1e-160, 1e160, 1e250])
+def test_squares_that_no_double_holds(scale: float) -> None:
+    """The length of a product is found without its square."""
+    spectrum = solve(scale * torch.diag(SPECTRA["uniform"]), rtol=1e-4)
+    assert spectrum.converged
+    want = float(SPECTRA["uniform"].max())
+    assert spectrum.values[0] / scale == pytest.approx(want, rel=2e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e22, 1e30])
+def test_squares_that_no_single_holds(scale: float) -> None:
+    d = torch.linspace(0, 1, 5000) * scale  # so many are multiplied in their own precision
+    spectrum = run(d.float(), rtol=1e-3)
+    assert spectrum.values[0] / scale == pytest.approx(1, rel=2e-3)
+
+
 def test_hidden_outlier_in_float32() -> None:
     """The identity with one larger eigenvalue: the space looks used up after a step or two."""
     d = torch.ones(400)

@@ -381,3 +381,11 @@ def test_a_factory_that_takes_no_seed_is_said_so(made: object) -> None:
 
     with pytest.raises(InputError, match=r"^model: expected .* seed"):
         run()
+
+
+def test_labels_may_be_a_column_of_something_larger() -> None:
+    x = inputs(4, 5)
+    column = sweep(Problem(mlp(), "half_mse", (x, x[:, :1])), lr=[0.1], steps=3)
+    alone = sweep(Problem(mlp(), "half_mse", (x, x[:, :1].clone())), lr=[0.1], steps=3)
+    xr.testing.assert_identical(column.drop_attrs(), alone.drop_attrs())
+    assert column.attrs["config_hash"] == alone.attrs["config_hash"]

@@ -96,3 +96,25 @@ def test_bad_input_names_the_argument() -> None:
         stability.critical_lr("adam", 1.0, beta1=-0.1)
     with pytest.raises(InputError, match="activation"):
         stability.empirical_ceiling("gelu")
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("kept", [0.5, 6.0, 2.0**70, 1e300])
+def test_dampening_of_any_size_moves_the_first_rise(beta: float, kept: float) -> None:
+    """By a plain loop on x = 1 from rest: no rise just below, one just above."""
+
+    def rises(product: float) -> bool:
+        x, v = 1.0, 0.0
+        for t in range(400):
+            v = beta * v + (kept if t else 1.0) * x
+            x -= product * v
+            if abs(x) > 1 + 1e-9:
+                return True
+        return False
+
+    found = stability.earliest_rise("momentum", momentum=beta, dampening=1 - kept)
+    if kept > 1e15:  # all steps but the first are as without dampening, at η · kept
+        plain = stability.earliest_rise("momentum", momentum=beta)
+        assert found * kept == pytest.approx(plain, rel=1e-9)
+    assert not any(rises(share * found) for share in (0.9, 0.99, 0.9999))
+    assert rises(1.0001 * found)

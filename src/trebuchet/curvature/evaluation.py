@@ -16,6 +16,7 @@ from trebuchet.problem import losses
 from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch
 from trebuchet.problem.held_still import Held, WithoutDropout, may_drop
+from trebuchet.problem.same import same
 from trebuchet.problem.tree import mapped as _map
 
 T = TypeVar("T")
@@ -320,7 +321,7 @@ def _widen(x: Tensor) -> Tensor:
 
 
 def _same(t: Tensor, saved: Tensor) -> bool:
-    return torch.equal(t, saved) or bool(torch.isnan(saved).any())
+    return same(t, saved) or bool(torch.isnan(saved).any())
 
 
 def _statistics(module: nn.Module) -> set[int]:

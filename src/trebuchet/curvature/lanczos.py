@@ -229,7 +229,7 @@ class _Run:
         self.products += 1
         column, w = self.basis.orthogonalise(w)
         image = w if self.metric is None else self.metric(w)
-        beta = dot(w, image).clamp_min(0).sqrt()
+        beta = _length(w, image)
         self.columns.append(torch.cat([column, beta.reshape(1)]))
         safe = beta.clamp_min(torch.finfo(w.dtype).tiny).to(w.dtype)
         self.basis.append(w, None if self.metric is None else image, safe)
@@ -349,6 +349,15 @@ class _Run:
         return top + reach
 
 
+def _length(w: Tensor, image: Tensor) -> Tensor:
+    """√(w·Mw), also where no number of their type holds w·Mw: by a power of four, exactly."""
+    _, exponent = torch.frexp(torch.linalg.vector_norm(image, math.inf))
+    most = 500 if image.dtype == torch.float64 else 60
+    half = torch.div(exponent, 2, rounding_mode="floor").clamp(-most, most)
+    scaled = dot(w, torch.ldexp(image, -2 * half))
+    return torch.ldexp(scaled.clamp_min(0).sqrt(), half)
+
+
 def _assemble(kept: Floats, columns: list[Tensor]) -> tuple[Floats, list[float]]:
     """T with one more row than columns, and how far each column since a restart is from symmetric.
 
@@ -375,6 +384,6 @@ def _assemble(kept: Floats, columns: list[Tensor]) -> tuple[Floats, list[float]]
         if j > first:  # the first column after a restart is full: the arrow
             above = t[:j, j].copy()
             above[j - 1] -= t[j, j - 1]
-            skews[j - first] = float(np.sqrt(np.square(above).sum()))
+            skews[j - first] = math.hypot(*above)  # without squares, which overflow
         t[j, :j] = t[:j, j]  # symmetric: the row that a restart's arrow leaves behind
     return t, skews

@@ -16,6 +16,7 @@ from trebuchet.curvature.swapped import swapped
 from trebuchet.errors import InputError
 from trebuchet.problem.batches import Batch
 from trebuchet.problem.losses import ModelLoss, check_scalar
+from trebuchet.problem.same import same
 from trebuchet.problem.tree import mapped as _map
 
 _ADVICE = "it is evaluated in float64 here, as no second derivative can be had otherwise"
@@ -50,7 +51,7 @@ class Twin:
         with swapped(self.evaluation.modules, tensors), torch.autocast(self._device, enabled=False):
             yield
         mine = [(tensors[i], self._fixed[i]) for i in self._state if i in tensors]
-        self.moves |= any(not torch.equal(t.detach(), was) for t, was in mine)
+        self.moves |= any(not same(t.detach(), was) for t, was in mine)
 
     @property
     def _ids(self) -> set[int]:

@@ -43,6 +43,7 @@ from trebuchet._torch_checks import module as a_module, shaped
 from trebuchet.errors import InputError
 from trebuchet.problem.captured import captured
 from trebuchet.problem.interrupts import Interrupts
+from trebuchet.problem.same import same
 
 Mode = Literal["eval", "train", "as_is"]
 """How the model is evaluated: as in evaluation, as in training but without dropout, untouched."""
@@ -356,7 +357,7 @@ def _kept(value: Any) -> Callable[[], Any]:
         def put_back() -> Tensor:
             if value.shape != saved.shape or value.dtype != saved.dtype:
                 value.data = saved
-            elif value._version != version or not torch.equal(value, saved):
+            elif value._version != version or not same(value, saved):
                 with torch.no_grad():
                     value.copy_(saved)
             return value
@@ -424,7 +425,7 @@ def _values(
         with torch.no_grad():
             for t, saved, version in values:
                 # Writing what is there already would spoil a graph that the user still holds.
-                if t._version != version or not torch.equal(t, saved):
+                if t._version != version or not same(t, saved):
                     t.copy_(saved)
         for p, wants, grad in others:
             p.grad = grad

@@ -51,7 +51,7 @@ def half_mse(outputs: Tensor, targets: Tensor) -> Tensor:
         A scalar.
 
     Raises:
-        InputError: If the shapes differ in number of entries.
+        InputError: If they differ in number of entries, or in device.
 
     Example:
         >>> half_mse(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.0]]))
@@ -59,6 +59,9 @@ def half_mse(outputs: Tensor, targets: Tensor) -> Tensor:
     """
     if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor) and outputs.numel()):
         msg = f"outputs: expected tensors, not empty, got {shown(outputs)} and {shown(targets)}"
+        raise InputError(msg)
+    if outputs.device != targets.device:
+        msg = f"targets: expected the outputs' device {outputs.device}, got {targets.device}"
         raise InputError(msg)
     if outputs.numel() != targets.numel():
         shapes = f"{tuple(outputs.shape)}, got {tuple(targets.shape)}"

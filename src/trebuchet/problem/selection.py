@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trebuchet._checks import items, one_line, refuse
+from trebuchet._checks import items, one_line, refuse, shown
 from trebuchet._torch_checks import module, shaped
 from trebuchet.errors import InputError
 
@@ -81,7 +81,8 @@ def select(model: nn.Module, params: Selection = None) -> dict[str, nn.Parameter
         for item in wanted:
             if isinstance(item, str):
                 if item not in every:
-                    msg = f"params: the model has no parameter {item!r}; it has {', '.join(named)}"
+                    some = ", ".join(list(named)[:10]) + (", ..." if len(named) > 10 else "")
+                    msg = f"params: the model has no parameter {shown(item)}; it has {some}"
                     raise InputError(msg)
                 ids.add(id(every[item]))
             else:

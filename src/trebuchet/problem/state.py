@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from trebuchet.problem.captured import captured
 from trebuchet.problem.held_still import COPIED
+from trebuchet.problem.same import same
 
 MANY = 10_000
 """A container with more entries than this is kept as it is: a vocabulary, not a state."""
@@ -160,7 +161,8 @@ class ModelState:
     def bring_home(self) -> None:
         """Put everything back to the start, in the very memory where it lay."""
         for tensor, home in self._homes:
-            if tensor.data_ptr() != home.data_ptr():
+            # Sparse ones have no memory of their own; their entries are put back below.
+            if tensor.layout is torch.strided and tensor.data_ptr() != home.data_ptr():
                 tensor.data = home
         self.restore(self.start)
 
@@ -275,11 +277,11 @@ def _same(a: Saved, b: Saved) -> bool:
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     return (
-        a.layout is torch.strided
+        a.layout is b.layout
         and a.shape == b.shape
         and a.dtype == b.dtype
         and a.device == b.device
-        and torch.equal(a, b)
+        and same(a, b)
     )
 
 

@@ -335,13 +335,15 @@ def earliest_rise(
     def rises(products: np.ndarray) -> np.ndarray:
         position, velocity = np.ones_like(products), np.zeros_like(products)
         found = np.zeros(products.shape, bool)
-        for t in range(400):
-            velocity = beta * velocity + (kept if t else 1.0) * position
-            position = position - products * velocity
-            found |= np.abs(position) > 1 + 1e-12
+        with np.errstate(over="ignore", invalid="ignore"):  # long after they have risen
+            for t in range(400):
+                velocity = beta * velocity + (kept if t else 1.0) * position
+                position = position - products * velocity
+                found |= np.abs(position) > 1 + 1e-12
         return found
 
-    grid = np.geomspace(1e-3, 2.0, 4000)
+    scale = max(kept, 1.0)  # negative dampening lengthens all steps but the first
+    grid = np.geomspace(1e-3 / scale, min(2.0, 2e3 / scale), 8000)
     hit = np.flatnonzero(rises(grid))
     if hit.size == 0:
         return 2.0  # the first step's, whatever the momentum

@@ -132,7 +132,7 @@ def divergence_edge(
             f"start={start}, stop={stop}, growth={growth}, precision={precision}"
         )
         raise InputError(msg)
-    count = int(np.ceil(np.log(stop / start) / np.log(growth) - 1e-9))
+    count = int(np.ceil((np.log(stop) - np.log(start)) / np.log(growth) - 1e-9))
     if count > MOST_RATES:
         msg = f"growth: expected at most {MOST_RATES} rates from start to stop, got {count}"
         raise InputError(msg)
