@@ -35,8 +35,8 @@ from suggest_tasks import (
     digits_one_hot as one_hot,
     mlp,
 )
-from trebuchet.phases.scan import scan
 from trebuchet.problem.optimizer_rows import NAMED
+from trebuchet.scans.door import scan
 
 HORIZON, STEP, SIDE = 200, 1.05, 12
 OUT = Path(__file__).parent / "results" / "edges.json"

@@ -22,12 +22,12 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from trebuchet.dynamics.kernels import OutputKernel
-from trebuchet.dynamics.optimizers import GradientDescent
-from trebuchet.dynamics.recording import Recording
-from trebuchet.dynamics.sweep import sweep
+from trebuchet.engine.kernels import OutputKernel
+from trebuchet.engine.optimizers import GradientDescent
+from trebuchet.engine.recording import Recording
 from trebuchet.models import MLP, PureQuadratic, QuadraticWithBias
 from trebuchet.problem.problem import Problem
+from trebuchet.sweeps.sweep import sweep
 
 
 class Stopper:

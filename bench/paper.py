@@ -22,14 +22,14 @@ import numpy as np
 import torch
 
 from trebuchet.curvature.gram import top_of_gram
-from trebuchet.dynamics.kernels import make_kernel
-from trebuchet.dynamics.recording import Recording
-from trebuchet.dynamics.sweep import sweep
+from trebuchet.engine.kernels import make_kernel
+from trebuchet.engine.recording import Recording
 from trebuchet.errors import InputError
 from trebuchet.models import MLP
 from trebuchet.paper.problems import paper_problem
 from trebuchet.paper.settings import FIGURES, Images, Setting
 from trebuchet.problem.problem import Problem
+from trebuchet.sweeps.sweep import sweep
 
 AUTHORS = {1: 0.10, 2: 0.0016, 4: 40.0, 7: 0.5, **dict.fromkeys((3, 11, 12, 13), 0.7),
            **dict.fromkeys((14, 15, 16), 1.3)}  # fmt: skip

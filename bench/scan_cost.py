@@ -24,9 +24,9 @@ import torch
 
 from suggest import HORIZON, model_of, with_lr_finder
 from suggest_tasks import TASKS
-from trebuchet.phases.scan import scan
-from trebuchet.phases.scanning import setup
 from trebuchet.problem.risk import Objective
+from trebuchet.scans import setup
+from trebuchet.scans.door import scan
 
 CASES = (
     ("digits MLP, cross-entropy", "adam"),

@@ -44,8 +44,8 @@ from suggest_development import TASKS as DEVELOPMENT
 from suggest_heldout import TASKS as HELD_OUT
 from suggest_tasks import TASKS as REPORTED, Task
 from trebuchet.phases.forward_rate import forward_critical_rate
-from trebuchet.phases.scan import scan
 from trebuchet.problem.optimizer_rows import NAMED
+from trebuchet.scans.door import scan
 
 HORIZON, FRESH, GRID, SOFT = 200, (101, 102, 103), 25, 0.02
 TOOLS = ("trebuchet", "lr-finder steepest", "lr-finder minimum/10", "lightning", "grid search")

@@ -8,8 +8,8 @@ import pytest
 TESTS = Path(__file__).parent
 LINEAR_ALGEBRA = [
     *("curvature", "models", "paper", "theory"),
-    *("dynamics/test_kernels.py", "dynamics/test_sweep.py"),  # the others are of files and signals
-    *(f"phases/test_{name}.py" for name in ("edges", "scan_critical", "scan_paper")),
+    *("engine/test_kernels.py", "sweeps/test_sweep.py"),  # the others are of files and signals
+    *("phases/test_edges.py", "scans/test_critical.py", "scans/test_paper.py"),
 ]
 """Folders and files whose numbers come from sums that a CPU's kernels round."""
 

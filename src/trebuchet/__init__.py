@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from trebuchet import data, errors, models, paper, plots, theory
     from trebuchet._types import Phase, Status
     from trebuchet.curvature import TopEigen, top_eigen
-    from trebuchet.dynamics.optimizers import GradientDescent
-    from trebuchet.dynamics.recording import Recording
-    from trebuchet.dynamics.sweep import sweep
+    from trebuchet.engine.optimizers import GradientDescent
+    from trebuchet.engine.recording import Recording
     from trebuchet.files import load, save
     from trebuchet.models import MLP, MetaFeature, PureQuadratic, QuadraticWithBias
     from trebuchet.phases.early import early_constants
     from trebuchet.phases.edges import edges
     from trebuchet.phases.forward_rate import forward_critical_rate
     from trebuchet.phases.label import label
-    from trebuchet.phases.scan import Scan, scan
     from trebuchet.problem.losses import ModelLoss
     from trebuchet.problem.problem import Problem
     from trebuchet.results.summary import table
+    from trebuchet.scans.door import Scan, scan
+    from trebuchet.sweeps.sweep import sweep
     from trebuchet.theory import stability
     from trebuchet.theory.edges import Edge
 
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "MLP": "models", "MetaFeature": "models", "PureQuadratic": "models",
     "QuadraticWithBias": "models",
-    "Problem": "problem.problem", "Recording": "dynamics.recording",
-    "GradientDescent": "dynamics.optimizers", "sweep": "dynamics.sweep",
+    "Problem": "problem.problem", "Recording": "engine.recording",
+    "GradientDescent": "engine.optimizers", "sweep": "sweeps.sweep",
     "TopEigen": "curvature", "top_eigen": "curvature",
-    "edges": "phases.edges", "label": "phases.label", "Scan": "phases.scan", "scan": "phases.scan",
+    "edges": "phases.edges", "label": "phases.label", "Scan": "scans.door", "scan": "scans.door",
     "early_constants": "phases.early", "forward_critical_rate": "phases.forward_rate",
     "load": "files", "save": "files", "table": "results.summary",
     "ModelLoss": "problem.losses", "Edge": "theory.edges", "Phase": "_types", "Status": "_types",

@@ -14,7 +14,7 @@ from trebuchet.results.store import kind_of
 
 if TYPE_CHECKING:
     from trebuchet.curvature.result import TopEigen
-    from trebuchet.phases.scan_result import Scan
+    from trebuchet.scans.result import Scan
 
 
 @door(result=anything, path=a_path, overwrite=flag)
@@ -93,6 +93,6 @@ def load(path: str | os.PathLike[str]) -> Any:
 def _readers() -> dict[str, Any]:
     """The classes of `store.OTHERS`, imported when one is met."""
     from trebuchet.curvature.result import TopEigen
-    from trebuchet.phases.scan_result import Scan
+    from trebuchet.scans.result import Scan
 
     return {"scan": Scan, "top_eigen": TopEigen}

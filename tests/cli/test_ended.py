@@ -125,7 +125,7 @@ def _interrupting(after: int) -> Callable[..., Callable[[int, int], None]]:
 def test_ctrl_c_in_a_sweep_keeps_what_was_finished(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("trebuchet.dynamics.sweep.progress_bar", _interrupting(3))
+    monkeypatch.setattr("trebuchet.sweeps.sweep.progress_bar", _interrupting(3))
     assert ended("sweep", "digits", "--seeds", 1, "--rates", "0.5:4:0.5", "--out", "out") == 130
     out, error = capsys.readouterr()
     assert error.startswith("interrupted")

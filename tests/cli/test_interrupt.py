@@ -15,7 +15,7 @@ import pytest
 
 import trebuchet
 from tests.cli.test_paper import run
-from tests.dynamics.interrupting import differing
+from tests.sweeps.interrupting import differing
 from trebuchet._lock import sole_writer
 from trebuchet._progress import Progress
 from trebuchet.cli import paper

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.zoo import F64, MODELS, inputs, sequential, width_of_inputs
 from trebuchet.curvature.gram import gram, top_of_gram
 from trebuchet.curvature.linear_rule import linear_rule_gram
-from trebuchet.dynamics.kernels import make_kernel
+from trebuchet.engine.kernels import make_kernel
 from trebuchet.errors import InputError
 
 

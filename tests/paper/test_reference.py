@@ -7,11 +7,11 @@ import pytest
 import xarray as xr
 
 from tests.paper.authors import needs_reference, reference, top_eigenvalue
-from trebuchet.dynamics.sweep import sweep
 from trebuchet.paper.problems import paper_problem
 from trebuchet.paper.settings import FIGURES
 from trebuchet.phases.edges import edges
 from trebuchet.phases.label import label
+from trebuchet.sweeps.sweep import sweep
 
 pytestmark = needs_reference
 NUMBERS = [1, 2, 6]

@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from tests.zoo import F64, inputs, mlp, pure
-from trebuchet.dynamics.sweep import sweep
 from trebuchet.errors import NotApplicableError
 from trebuchet.models import MLP, MetaFeature, PureQuadratic, QuadraticWithBias
 from trebuchet.phases.edges import edges
 from trebuchet.phases.label import label
 from trebuchet.problem.problem import Problem
+from trebuchet.sweeps.sweep import sweep
 from trebuchet.theory.two_variable_map import iterate
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 
 import trebuchet as tb
 from trebuchet._types import Phase
-from trebuchet.phases.scanning.tables import DROPPED
 from trebuchet.results.summary import PHASE_LETTERS
+from trebuchet.scans.tables import DROPPED
 from trebuchet.show.marks import EACH, LETTERS, MARKS, NOTEBOOK, TERMINAL, coloured, in_row
 from trebuchet.show.numbers import number
 from trebuchet.show.rates import RateTable, of_sweep

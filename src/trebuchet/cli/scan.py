@@ -20,7 +20,7 @@ from trebuchet.errors import InputError
 from trebuchet.problem.optimizer_names import described
 
 if TYPE_CHECKING:
-    from trebuchet.phases.scan import Scan
+    from trebuchet.scans.door import Scan
 
 DEFAULT_OUT = Path("trebuchet-scan")
 DIGITS_OUT = Path("trebuchet-scan-digits")
@@ -188,7 +188,7 @@ def _digits(given: dict[str, Any]) -> "Scan":
 def _own(model: str, data: Path, loss: str, given: dict[str, Any]) -> "Scan":
     """A scan of a model from a file, with what was given of the options of ``trebuchet.scan``."""
     from trebuchet.cli.loading import TARGET_KEYS, load_data, load_model, shaped, users_code
-    from trebuchet.phases.scan import scan as scan_model
+    from trebuchet.scans.door import scan as scan_model
 
     net = load_model(model)
     inputs, targets = load_data(data, net, loss, None)

@@ -10,14 +10,14 @@ from numpy.typing import ArrayLike
 
 from trebuchet._progress import Progress
 from trebuchet.data.digits import load_digits01
-from trebuchet.dynamics.recording import Recording
-from trebuchet.dynamics.sweep import sweep
-from trebuchet.dynamics.threads import one_thread
+from trebuchet.engine.recording import Recording
+from trebuchet.engine.threads import one_thread
 from trebuchet.models.mlp import MLP
 from trebuchet.phases.label import label
-from trebuchet.phases.scan import scan
-from trebuchet.phases.scan_result import Scan
 from trebuchet.problem.problem import Problem
+from trebuchet.scans.door import scan
+from trebuchet.scans.result import Scan
+from trebuchet.sweeps.sweep import sweep
 
 RATIOS = np.round(np.arange(0.5, 14.01, 0.5), 10)
 STEPS = 1000

@@ -20,12 +20,12 @@ from trebuchet._content import ByContent
 from trebuchet._doors import door, maybe
 from trebuchet._progress import Progress, progress_bar
 from trebuchet._torch_checks import dtype as a_dtype
-from trebuchet.dynamics.recording import Recording
-from trebuchet.dynamics.sweep import sweep
+from trebuchet.engine.recording import Recording
 from trebuchet.paper.problems import paper_problem
 from trebuchet.paper.settings import FIGURES, Setting
 from trebuchet.phases.edges import edges
 from trebuchet.phases.label import label
+from trebuchet.sweeps.sweep import sweep
 from trebuchet.theory.edges import Edge
 
 QUICK_THIN = 4

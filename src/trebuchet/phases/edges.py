@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from trebuchet._checks import instance, seed as one_seed
 from trebuchet._doors import door, rule
 from trebuchet.curvature.explain import explained
-from trebuchet.dynamics.kernels import make_kernel
+from trebuchet.engine.kernels import make_kernel
 from trebuchet.errors import NotApplicableError
 from trebuchet.models.mlp import MLP
 from trebuchet.models.quadratic import PureQuadratic, QuadraticWithBias

@@ -20,10 +20,10 @@ from trebuchet._checks import (
     workers as at_once,
 )
 from trebuchet._doors import door, rule
-from trebuchet.dynamics.sweep import sweep
 from trebuchet.models import MLP
 from trebuchet.paper.beyond.problems import relu_problem
 from trebuchet.problem.problem import Problem
+from trebuchet.sweeps.sweep import sweep
 from trebuchet.theory import ceiling
 
 ROUNDING = 1e-11

@@ -25,12 +25,12 @@ from trebuchet._checks import (
 )
 from trebuchet._doors import door, maybe, rule
 from trebuchet._types import Phase
-from trebuchet.dynamics.recording import Recording
-from trebuchet.dynamics.sweep import sweep
+from trebuchet.engine.recording import Recording
 from trebuchet.errors import InputError
 from trebuchet.paper.beyond.problems import DATA, DIGITS, relu_problem, tanh_problem
 from trebuchet.phases.label import label
 from trebuchet.problem.problem import Problem
+from trebuchet.sweeps.sweep import sweep
 
 TRAINED = (Phase.LAZY, Phase.CATAPULT)
 EMPIRICAL = {"relu": 12.0, "tanh": 4.0}

@@ -21,10 +21,10 @@ from trebuchet._checks import (
 )
 from trebuchet._doors import door, maybe, rule
 from trebuchet._types import Phase
-from trebuchet.dynamics.recording import Recording
-from trebuchet.dynamics.sweep import sweep
+from trebuchet.engine.recording import Recording
 from trebuchet.paper.beyond.problems import DATA, DIGITS, relu_problem
 from trebuchet.phases.label import label
+from trebuchet.sweeps.sweep import sweep
 
 WIDTHS = (128, 256, 512, 1024, 2048, 4096)
 RATIOS = np.round(np.arange(0.5, 12.01, 0.5), 10)

@@ -1,6 +1,0 @@
-"""How many runs of one model take a step together: one file a kind of model."""
-
-from trebuchet.dynamics.kernels.choose import make_kernel
-from trebuchet.dynamics.kernels.outputs import OutputKernel
-
-__all__ = ["OutputKernel", "make_kernel"]

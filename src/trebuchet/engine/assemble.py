@@ -1,0 +1,143 @@
+"""From a history to one labelled dataset."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from trebuchet._types import Status
+from trebuchet.engine.history import PER_RUN, History
+from trebuchet.engine.runner import LAW, Plan
+from trebuchet.observables.base import Observable
+from trebuchet.results.schema import RUN, TRACE, VARIABLES, make_dataset
+
+Pair = tuple[int, int]
+"""(position of the rate, position of the seed)."""
+
+SELDOM = ("output_spread", "gradient_norm_first", "gradient_norm_final", "loss_closing_first")
+"""Numbers of a run that are left out where no run has them."""
+
+
+def assemble(
+    history: History,
+    places: Sequence[Pair],
+    plan: Plan,
+    *,
+    swept: str,
+    rates: NDArray[np.float64],
+    seeds: Sequence[int],
+    learning_rate: NDArray[np.float64],
+    top_eigenvalue_init: NDArray[np.float64],
+    attrs: dict[str, Any],
+    settings: dict[str, Any],
+    wanted: Collection[str] = (),
+    rows: Sequence[int] | None = None,
+    extra: Collection[str] = (),
+) -> xr.Dataset:
+    """Lay runs out over rate × seed; cells without a run are ``not_run``.
+
+    Args:
+        history: What is remembered of them.
+        places: Where each belongs.
+        plan: What the runs had in common.
+        swept: ``"lr_ratio"`` or ``"lr"``.
+        rates: What was swept, shape ``(lr,)``.
+        seeds: The seeds.
+        learning_rate: η, shape ``(lr, seed)``.
+        top_eigenvalue_init: λ₀, shape ``(seed,)``.
+        attrs: Facts to keep with the data.
+        settings: Everything that decides the runs, for the config hash.
+        wanted: Observables that stay, as NaN with the reason, where no run could give them.
+        rows: Of the history, one a place; all of them unless given.
+        extra: Numbers of runs that somebody else kept in the history.
+
+    Returns:
+        The dataset.
+    """
+    shape = (rates.size, len(seeds))
+    at = tuple(np.array(list(places), dtype=np.int64).reshape(-1, 2).T)
+    chosen = np.arange(history.steps.size) if rows is None else np.array(rows, dtype=np.int64)
+
+    def grid(values: NDArray[Any], missing: Any = np.nan) -> NDArray[Any]:
+        full = np.full((*shape, *values.shape[1:]), missing, dtype=values.dtype)
+        full[at] = values[chosen]
+        return full
+
+    variables: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "status": grid(history.status, str(Status.NOT_RUN)),
+        "steps": grid(history.steps, 0),
+        "loss": grid(history.traces["loss"]),
+    }
+    if not np.isnan(top_eigenvalue_init).all():
+        variables["lr_ratio"] = learning_rate * top_eigenvalue_init
+        variables["top_eigenvalue_init"] = top_eigenvalue_init
+    for name in PER_RUN:
+        values = grid(history.per_run[name], -1.0 if name == "last_above" else np.nan)
+        if name not in SELDOM or not np.isnan(values).all() or name == "output_spread":
+            variables[name] = values
+    variables["last_above"] = variables["last_above"].astype(np.int64)
+    same = variables["loss_horizon"], variables["loss_final"]
+    if np.isnan(same[0]).all() or np.array_equal(np.nan_to_num(same[0], nan=same[1]), same[1]):
+        del variables["loss_horizon"]
+    if LAW in history.traces and not np.isnan(history.traces[LAW]).all():
+        variables[LAW] = grid(history.traces[LAW])
+    for observable in (*plan.observables, *plan.only_at_the_end):
+        variables |= _of(observable, history, plan, grid, keep=observable.name in wanted)
+    variables |= {n: grid(history.extra[n]) for n in extra if n in history.extra}
+    return make_dataset(
+        variables,
+        lr=rates,
+        seed=seeds,
+        step=plan.schedule,
+        swept=swept,
+        settings=settings,
+        attrs={
+            **attrs,
+            "blowup": plan.stop.blowup,
+            "delta": plan.delta,
+            "max_steps": plan.stop.max_steps,
+            "tolerance": float("nan") if plan.stop.tolerance is None else plan.stop.tolerance,
+        },
+    )
+
+
+def _of(
+    observable: Observable, history: History, plan: Plan, grid: Any, *, keep: bool
+) -> dict[str, xr.Variable]:
+    """The variables of one observable: its trace, and its numbers at the start and the end."""
+    name = observable.name
+    found: dict[str, NDArray[Any]] = {}
+    if name in plan.watched:
+        found[name] = grid(history.traces[name])
+    if observable.final:
+        found[f"{name}_final"] = grid(history.finals[name])
+    for suffix in ("first", "max"):
+        if f"{name}_{suffix}" in history.extra:
+            found[f"{name}_{suffix}"] = grid(history.extra[f"{name}_{suffix}"])
+    reason = history.reasons.get(name, "")
+    described: dict[str, xr.Variable] = {}
+    for key, values in found.items():
+        empty = values.size == 0 or bool(np.isnan(values).all())
+        if empty and not (keep and key == name):
+            continue
+        if values.size == 0:  # of no layer: one, that is unknown
+            values = np.full((*values.shape[:-1], 1), np.nan)
+        attrs: dict[str, Any] = {
+            "units": observable.units,
+            "long_name": observable.long_name or name,
+        }
+        dims: tuple[str, ...] = TRACE if key == name else RUN
+        if observable.dim is not None:
+            dims = (*dims, observable.dim)
+        if key in VARIABLES:
+            attrs = {"units": VARIABLES[key].units, "long_name": VARIABLES[key].long_name}
+        elif key != name:
+            ends = {"final": "at the end", "first": "at the start", "max": "largest recorded"}
+            attrs["long_name"] += f", {ends[key.removeprefix(f'{name}_')]}"
+        if empty and reason:
+            attrs["missing"] = reason
+        described[key] = xr.Variable(dims, values, attrs)
+    return described

@@ -1,0 +1,231 @@
+"""Stacked runs of bias-free MLPs, with the gradient written out."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trebuchet.curvature.linear_rule import combine
+from trebuchet.engine.kernels.outputs import OutputKernel, nbytes, norm_squared
+from trebuchet.engine.span import Span, compress
+from trebuchet.models.mlp import MLP
+
+
+class MLPKernel(OutputKernel):
+    """R runs of a bias-free MLP on span-compressed data.
+
+    Weights are kept transposed, ``(R, in, out)``, so that a layer is A @ W. With one output the
+    backward signals for a unit residual, G_l, serve both the gradient (rows scaled by ∂L/∂z) and
+    the NTK (the Linear-layer rule), and the update is added to W inside the matrix product.
+
+    Buffers are allocated once: on a CPU a run whose weights and activations stay in cache is
+    what is fast.
+
+    Args:
+        models: One network a run, all of one shape, with slopes a₊ > 0 and a₋ ≥ 0.
+        x: Training inputs, shape ``(D, d)``.
+        span: Use data-span compression.
+    """
+
+    def __init__(self, models: Sequence[MLP], x: Tensor, *, span: bool = True) -> None:
+        first = models[0]
+        self.slopes, self.scale, self.degree = first.slopes, first.scale, first.degree
+        self.span: Span | None = compress(x) if span else None
+        self.x = x if self.span is None else self.span.coordinates  # (D, r)
+        self.initial = list(models)
+        with torch.no_grad():
+            self.params = [
+                torch.stack([m.weights[i].T for m in models]).contiguous()
+                for i in range(first.degree)
+            ]
+            if self.span is not None:
+                first_layer = self.params[0]
+                self.params[0] = (self.span.basis.T @ first_layer).contiguous()  # (R, r, n)
+                outside = norm_squared(first_layer) - norm_squared(self.params[0])
+                self.outside = outside.clamp_min_(0)  # |U − QQᵀU|², float64 (R,)
+                # The part of U outside the span feels no gradient; weight decay shrinks it as a
+                # whole, so one number a run, an ordinary parameter, holds all of it.
+                self.params.append(torch.ones(len(models), 1, dtype=x.dtype, device=x.device))
+        self._allocate()
+
+    def _allocate(self) -> None:
+        runs, samples = self.runs, self.x.shape[0]
+        widths = [w.shape[2] for w in self._layers()[:-1]]
+        self._a = [self.x.new_empty(runs, samples, n) for n in widths]
+        self._g = [self.x.new_empty(runs, samples, n) for n in widths]
+        self._signals_are_unit = False
+
+    def _layers(self) -> list[Tensor]:
+        return self.params[: self.degree]
+
+    @property
+    def sparsity_layers(self) -> int:
+        """The hidden layers, where they are ReLUs."""
+        return len(self._a) if self.slopes[1] == 0 else 0
+
+    def forward(self, *, sparsity: bool = False) -> Tensor:
+        """z, shape ``(R, D)`` or ``(R, D, K)``."""
+        *hidden, last = self._layers()
+        below = self.x.expand(self.runs, -1, -1)
+        shares = []
+        for w, a in zip(hidden, self._a, strict=True):
+            torch.bmm(below, w, out=a)
+            if sparsity:
+                shares.append((a < 0).mean(dtype=torch.float64, dim=(1, 2)))
+            self._activate_(a)
+            below = a
+        if sparsity and self.sparsity_layers:
+            self.sparsity = torch.stack(shares, dim=1)
+        self._signals_are_unit = False
+        z = torch.bmm(below, last).mul_(self.scale)  # (R, D, K)
+        return z.squeeze(2) if z.shape[2] == 1 else z
+
+    def add_vjp_(self, into: Sequence[Tensor], dz: Tensor) -> None:
+        """Add Jᵀdz layer by layer; every signal is formed before any weight moves."""
+        outputs = self._layers()[-1].shape[2]
+        inputs = [self.x.expand(self.runs, -1, -1), *self._a]
+        dz = dz.reshape(self.runs, -1, outputs)  # (R, D, K)
+        if outputs == 1:
+            self._unit_signals()
+        else:
+            self._backward(dz)
+        for w, a, g in zip(into, inputs[:-1], self._g, strict=False):
+            # Scaling the narrower factor of AᵀG by ∂L/∂z costs least.
+            if outputs > 1:
+                pass
+            elif a.shape[2] <= g.shape[2]:
+                a = a * dz
+            else:
+                g = g * dz
+            torch.baddbmm(w, a.mT, g, out=w)
+        top = into[len(self._a)]
+        torch.baddbmm(top, inputs[-1].mT, dz, alpha=self.scale, out=top)
+
+    def gram(self) -> Tensor:
+        """H by the Linear-layer rule, shape ``(R, D·K, D·K)``."""
+        outputs = self._layers()[-1].shape[2]
+        samples = self.x.shape[0]
+        inputs = [self.x.expand(self.runs, -1, -1), *self._a]
+        per_output: list[list[Tensor]] = []
+        for k in range(outputs):
+            if outputs == 1:
+                self._unit_signals()
+                per_output.append(self._g)
+            else:
+                one = self.x.new_zeros(self.runs, samples, outputs)
+                one[:, :, k] = 1
+                self._backward(one)
+                per_output.append([g.clone() for g in self._g])
+        signals = [
+            layer[0].unsqueeze(2) if outputs == 1 else torch.stack(layer, dim=2)
+            for layer in zip(*per_output, strict=True)
+        ]  # each (R, D, K, n)
+        eye = self.scale * torch.eye(outputs, dtype=self.x.dtype, device=self.x.device)
+        signals.append(eye.expand(self.runs, samples, outputs, outputs))
+        return combine(inputs, signals, bias=[False] * len(inputs))
+
+    def _unit_signals(self) -> None:
+        if not self._signals_are_unit:
+            self._backward(None)
+            self._signals_are_unit = True
+
+    def _backward(self, dz: Tensor | None) -> None:
+        """Fill G_l for ∂L/∂z = dz, shape ``(R, D, K)``; of ones, with one output, where None."""
+        *_, last = layers = self._layers()
+        g = self._g[-1]
+        if dz is None:
+            row = (last * self.scale).mT  # (R, 1, n)
+            self._chain_(row.expand_as(g), self._a[-1], g)
+        else:
+            torch.bmm(dz * self.scale, last.mT, out=g)
+            self._chain_(g, self._a[-1], g)
+        for i in range(len(self._g) - 2, -1, -1):
+            below = self._g[i]
+            torch.bmm(self._g[i + 1], layers[i + 1].mT, out=below)
+            self._chain_(below, self._a[i], below)
+        self._signals_are_unit = False
+
+    def _activate_(self, h: Tensor) -> None:
+        plus, minus = self.slopes
+        if minus == 0:
+            h.clamp_(min=0)
+        elif minus != plus:
+            torch.nn.functional.leaky_relu_(h, minus / plus)
+        if plus != 1:
+            h.mul_(plus)
+
+    def _chain_(self, gradient: Tensor, a: Tensor, out: Tensor) -> None:
+        """out = σ'(h) ∘ gradient, read off a = σ(h), whose sign is that of h."""
+        plus, minus = self.slopes
+        if minus == 0:
+            torch.ops.aten.threshold_backward.grad_input(gradient, a, 0, grad_input=out)
+        elif minus != plus:
+            torch.ops.aten.leaky_relu_backward.grad_input(
+                gradient, a, minus / plus, True, grad_input=out
+            )
+        elif gradient is not out:
+            out.copy_(gradient)
+        if plus != 1:
+            out.mul_(plus)
+
+    def weight_norm(self) -> Tensor:
+        """|θ|², the part of U outside the span of the data included."""
+        total = sum((norm_squared(w) for w in self._layers()), start=torch.zeros(()))
+        if self.span is not None:
+            total = total + self.outside * self.params[-1][:, 0].double().square()
+        return total
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """z on other inputs, shape ``(R, B)`` or ``(R, B, K)``."""
+        first, *rest = self._layers()
+        if self.span is None:
+            h = x @ first  # (R, B, n)
+        else:
+            h = (x @ self.span.basis) @ first
+            h += self.params[-1].unsqueeze(2) * self._from_outside(x)
+        for w in rest:
+            self._activate_(h)
+            h = h @ w
+        z = h.mul_(self.scale)
+        return z.squeeze(2) if z.shape[2] == 1 else z
+
+    def _from_outside(self, x: Tensor) -> Tensor:
+        """x(U − QQᵀU) at the initial U of every run, shape ``(R, B, n)``."""
+        assert self.span is not None
+        rest = x - (x @ self.span.basis) @ self.span.basis.T  # (B, d)
+        distinct = {id(m): rest @ m.weights[0].detach().T for m in self.initial}
+        return torch.stack([distinct[id(m)] for m in self.initial])
+
+    def subset(self, index: Sequence[int]) -> "MLPKernel":
+        """The runs `index`, with buffers of their size."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        index = list(index)
+        other.params = [p[index].contiguous() for p in self.params]
+        other.initial = [self.initial[i] for i in index]
+        if self.span is not None:
+            other.outside = self.outside[index]
+        other._allocate()
+        return other
+
+    def model_of(self, run: int) -> nn.Module:
+        """The net on the data as they were, the span undone."""
+        weights = [w[run].T.clone() for w in self._layers()]
+        if self.span is not None:
+            u = self.initial[run].weights[0].detach()
+            rest = u - (u @ self.span.basis) @ self.span.basis.T
+            inside = weights[0] @ self.span.basis.T
+            weights[0] = inside + self.params[-1][run] * rest
+        return MLP(weights, self.slopes)
+
+    def bytes_per_run(self) -> int:
+        """Weights, activations, signals and the matrices of H."""
+        dtype, samples = self.x.dtype, self.x.shape[0]
+        outputs = self._layers()[-1].shape[2]
+        weights = sum(nbytes(*w.shape[1:], dtype=dtype) for w in self._layers())
+        buffers = sum(nbytes(samples, w.shape[2], dtype=dtype) for w in self._layers()[:-1])
+        return (
+            weights
+            + (3 + outputs) * buffers
+            + 4 * nbytes(samples * outputs, samples * outputs, dtype=dtype)
+        )

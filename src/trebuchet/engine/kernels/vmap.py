@@ -1,0 +1,412 @@
+"""Several runs in one forward and backward pass, where ``torch.vmap`` takes the module.
+
+Weights and buffers of R runs lie stacked, ``(R, …)``, and every run's own are views into them: its
+optimizer steps in place, whatever optimizer it is. Only the gradient, nearly all of a step's cost,
+is shared.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from trebuchet._types import Status
+from trebuchet.engine.kernels.base import FloatArray, Kernel
+from trebuchet.engine.kernels.module import ModuleKernel
+from trebuchet.errors import InputError
+from trebuchet.problem.batches import Batch
+from trebuchet.problem.losses import ModelLoss
+from trebuchet.problem.noise import LOOKS, seed_all
+from trebuchet.problem.risk import Objective, is_finite, out_of_memory
+from trebuchet.problem.selection import select
+from trebuchet.problem.tree import mapped
+
+
+class _Loss(nn.Module):
+    """The loss as a module, so that ``functional_call`` reaches the model inside a closure too."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = objective.model, objective
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.objective.value_of(batch)
+
+
+class Stack:
+    """R models, evaluated together.
+
+    Args:
+        objective: The model and the loss.
+        weights: Of each run, in the order of ``objective.params``; copied.
+        buffers: Of each run, in the model's order; copied.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        weights: Sequence[Sequence[Tensor]],
+        buffers: Sequence[Sequence[Tensor]],
+    ) -> None:
+        self.objective = objective
+        self.loss = _Loss(objective)
+        model = objective.model
+        self.names = [f"model.{name}" for name in select(model)]
+        self.buffer_names = [f"model.{name}" for name, _ in model.named_buffers()]
+        self.weights = [torch.stack(list(each)) for each in zip(*weights, strict=True)]  # (R, …)
+        self.buffers = [torch.stack(list(each)) for each in zip(*buffers, strict=True)]  # (R, …)
+
+    def gradients(self, batches: Sequence[Sequence[Batch]]) -> tuple[list[float], list[Tensor]]:
+        """Return every run's mean loss over its batches, and the gradients.
+
+        Buffers move as in training. Nothing else changes, and if an exception is raised nothing.
+
+        Args:
+            batches: For each run, the batches of one step.
+
+        Returns:
+            R losses, and for each parameter a gradient of shape ``(R, …)``.
+        """
+        leaves = [w.detach().requires_grad_() for w in self.weights]
+        moved = [b.clone() for b in self.buffers]
+        total = torch.zeros(len(batches), device=leaves[0].device)
+        for part in zip(*batches, strict=True):  # of accumulated batches, one of every run
+            values = self._values(leaves, moved, part) / len(batches[0])
+            torch.autograd.backward(values.sum(), inputs=leaves)
+            total = total + values.detach()
+        self.buffers = moved
+        found = [torch.zeros_like(w) if w.grad is None else w.grad for w in leaves]
+        return total.tolist(), found
+
+    def values(self, batches: Sequence[Batch], *, evaluation: bool) -> list[float]:
+        """Return every run's loss on a fixed set of batches, as ``Objective.value`` does.
+
+        Args:
+            batches: The fixed set.
+            evaluation: Whether in evaluation mode.
+
+        Returns:
+            R losses.
+        """
+        runs = len(self.weights[0])
+        total = torch.zeros(runs, dtype=torch.float64)
+        with self.objective.flags(evaluation=evaluation), torch.no_grad():
+            seed_all(LOOKS)
+            for batch, share in zip(batches, self.objective.shares(batches), strict=True):
+                kept = [b.clone() for b in self.buffers]
+                values = self._values(self.weights, kept, [batch] * runs)
+                total += values.double().cpu() * share
+        return cast(list[float], total.tolist())
+
+    def _values(
+        self, weights: list[Tensor], buffers: list[Tensor], batches: Sequence[Batch]
+    ) -> Tensor:
+        shared = all(b is batches[0] for b in batches)
+        parts = _parts(self.objective)
+        samples = [] if shared else [_tensors(b, parts) for b in batches]
+        stacked = [torch.stack(list(each)) for each in zip(*samples, strict=True)]
+
+        def one(w: list[Tensor], b: list[Tensor], x: list[Tensor]) -> Tensor:
+            named = dict(zip(self.names, w, strict=True))
+            named |= dict(zip(self.buffer_names, b, strict=True))
+            batch = batches[0] if shared else _with(batches[0], parts, x)
+            value: Tensor = functional_call(self.loss, named, (batch,))
+            return value
+
+        # Runs stacked here share their seed where the model draws random numbers.
+        values: Tensor = vmap(one, randomness="same")(weights, buffers, stacked)
+        return values
+
+    def keep(self, index: Sequence[int]) -> None:
+        """Go on with some of the runs."""
+        rows = list(index)
+        self.weights = [w[rows] for w in self.weights]
+        self.buffers = [b[rows] for b in self.buffers]
+
+    def state(self, run: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Views of one run's weights and buffers."""
+        return [w[run] for w in self.weights], [b[run] for b in self.buffers]
+
+
+class NoRoomError(Exception):
+    """So many runs at once do not fit into memory."""
+
+
+class StackKernel(Kernel):
+    """Runs of one module that take their steps stacked, for as long as they go together.
+
+    Args:
+        singles: The runs, all at one step; of one seed where random numbers matter. They are
+            written back by ``unstack``, and stand still in between.
+    """
+
+    resumable: ClassVar[bool] = False
+    autograd: ClassVar[bool] = True
+
+    def __init__(self, singles: Sequence[ModuleKernel]) -> None:
+        host = singles[0].host
+        self.host, self.singles = host, list(singles)
+        self.problem, self.free_looks = singles[0].problem, host.free_looks
+        self.samples, self.layers = singles[0].samples, singles[0].layers
+        host.set_aside()
+        # What is not stacked is as at the start: `can_stack` has seen that nothing else moves.
+        host.state.restore(host.state.start)
+        states = [s.state_ for s in singles if s.state_ is not None]
+        self.stack = Stack(
+            host.objective, [s.snapshot.weights for s in states],
+            [host.state.buffers(s.snapshot) for s in states],
+        )  # fmt: skip
+        self._grads: list[Tensor] = []
+
+    @property
+    def runs(self) -> int:
+        """R."""
+        return len(self.singles)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.singles[0].dtype
+
+    def losses(self, step: int, *, last: bool = False, watched: Collection[str] = ()) -> FloatArray:
+        """As of a single run, for all at once.
+
+        Args:
+            step: t.
+            last: Whether no step follows.
+            watched: Names of observables.
+
+        Returns:
+            The losses.
+
+        Raises:
+            NoRoomError: If memory does not suffice; nothing has changed then.
+        """  # noqa: DOC501 - what the user's code raises
+        host = self.host
+        if last:
+            self.unstack()
+            return np.concatenate(
+                [s.losses(step, last=True, watched=watched) for s in self.singles]
+            )
+        host.seed(self.singles[0].seed, step)
+        drawn = {s.seed: host.stream.batches(s.seed, step) for s in self.singles}
+        try:
+            values, self._grads = self.stack.gradients([drawn[s.seed] for s in self.singles])
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise NoRoomError from None
+        host.objective.cost.gradients += self.runs
+        squares = [g.flatten(1).double().square().sum(1) for g in self._grads]  # each (R,)
+        for single, norm in zip(
+            self.singles, torch.stack(squares).sum(0).sqrt().tolist(), strict=True
+        ):
+            single.norm = norm
+        found = np.array(values)
+        for single, value in zip(self.singles, values, strict=True):
+            if not is_finite(value) and not host.stream.full_batch:
+                host.blame(single.seed, step)
+        if step == 0 and self.free_looks:
+            found = np.where(np.isfinite(found), host.loss_first, found)
+        return found
+
+    def step_(self, step: int) -> NDArray[np.bool_]:
+        """Each run's own optimizer steps in place, on its part of the stack."""
+        params = self.host.objective.params
+        homes = [p.data for p in params]
+        moved = []
+        try:
+            for k, single in enumerate(self.singles):
+                for p, w, g in zip(params, self.stack.weights, self._grads, strict=True):
+                    p.data, p.grad = w[k], g[k]
+                moved.append(single.step_(step)[0])
+        finally:
+            for p, home in zip(params, homes, strict=True):
+                p.data, p.grad = home, None
+        return np.array(moved)
+
+    def look(self) -> FloatArray:
+        """The losses on the fixed set."""
+        host, objective = self.host, self.host.objective
+        if self.singles[0].fresh:
+            return np.full(self.runs, host.loss_first)
+        size = sum(b.size for b in host.fixed) / host.stream.samples_per_step
+        try:
+            seen = self.stack.values(host.fixed, evaluation=objective.looks_in_evaluation())
+            objective.cost.forwards += self.runs * size
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            seen = []
+            for k in range(self.runs):  # one after the other, in as small pieces as it takes
+                host.state.restore(host.state.replaced(host.state.start, *self.stack.state(k)))
+                seen.append(objective.value(host.fixed))
+        return np.array(seen)
+
+    def finals(self, statuses: Sequence[Status]) -> dict[str, FloatArray]:
+        """As of single runs.
+
+        Args:
+            statuses: Why each ended.
+
+        Returns:
+            Numbers by name.
+        """
+        self.unstack()
+        each = [s.finals([status]) for s, status in zip(self.singles, statuses, strict=True)]
+        names = sorted({name for found in each for name in found})
+        nan = np.array([np.nan])
+        return {n: np.concatenate([found.get(n, nan) for found in each]) for n in names}
+
+    def subset(self, index: Sequence[int]) -> "StackKernel":
+        """The runs `index`."""
+        self.unstack()
+        return StackKernel([self.singles[i] for i in index])
+
+    def unstack(self) -> None:
+        """Copy each run's weights and buffers out of the stack into its own state."""
+        state = self.host.state
+        for k, single in enumerate(self.singles):
+            if single.state_ is not None:
+                single.state_.snapshot = state.replaced(state.start, *self.stack.state(k))
+
+    def models(self) -> Iterator[nn.Module]:
+        """The module with each run's weights."""
+        self.unstack()
+        for single in self.singles:
+            yield from single.models()
+
+    def weight_norm(self) -> FloatArray:
+        """|θ|²."""
+        total = torch.zeros(self.runs, dtype=torch.float64)
+        for w in self.stack.weights:
+            total += w.flatten(1).double().square().sum(1).cpu()
+        return total.numpy()
+
+    def _of_each(self, value: Callable[[ModuleKernel], FloatArray]) -> FloatArray:
+        """What single runs say, one after the other."""
+        self.unstack()
+        return np.concatenate([value(single) for single in self.singles])
+
+    def sparsity(self) -> FloatArray:
+        """As of single runs."""
+        return self._of_each(lambda single: single.sparsity())
+
+    def test_loss(self) -> FloatArray:
+        """As of single runs."""
+        return self._of_each(lambda single: single.test_loss())
+
+    def top_eigenvalue(self) -> FloatArray:
+        """As of single runs."""
+        return self._of_each(lambda single: single.top_eigenvalue())
+
+    def outputs_and_targets(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """As of single runs."""
+        self.unstack()
+        for single in self.singles:
+            yield from single.outputs_and_targets()
+
+    def norms(self) -> FloatArray:
+        """|∇L|."""
+        return np.array([s.norm for s in self.singles])
+
+    def gradient_norm(self) -> FloatArray:
+        """|∇L|."""
+        return self.norms()
+
+
+def can_stack(objective: Objective, batches: Sequence[Batch]) -> bool:
+    """Whether stacked runs are allowed, and give the gradients of single ones.
+
+    Costs three gradients. What ``torch.vmap`` refuses (control flow that depends on the data,
+    kernels without a batching rule) it would refuse at every step; what it would do one run after
+    the other behind a warning is no gain.
+
+    Args:
+        objective: The model and the loss, holding the weights to try.
+        batches: Of one step.
+
+    Returns:
+        Whether two stacked copies agree with the model itself, buffers included.
+
+    Raises:
+        InputError: If the loss is none.
+    """
+    model, state = objective.model, objective.state
+    if state.moving or objective.looks_need_gradients:
+        return False
+    weights = [p.detach().clone() for p in objective.params]
+    buffers = [b.detach().clone() for b in model.buffers()]
+    stack = Stack(objective, [weights] * 2, [buffers] * 2)
+    try:
+        with warnings.catch_warnings(), objective.still():
+            warnings.simplefilter("error")
+            seed_all(0)
+            losses, gradients = stack.gradients([batches] * 2)
+            beside = state.moved_beside()
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, Warning):  # what vmap refuses with; memory included
+        return False
+    objective.cost.gradients += 2
+    with objective.still():
+        seed_all(0)
+        loss = objective.gradient(batches)
+        wanted = [torch.zeros_like(p) if p.grad is None else p.grad for p in objective.params]
+        moved = [b.detach().clone() for b in model.buffers()]
+        beside |= state.moved_beside()
+    for p in objective.params:
+        p.grad = None
+    return (
+        # Only weights and buffers are stacked: a teacher would be one for all.
+        not beside
+        and is_finite(loss)
+        and _close([torch.tensor(v) for v in losses], [torch.tensor(loss)] * 2)
+        and all(_close([g[i] for g in gradients], wanted) for i in (0, 1))
+        and all(_close([b[i] for b in stack.buffers], moved) for i in (0, 1))
+    )
+
+
+def _close(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    """Equal to the rounding of the dtype, summed over a layer's worth of terms."""
+    if not wanted:
+        return True
+    eps = max(torch.finfo(w.dtype).eps if w.is_floating_point() else 0.0 for w in wanted)
+    pairs = zip(found, wanted, strict=True)
+    off = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
+    size = sum(float(b.double().square().sum()) for b in wanted)
+    return bool(off <= (1e3 * eps) ** 2 * size)
+
+
+def _parts(objective: Objective) -> tuple[str, ...]:
+    """The fields of a batch that the loss reads."""
+    return ("raw",) if isinstance(objective.loss, ModelLoss) else ("args", "kwargs", "targets")
+
+
+def _tensors(batch: Batch, parts: Sequence[str]) -> list[Tensor]:
+    found: list[Tensor] = []
+
+    def collect(x: Tensor) -> Tensor:
+        found.append(x)
+        return x
+
+    for part in parts:
+        mapped(collect, getattr(batch, part))
+    return found
+
+
+def _with(batch: Batch, parts: Sequence[str], tensors: Sequence[Tensor]) -> Batch:
+    remaining = iter(tensors)
+
+    def put(x: Tensor) -> Tensor:
+        del x
+        return next(remaining)
+
+    changed: dict[str, Any] = {part: mapped(put, getattr(batch, part)) for part in parts}
+    return dataclasses.replace(batch, **changed)

@@ -1,0 +1,80 @@
+"""What a scan is asked for besides its problem, checked before anything is touched."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from trebuchet._checks import (
+    LONGEST,
+    choice,
+    factor,
+    flag,
+    from_zero,
+    optional,
+    rates,
+    real,
+    whole,
+)
+from trebuchet.errors import InputError
+from trebuchet.problem.problem import Problem
+
+Curvature = Literal["initial", "final", "none"]
+"""Where λ is measured: at the initialisation, also at the end of every whole run, or nowhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """The arguments of ``trebuchet.scan``; documented there."""
+
+    problem: Problem
+    horizon: int
+    seeds: tuple[int, ...]
+    budget: int | None
+    rates: Sequence[float] | None
+    edge_rtol: float | None
+    curvature: Curvature
+    stacked: bool | None
+    delta: float | None
+    blowup: float
+
+    def __post_init__(self) -> None:
+        for name, value in self._checked().items():
+            object.__setattr__(self, name, value)  # the way to normalise what is frozen
+        if self.budget is not None and self.budget < 2 * self.horizon:
+            msg = (
+                f"budget: expected at least two horizons, {2 * self.horizon} gradient "
+                f"evaluations, got {self.budget}; shorten the horizon, or give more"
+            )
+            raise InputError(msg)
+        self.problem.check_steps(self.horizon)
+
+    def _checked(self) -> dict[str, object]:
+        """Numbers as Python's own, whatever kind they came as; what is None stays so."""
+        return {
+            "horizon": whole(
+                "horizon", self.horizon, "at least 10 steps", least=10, most=LONGEST
+            ),
+            "budget": optional(
+                whole, "budget", self.budget, "a positive number of gradient evaluations"
+            ),
+            "rates": optional(rates, "rates", self.rates),
+            "edge_rtol": optional(
+                real, "edge_rtol", self.edge_rtol, "a number from 1e-4 to 1",
+                lambda x: 1e-4 <= x < 1,
+            ),
+            "curvature": choice("curvature", self.curvature, get_args(Curvature)),
+            "stacked": optional(flag, "stacked", self.stacked, "True, False or None"),
+            "delta": optional(from_zero, "delta", self.delta),
+            "blowup": factor("blowup", self.blowup),
+        }  # fmt: skip
+
+    @property
+    def limit(self) -> int:
+        """Gradient evaluations that successive halving, and what comes with it, may spend."""
+        return 4 * self.horizon if self.budget is None else self.budget
+
+    @property
+    def limit_with_edges(self) -> float:
+        """The same, bisected edges included: unlimited if they were asked for without a budget."""
+        return math.inf if self.budget is None and self.edge_rtol is not None else self.limit

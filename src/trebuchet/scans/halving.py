@@ -1,0 +1,263 @@
+"""Successive halving: short runs at many rates, longer ones at few; from coarse to fine.
+
+Jamieson & Talwalkar (arXiv 1502.07943), over learning rates, with what a catapult needs. Rates are
+counted in half octaves, rate = scale · 2^(i/2), from a scale that one gradient and a dozen forward
+passes give (``phases.forward_rate``); whole ones, unless the user names the rates. A set of rates
+goes from rung to rung; a rung is a number of steps. The numbers below were found by replaying
+recorded loss curves of 71 development problems, none of them in ``bench/suggest.py``'s reported
+list; the result is flat around them.
+
+**The rule by which a run is dropped.** At the end of a rung rates are ranked by the *softened*
+loss y = log(L/L₀ + 0.02), averaged over the last 30 % of the steps: below 2 % of the start, noise
+decides. The next rung is for at most so many of the best, and only for those within a tolerance of
+the best.
+
+**What protects a catapult from it.** A run in a catapult looks like a bad one until it lands: its
+loss is above everyone else's because it rose first. So a run that rose above its start is *in
+flight* if it has passed its peak and, falling on as it has fallen since, will be back below the
+start before the horizon. The lowest rate in flight enters the rungs up to 30 % of the horizon
+beyond the number allowed; a catapult of the initialisation has landed by then.
+
+**Where the search looks next.** After every rung but the last, the best rate must have a neighbour
+an octave away on both sides that has come as far; missing ones are started. So a search whose best
+rate is the largest or the smallest tried extends itself. And if at the horizon nobody is below the
+start, the next best of those left behind are taken there, as far as the budget goes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class BudgetSpentError(Exception):
+    """The next step would pass the budget. Caught inside a scan, never shown."""
+
+
+SOFT = 0.02
+"""Losses below this fraction of the start count as equal."""
+NEAR = 0.5
+"""Half octaves within which a rate counts as a neighbour: rates need not be on the grid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One stage of the search.
+
+    Attributes:
+        fraction: Its end, as a fraction of the horizon.
+        keep: How many of the best enter it.
+        tolerance: How far behind the best a rate may be and still enter, in softened log loss.
+        reach: Half octaves to the neighbours that the best must have at its end; 0 for none.
+    """
+
+    fraction: float
+    keep: int
+    tolerance: float
+    reach: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All of its rungs.
+
+    Attributes:
+        first: Rates that start, in half octaves from the scale.
+        opening: The first rung's end, as a fraction of the horizon.
+        rungs: The others.
+        smoothing: The last fraction of the steps that a score averages over.
+        protected: Runs in flight are protected in rungs that end at or before this fraction.
+        at_most: Neighbours started in one rung, at most.
+    """
+
+    first: tuple[float, ...] = (-16, -13, -10, -7, -4, -1, 2)
+    opening: float = 0.05
+    rungs: tuple[Rung, ...] = (
+        Rung(0.125, 4, 1.0, 2),
+        Rung(0.30, 3, 0.5, 2),
+        Rung(0.65, 3, 0.2, 2),
+        Rung(1.0, 2, 0.1, 0),
+    )
+    smoothing: float = 0.3
+    protected: float = 0.3
+    at_most: int = 16
+
+
+class Arms(Protocol):
+    """What is halved: rates, and what advances them."""
+
+    horizon: int
+
+    def advance(self, places: Sequence[float], steps: int) -> None:
+        """Train rates up to `steps`; BudgetSpentError at the first that is not affordable."""
+
+    def score(self, i: float) -> float:
+        """Softened log loss of rate `i`, infinite if it diverged."""
+
+    def in_flight(self, i: float) -> bool:
+        """Whether rate `i` is above its start, and on its way back below it in time."""
+
+    def below_start(self, i: float) -> bool:
+        """Whether rate `i` is below its start now."""
+
+    def left(self) -> float:
+        """Gradient evaluations that may still be spent."""
+
+
+@dataclass(slots=True)
+class Course:
+    """What happened in a search.
+
+    Attributes:
+        steps: Rate → steps it was taken to.
+        log: One sentence a decision.
+        finished: Whether the budget sufficed for the last rung.
+        extended: −1 or +1 if the best rate lay below or above all that started, else 0.
+    """
+
+    steps: dict[float, int] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    finished: bool = False
+    extended: int = 0
+
+
+def successive_halving(
+    arms: Arms, plan: Plan | None = None, course: Course | None = None
+) -> Course:
+    """Run it.
+
+    Args:
+        arms: The rates, and what advances them.
+        plan: Its stages.
+        course: What to write down the course in; a new one unless given.
+
+    Returns:
+        The course of it; the arms hold the losses.
+    """
+    plan = plan or Plan()
+    course = Course() if course is None else course
+    try:
+        _stages(arms, plan, course)
+        course.finished = True
+    except BudgetSpentError:
+        course.log.append("the budget ended the search")
+    return course
+
+
+def _stages(arms: Arms, plan: Plan, course: Course) -> None:
+    steps = max(1, round(plan.opening * arms.horizon))
+    active = list(plan.first)
+    # From the top: what diverges costs little, and shows where the edge is.
+    _go(arms, course, sorted(active, reverse=True), steps)
+    for rung in plan.rungs:
+        active = _alive(arms, course, active, steps)
+        before = list(active)
+        active = promoted(arms, active, rung, protect=rung.fraction <= plan.protected)
+        for i in before:
+            if i not in active:
+                course.log.append(f"{i:+g}: dropped at step {steps}")
+        steps = max(steps, round(rung.fraction * arms.horizon))
+        _go(arms, course, _affordable(arms, course, active, steps), steps)
+        if rung.reach:
+            _surround(arms, course, active, rung, steps, plan.at_most)
+    best = min(course.steps, key=arms.score)
+    course.extended = (best > max(plan.first)) - (best < min(plan.first))
+
+
+def rescue(arms: Arms, course: Course) -> None:
+    """Take others to the horizon while no rate that got there ended below its start.
+
+    A favourite may fail late. Before the scan calls every rate bad, the next best go the whole way,
+    as far as the budget allows.
+
+    Args:
+        arms: The rates, after successive halving.
+        course: The course of it; what is done here is added.
+    """
+    while True:
+        whole = [i for i, steps in course.steps.items() if steps >= arms.horizon]
+        if any(arms.below_start(i) for i in whole):
+            return
+        others = [i for i in course.steps if i not in whole and arms.score(i) < math.inf]
+        if not others:
+            return
+        best = min(others, key=arms.score)
+        if arms.horizon - course.steps[best] > arms.left():
+            return
+        course.log.append(f"{best:+g}: taken to the horizon, where none is below its start")
+        _go(arms, course, [best], arms.horizon)
+
+
+def promoted(arms: Arms, active: Sequence[float], rung: Rung, *, protect: bool) -> list[float]:
+    """Choose who is promoted to a rung: the rule in this module's docstring.
+
+    Args:
+        arms: The rates.
+        active: Those that finished the rung before.
+        rung: The rung.
+        protect: Whether runs in flight are protected.
+
+    Returns:
+        Those promoted, best first.
+    """
+    cost = {i: arms.score(i) for i in active}
+    order = sorted((i for i in active if cost[i] < float("inf")), key=cost.__getitem__)
+    if not order:
+        return []
+    kept = [i for i in order[: rung.keep] if cost[i] <= cost[order[0]] + rung.tolerance]
+    if protect:
+        flying = [i for i in sorted(active) if i not in kept and arms.in_flight(i)]
+        kept += flying[:1]
+    return kept
+
+
+def _alive(arms: Arms, course: Course, active: list[float], steps: int) -> list[float]:
+    """Who has not diverged; if all have, start ever lower ones, two octaves at a time."""
+    alive = [i for i in active if arms.score(i) < float("inf")]
+    lowest = min(course.steps)
+    for _ in range(12):
+        if alive:
+            break
+        lowest -= 4
+        course.log.append(f"every rate diverged: started {lowest:+g}")
+        _go(arms, course, [lowest], steps)
+        alive = [lowest] if arms.score(lowest) < float("inf") else []
+    return alive
+
+
+def _surround(
+    arms: Arms, course: Course, active: list[float], rung: Rung, steps: int, at_most: int
+) -> None:
+    """Start the best rate's missing neighbours until the best is inside."""
+    for _ in range(at_most):
+        if not active:
+            return
+        best = min(active, key=arms.score)
+        wanted = (best + rung.reach, best - rung.reach)
+        missing = [j for j in wanted if all(abs(j - i) > NEAR for i in active)]
+        going = _affordable(arms, course, [best, *missing], steps)[1:]
+        if not going:
+            return
+        active += going
+        _go(arms, course, going, steps)
+
+
+def _affordable(arms: Arms, course: Course, active: list[float], steps: int) -> list[float]:
+    """The first of `active`, and those whose steps leave enough to take it to the horizon."""
+    best, *others = active or [0]
+    left = arms.left() - (arms.horizon - course.steps.get(best, 0))
+    going = active[:1]
+    for i in others:
+        cost = max(0, steps - course.steps.get(i, 0))
+        if cost > left:
+            course.log.append(f"{i:+g}: not taken to step {steps}, to leave enough for {best:+g}")
+            continue
+        left -= cost
+        going.append(i)
+    return going
+
+
+def _go(arms: Arms, course: Course, places: Sequence[float], steps: int) -> None:
+    arms.advance(places, steps)
+    for i in places:
+        course.steps[i] = max(steps, course.steps.get(i, 0))

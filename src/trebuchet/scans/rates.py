@@ -1,0 +1,246 @@
+"""The rates of a scan, in half octaves from a scale, with a run behind each."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trebuchet._types import Phase
+from trebuchet.engine.advance import Engine, Run
+from trebuchet.phases.verdict import Evidence, phases, trained
+from trebuchet.results.levels import risen
+from trebuchet.scans.halving import SOFT, BudgetSpentError
+
+
+def lands(at: NDArray[np.int64], losses: NDArray[np.float64], start: float, horizon: int) -> bool:
+    """Whether a loss above its start comes back below it before the horizon, if it falls on.
+
+    It falls on as it has fallen on average since its peak, by a constant factor a step.
+
+    Args:
+        at: Steps looked at.
+        losses: The losses there.
+        start: The loss to come back below.
+        horizon: The last step.
+
+    Returns:
+        False also for a loss that is below its start, or at its peak.
+
+    Example:
+        From its peak of 100 at step 10 to 10 at step 20: below 1 from step 30 on.
+
+        >>> at, losses = np.array([0, 10, 20]), np.array([1.0, 100.0, 10.0])
+        >>> lands(at, losses, 1.0, 29), lands(at, losses, 1.0, 30)
+        (False, True)
+    """
+    top = int(np.argmax(losses))
+    last, peak = float(losses[-1]), float(losses[top])
+    if not (start < last < peak) or start <= 0:
+        return False
+    pace = np.log(peak / last) / (at[-1] - at[top])
+    return bool(at[-1] + np.log(last / start) / pace <= horizon + 1e-9)
+
+
+class Rates:
+    """Runs by their place on the grid, rate = scale · 2^(i/2).
+
+    Neighbouring rates take their batches in different orders (seeds), rates an octave apart in the
+    same: so two seeds have a say, and octaves are compared on common random numbers.
+
+    Args:
+        engine: Takes the runs on.
+        scale: η at i = 0.
+        seeds: Orders of the batches.
+        smoothing: The last fraction of the steps that a score averages over.
+        flight: A loss above (1 + this) of its start may be in a catapult, which the search protects;
+            the engine's δ unless given.
+        budget: Gradient evaluations that may be spent; None is no limit.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        scale: float,
+        seeds: Sequence[int],
+        *,
+        smoothing: float,
+        flight: float | None = None,
+        budget: int | None = None,
+    ) -> None:
+        self.engine, self.scale, self.seeds = engine, scale, tuple(seeds)
+        self.delta, self.smoothing, self.budget = engine.plan.delta, smoothing, budget
+        self.flight = self.delta if flight is None else flight
+        self.horizon = engine.horizon
+        self.runs: dict[tuple[float, int], Run] = {}  # (place, seed)
+        self.extra: list[Run] = []  # off the grid: the edges' bisections
+
+    @property
+    def free_looks(self) -> bool:
+        """Whether the loss of a step is the loss that runs are judged by."""
+        return self.engine.host.free_looks
+
+    def closing_first(self) -> tuple[float, float]:
+        """What losses at the horizon are compared with, as looks are taken and in both modes."""
+        return self.engine.host.closing_first()
+
+    def rate(self, i: float) -> float:
+        """η at place `i`."""
+        return float(self.scale * 2.0 ** (i / 2))
+
+    def seed(self, i: float) -> int:
+        """The order in which the run at place `i` sees its batches."""
+        return self.seeds[round(i) % len(self.seeds)]
+
+    def run(self, i: float) -> Run | None:
+        """The search's run at place `i`, if it was started."""
+        return self.runs.get((i, self.seed(i)))
+
+    def advance(self, places: Sequence[float], steps: int) -> None:
+        """Train the runs at some places up to `steps`; starts them if need be.
+
+        Args:
+            places: The places.
+            steps: Updates since the initialisation.
+        """
+        keys = [(i, self.seed(i)) for i in places]
+        runs = [
+            self.runs.get((i, seed)) or self.engine.start(self.rate(i), seed) for i, seed in keys
+        ]
+        try:
+            self.take(runs, min(steps, self.horizon))
+        finally:
+            self.runs |= {
+                key: run for key, run in zip(keys, runs, strict=True) if run.steps or run.stopped()
+            }
+
+    def trial(self, rate: float, seed: int) -> Run:
+        """Return a run at any rate: the one that there is, or a new one.
+
+        Args:
+            rate: η.
+            seed: The order of its batches.
+
+        Returns:
+            The run; it is among `all_runs` once it has made a step.
+        """
+        for run in self.all_runs():
+            if run.seed == seed and math.isclose(run.rate, rate, rel_tol=1e-9):
+                return run
+        run = self.engine.start(rate, seed)
+        self.extra.append(run)
+        return run
+
+    def left(self) -> float:
+        """Gradient evaluations that may still be spent."""
+        spent = self.engine.host.objective.cost.gradients
+        return np.inf if self.budget is None else self.budget - spent
+
+    def take(self, runs: Sequence[Run], steps: int) -> None:
+        """Take runs to a step, as far as the budget goes.
+
+        Args:
+            runs: The runs; nothing happens to one that has stopped or is there already.
+            steps: Updates since the initialisation.
+
+        Raises:
+            BudgetSpentError: If the steps of one do not fit into the budget; it and those after it
+                make none then.
+        """
+        affordable, left = [], self.left()
+        for run in runs:
+            if run.stopped() or run.steps >= steps:
+                continue
+            left -= steps - run.steps
+            if left < 0:
+                break
+            affordable.append(run)
+        self.engine.advance(affordable, steps)
+        if left < 0:
+            raise BudgetSpentError
+
+    def score(self, i: float) -> float:
+        """Softened log loss of the run at place `i`; infinite if it diverged or was not started."""
+        run = self.run(i)
+        return np.inf if run is None or run.dead else self.smoothed(run)
+
+    def score_at(self, i: float, steps: int) -> float:
+        """The score that the run at place `i` had at `steps`."""
+        run = self.run(i)
+        return np.inf if run is None or run.dead else self.smoothed(run, steps)
+
+    def smoothed(self, run: Run, steps: int | None = None) -> float:
+        """Mean softened log loss over the last part of a run's steps, or of its first `steps`."""
+        at, losses = run.trace()
+        if steps is not None and steps < run.steps:
+            at, losses = at[at <= steps], losses[at <= steps]
+        late = at > (1 - self.smoothing) * (run.steps if steps is None else min(steps, run.steps))
+        late[-1] = True
+        value = float(self.softened(losses[late]).mean())
+        whole = steps is None or steps >= run.steps
+        last = run.loss_horizon
+        if whole and self.engine.host.objective.has_batch_norm and np.isfinite(last):
+            value = 0.5 * (value + float(self.softened(np.array([last]))[0]))
+        return value
+
+    def softened(self, losses: np.ndarray) -> np.ndarray:
+        """log(L/L₀ + 0.02); losses that can be negative are counted from the lowest seen."""
+        floor = self.floor()
+        return np.log(np.maximum(losses - floor, 0) / (self.loss_first - floor) + SOFT)
+
+    def floor(self) -> float:
+        """Zero; if losses are negative the lowest one seen, and in any case one below the start."""
+        first = self.loss_first
+        seen = [r.number("loss_min") for r in self.all_runs()]
+        lowest = min([first, *(v for v in seen if np.isfinite(v))])
+        if lowest > 0 or (lowest == 0 and first > 0):
+            return 0.0
+        return min(lowest, first - 0.01 * (abs(first) or 1.0))
+
+    def in_flight(self, i: float) -> bool:
+        """Whether the run at `i` is above its start, and falling fast enough to land in time."""
+        run = self.run(i)
+        if run is None or not (run.dead or risen(run.peak, self.loss_first, self.flight)):
+            return False
+        return self.lands(run)
+
+    def below_start(self, i: float) -> bool:
+        """Whether the run at `i` is below its start now."""
+        run = self.run(i)
+        return run is not None and not run.dead and run.last_loss < self.loss_first
+
+    def lands(self, run: Run) -> bool:
+        """Whether a run, falling on as it does, comes back below its start before the horizon."""
+        return not run.dead and lands(*run.trace(), self.loss_first, self.horizon)
+
+    @property
+    def loss_first(self) -> float:
+        """L₀ on the set that runs are compared on."""
+        return self.engine.host.loss_first
+
+    def rose(self, run: Run) -> bool:
+        """Whether the loss was ever above (1 + δ) L₀."""
+        return bool(run.dead or risen(run.peak, self.loss_first, self.delta))
+
+    def trained(self, run: Run) -> bool:
+        """Whether the run reached the horizon below its start."""
+        return bool(trained(self.evidence(run), self.phase(run)))
+
+    def evidence(self, run: Run) -> Evidence:
+        """What the verdict on a run rests on."""
+        start = run.number("loss_closing_first")
+        return Evidence(
+            self.loss_first, run.peak, run.number("loss_final"), run.number("last_above"),
+            run.steps, str(run.status), run.number("output_spread"), run.number("loss_min"),
+            self.loss_first if np.isnan(start) else start,
+        )  # fmt: skip
+
+    def phase(self, run: Run) -> Phase:
+        """The verdict; a run that was dropped before the horizon is unsettled."""
+        blowup = self.engine.plan.stop.blowup
+        return Phase(str(phases(self.evidence(run), delta=self.delta, blowup=blowup)))
+
+    def all_runs(self) -> list[Run]:
+        """Every run that made a step, by rate and seed."""
+        trials = [run for run in self.extra if run.steps or run.stopped()]
+        return sorted([*self.runs.values(), *trials], key=lambda r: (r.rate, r.seed))

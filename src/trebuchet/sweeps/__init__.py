@@ -1,0 +1,1 @@
+"""Many runs of a problem, over learning rates and seeds."""

@@ -1,0 +1,167 @@
+"""Chunks of runs on their way through the workers."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trebuchet._progress import Progress
+from trebuchet.engine.checkpoint import Checkpoint, ChunkFile
+from trebuchet.engine.history import History
+from trebuchet.engine.kernels.base import Kernel
+from trebuchet.engine.runner import Control, Plan, Runner, restore_ended
+from trebuchet.sweeps.binding import Binding
+
+PATIENCE = 10.0
+"""Seconds in which a second Ctrl-C changes nothing: most people press twice."""
+
+
+@dataclass(slots=True)
+class Job:
+    """Chunks on their way through the workers."""
+
+    bound: Binding
+    plan: Plan
+    learning_rate: NDArray[np.float64]
+    chunks: list[list[tuple[int, int]]]
+    checkpoint: Checkpoint | None
+    progress: Progress
+    done: int = 0
+    _shape: Kernel | None = None  # whose observables have which size
+    lock: Lock = field(default_factory=Lock)
+
+    def run(self, workers: int) -> tuple[list[History], bool]:
+        """Histories in the order of the chunks, and whether Ctrl-C came in between.
+
+        Args:
+            workers: Chunks in flight together; 0 for one after the other, in this thread.
+
+        Returns:
+            Both.
+
+        Raises:
+            InputError: If a saved chunk is damaged, or of other runs.
+        """
+        for index in range(len(self.chunks)):  # at once, not when its turn comes after hours
+            file = self._file(index)
+            if file is not None:
+                file.load()
+        control = Control(advance=self._advance)
+        total = sum(len(c) for c in self.chunks) * self.plan.stop.max_steps
+        if not workers:
+            return self._inline(total)
+        interrupted = False
+        futures: list[Future[History]] = []
+        pool = ThreadPoolExecutor(workers)
+        try:
+            for index in range(len(self.chunks)):
+                futures.append(pool.submit(self._one, index, control))
+            pending = set(futures)
+            while pending:
+                finished, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()  # raises what the chunk raised
+                self.progress(self.done, total)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            control.stop.set()
+            _wind_up(pool, futures)
+        try:
+            self.progress(total, total)  # whatever shows it can go
+        except KeyboardInterrupt:
+            interrupted = True
+        ended: list[History] = []
+        for index in range(len(self.chunks)):
+            if index < len(futures) and not futures[index].cancelled():
+                ended.append(futures[index].result())
+            else:
+                ended.append(self._unstarted(index, control))
+        return ended, interrupted
+
+    def _inline(self, total: int) -> tuple[list[History], bool]:
+        """The same where the runs share a module: Ctrl-C comes in the middle of one of them."""
+        shown = time.monotonic()
+
+        def advance(steps: int) -> None:
+            nonlocal shown
+            self._advance(steps)
+            if time.monotonic() - shown > 0.1:
+                shown = time.monotonic()
+                self.progress(min(self.done, total - 1), total)
+
+        ended: list[History] = []
+        interrupted = False
+        for index in range(len(self.chunks)):
+            file = self._file(index)
+            saved = file is not None and file.path.exists()
+            if interrupted and not saved:
+                ended.append(self._blank(index))
+                continue
+            begun = self._blank(index)
+            try:
+                self._one(index, Control(advance=advance), begun)
+            except KeyboardInterrupt:
+                interrupted = True
+            ended.append(begun)
+        self.progress(total, total)
+        return ended, interrupted
+
+    def _one(self, index: int, control: Control, history: History | None = None) -> History:
+        pairs, file = self.chunks[index], self._file(index)
+        history = self._blank(index) if history is None else history
+        if file is None or not restore_ended(file, history):
+            rates = [float(self.learning_rate[pair]) for pair in pairs]
+            kernel = self.bound.kernel(rates, [s for _, s in pairs])
+            rows = np.arange(len(pairs))
+            Runner(kernel, history, rows, self.plan, checkpoint=file).run(control)
+        else:
+            self._advance(int(history.steps.sum()))
+        # What a run did not need of its budget counts as done.
+        self._advance(int((self.plan.stop.max_steps - history.steps).sum()))
+        return history
+
+    def _unstarted(self, index: int, control: Control) -> History:
+        """What there is of a chunk whose turn did not come: what an earlier call has saved."""
+        file = self._file(index)
+        saved = file is not None and file.path.exists()
+        return self._one(index, control) if saved else self._blank(index)
+
+    def _blank(self, index: int) -> History:
+        pairs = self.chunks[index]
+        if self._shape is None:
+            self._shape = self.bound.kernel([1.0], [0])
+        return self.plan.history(len(pairs), self._shape)
+
+    def _file(self, index: int) -> ChunkFile | None:
+        if self.checkpoint is None:
+            return None
+        return self.checkpoint.chunk(index, self.chunks[index])
+
+    def _advance(self, steps: int) -> None:
+        with self.lock:
+            self.done += steps
+
+
+def _wind_up(pool: ThreadPoolExecutor, futures: Sequence[Future[History]]) -> None:
+    """Wait for the chunks to come to a boundary, through a Ctrl-C or two more.
+
+    Raises:
+        KeyboardInterrupt: If one comes after `PATIENCE`: a step may take long, or never end.
+    """
+    asked = time.monotonic()
+    pool.shutdown(wait=False, cancel_futures=True)
+    while True:
+        try:
+            # Not the threads: a join that Ctrl-C cuts short takes its thread for ended.
+            wait([future for future in futures if not future.cancelled()])
+            pool.shutdown(wait=True)
+        except KeyboardInterrupt:
+            if time.monotonic() - asked > PATIENCE:
+                raise
+        else:
+            return

@@ -1,0 +1,205 @@
+"""Successive halving on curves that are written down: who is dropped, who is protected, what is paid."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from trebuchet.scans.halving import (
+    BudgetSpentError,
+    Plan,
+    Rung,
+    promoted,
+    rescue,
+    successive_halving,
+)
+from trebuchet.scans.rates import lands
+from trebuchet.scans.suggest import choose
+
+
+class Curves:
+    """A field whose losses are a function of (place, step); the last loss is the score."""
+
+    horizon = 200
+
+    def __init__(self, curve: Callable[[float, int], float], budget: float = math.inf) -> None:
+        self.curve, self.budget = curve, budget
+        self.steps: dict[float, int] = {}
+        self.spent = 0
+
+    def advance(self, places: Sequence[float], steps: int) -> None:
+        for i in places:
+            more = max(0, steps - self.steps.get(i, 0))
+            if self.spent + more > self.budget:
+                raise BudgetSpentError
+            self.spent += more
+            self.steps[i] = max(steps, self.steps.get(i, 0))
+
+    def loss(self, i: float) -> float:
+        return self.curve(i, self.steps[i])
+
+    def score(self, i: float) -> float:
+        loss = self.loss(i)
+        return math.log(loss + 0.02) if loss < 1e3 else math.inf
+
+    def in_flight(self, i: float) -> bool:
+        seen = [self.curve(i, t) for t in range(self.steps[i] + 1)]
+        return max(seen) < 1e3 and lands(np.arange(len(seen)), np.array(seen), 1.0, 200)
+
+    def below_start(self, i: float) -> bool:
+        return self.loss(i) < 1
+
+    def left(self) -> float:
+        return self.budget - self.spent
+
+
+def bowl(best: float, edge: int = 40) -> Callable[[float, int], float]:
+    """Losses with one best place; beyond the edge they diverge."""
+
+    def curve(i: float, t: int) -> float:
+        if i >= edge:
+            return 1.0 if t == 0 else 1e9
+        return math.exp(-t / 200 * 3 / (1 + 0.05 * (i - best) ** 2))
+
+    return curve
+
+
+@pytest.mark.parametrize("best", [-9.0, -4.0, 0.0, 1.0])
+def test_finds_the_best_place_inside_the_first_rates(best: float) -> None:
+    field = Curves(bowl(best))
+    course = successive_halving(field)
+    place, _ = choose(course.steps, {i: field.score(i) for i in course.steps})
+    assert abs(place - best) <= 1
+    assert course.finished
+    assert course.extended == 0
+
+
+@pytest.mark.parametrize(("best", "way"), [(14.0, 1), (-30.0, -1)])
+def test_extends_itself_when_every_rate_was_too_small_or_too_large(best: float, way: int) -> None:
+    field = Curves(bowl(best))
+    course = successive_halving(field)
+    place, _ = choose(course.steps, {i: field.score(i) for i in course.steps})
+    assert abs(place - best) <= 1
+    assert course.extended == way
+
+
+def test_goes_down_until_something_lives() -> None:
+    field = Curves(bowl(-40.0, edge=-35))
+    course = successive_halving(field)
+    assert max(i for i in course.steps if math.isfinite(field.score(i))) < -35
+    assert any("every rate diverged" in line for line in course.log)
+
+
+@pytest.mark.parametrize("budget", [400, 600, 800])
+def test_keeps_the_budget_and_still_reaches_the_horizon(budget: int) -> None:
+    field = Curves(bowl(-3.0), budget)
+    successive_halving(field)
+    assert field.spent <= budget
+    assert max(field.steps.values()) == 200
+
+
+def test_divergent_rates_are_never_taken_further() -> None:
+    field = Curves(bowl(-3.0, edge=-1))
+    successive_halving(field)
+    assert all(steps == 10 for i, steps in field.steps.items() if i >= -1 and i in Plan().first)
+
+
+def catapult(lands: int, final: float) -> Callable[[float, int], float]:
+    """Everyone halves their loss slowly; place 2 explodes, falls from step 8 on and lands late."""
+
+    def curve(i: float, t: int) -> float:
+        if i == 2:
+            if t < 8:
+                return math.exp(0.6 * t)
+            return max(final, math.exp(4.8 * (1 - (t - 8) / (lands - 8))))
+        return 0.9 ** (t / 25) if i < 2 else (1.0 if t == 0 else 1e9)
+
+    return curve
+
+
+def test_a_catapult_that_lands_late_is_protected_and_wins() -> None:
+    field = Curves(catapult(lands=50, final=0.01))
+    course = successive_halving(field)
+    # At the first two comparisons it is the worst of all that live …
+    assert field.curve(2, 10) > 50
+    assert field.curve(2, 25) > 5
+    # … and it is the one that is chosen.
+    place, _ = choose(course.steps, {i: field.score(i) for i in course.steps})
+    assert field.steps[2] == 200
+    assert place == pytest.approx(2, abs=0.5)
+
+
+def test_without_protection_the_same_catapult_is_dropped() -> None:
+    field = Curves(catapult(lands=50, final=0.01))
+    for i in (-4, -1, 2):
+        field.advance([i], 10)
+    rung = Rung(0.125, 2, 1.0, 2)
+    assert 2 in promoted(field, [-4, -1, 2], rung, protect=True)
+    assert 2 not in promoted(field, [-4, -1, 2], rung, protect=False)
+
+
+def test_a_run_that_will_not_land_in_time_is_not_protected() -> None:
+    at, losses = np.array([0, 5, 25]), np.array([1.0, 20.0, 19.0])
+    assert not lands(at, losses, 1.0, 200)
+    assert lands(at, losses, 1.0, 2000)
+
+
+def test_a_run_that_only_rises_is_not_in_flight() -> None:
+    field = Curves(lambda i, t: math.exp(0.1 * t) if i == 2 else 0.9)
+    for i in (-1, 2):
+        field.advance([i], 20)
+    assert promoted(field, [-1, 2], Rung(0.125, 1, 1.0, 2), protect=True) == [-1]
+
+
+def test_drop_rule_by_number_and_by_distance() -> None:
+    losses: dict[float, float] = {0: 0.5, 1: 0.55, 2: 0.6, 3: 0.9}
+    field = Curves(lambda i, t: losses[i])
+    for i in losses:
+        field.advance([i], 1)
+    assert promoted(field, list(losses), Rung(0.1, 2, 9.0, 2), protect=True) == [0, 1]
+    near = math.log(0.57 / 0.52) + 1e-9
+    assert promoted(field, list(losses), Rung(0.1, 4, near, 2), protect=True) == [0, 1]
+    assert promoted(field, list(losses), Rung(0.1, 4, near - 1e-6, 2), protect=True) == [0]
+
+
+def test_choice_stays_away_from_a_right_neighbour_that_diverged() -> None:
+    # Equal losses: the one whose right neighbour is bad pays for it.
+    places: dict[float, int] = {0: 200, 2: 200, 3: 200}
+    place, _ = choose(places, {0: 0.1001, 2: 0.1, 3: math.inf})
+    assert place == 0
+
+
+def _late(i: float, t: int) -> float:
+    """Place −1 leads until it fails at the end; −3 is second, and sound."""
+    if i == -1:
+        return 0.98**t if t < 180 else 5.0
+    return 0.99**t if i == -3 else 1.0 - 1e-4 * t
+
+
+def test_a_favourite_that_fails_late_is_followed_by_the_next_best() -> None:
+    field = Curves(_late)
+    course = successive_halving(field)
+    assert field.steps[-1] == 200
+    assert not any(field.below_start(i) for i in field.steps if field.steps[i] == 200)
+    rescue(field, course)
+    whole = [i for i, steps in field.steps.items() if steps == 200]
+    assert any(field.below_start(i) for i in whole)
+    assert any("taken to the horizon" in line for line in course.log)
+
+
+def test_a_rescue_keeps_the_budget() -> None:
+    field = Curves(_late)
+    course = successive_halving(field)
+    field.budget = field.spent + 10
+    rescue(field, course)
+    assert field.spent <= field.budget
+
+
+def test_rates_off_the_grid_start_and_have_neighbours() -> None:
+    field = Curves(bowl(-2.2))
+    successive_halving(field, Plan(first=(-7.3, -2.2, 0.1)))
+    assert {-7.3, -2.2, 0.1} <= set(field.steps)
+    assert field.steps[-2.2] == 200
+    # 0.1 is within half a place of -0.2, the neighbour an octave above: none is started there.
+    assert not any(abs(i + 0.2) < 0.1 for i in field.steps)
