@@ -1,4 +1,4 @@
-"""Successive halving on curves that are written down: who is dropped, who is protected, what is paid."""
+"""Successive halving on curves that are written down: who is dropped or protected, what is paid."""
 
 import math
 from collections.abc import Callable, Sequence

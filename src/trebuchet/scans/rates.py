@@ -53,8 +53,8 @@ class Rates:
         scale: η at i = 0.
         seeds: Orders of the batches.
         smoothing: The last fraction of the steps that a score averages over.
-        flight: A loss above (1 + this) of its start may be in a catapult, which the search protects;
-            the engine's δ unless given.
+        flight: A loss above (1 + this) of its start may be in a catapult, which is protected; the
+            engine's δ unless given.
         budget: Gradient evaluations that may be spent; None is no limit.
     """
 
