@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trebuchet.engine.recording import Recording
     from trebuchet.files import load, save
     from trebuchet.models import MLP, MetaFeature, PureQuadratic, QuadraticWithBias
+    from trebuchet.observables.base import Observable
     from trebuchet.phases.early import early_constants
     from trebuchet.phases.edges import edges
     from trebuchet.phases.forward_rate import forward_critical_rate
@@ -43,6 +44,7 @@ _HOMES = {
     "Problem": "problem.problem", "Recording": "engine.recording",
     "GradientDescent": "engine.optimizers", "sweep": "sweeps.sweep",
     "TopEigen": "curvature", "top_eigen": "curvature",
+    "Observable": "observables.base",
     "edges": "phases.edges", "label": "phases.label", "Scan": "scans.door", "scan": "scans.door",
     "early_constants": "phases.early", "forward_critical_rate": "phases.forward_rate",
     "load": "files", "save": "files", "table": "results.summary",
@@ -56,6 +58,7 @@ __all__ = [
     "GradientDescent",
     "MetaFeature",
     "ModelLoss",
+    "Observable",
     "Phase",
     "Problem",
     "PureQuadratic",

@@ -65,6 +65,45 @@ def top_of_gram(matrices: Tensor) -> Tensor:
     return top if whole else torch.where(finite, top, torch.nan)
 
 
+def eigen_of_gram(matrices: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest eigenvalues of each matrix of a stack, descending, and their eigenvectors.
+
+    Args:
+        matrices: Shape ``(R, m, m)``.
+        k: How many; missing ones are NaN.
+
+    Returns:
+        Shapes ``(R, k)`` and ``(R, m, k)``, float64.
+    """
+    runs, m = matrices.shape[0], matrices.shape[-1]
+    values = torch.full((runs, k), torch.nan, dtype=torch.float64)
+    vectors = torch.full((runs, m, k), torch.nan, dtype=torch.float64)
+    found = min(k, m)
+    for run, matrix in enumerate(matrices.double().cpu()):
+        if bool(torch.isfinite(matrix).all()):
+            each, their = torch.linalg.eigh(matrix)
+            values[run, :found] = each.flip(0)[:found]
+            vectors[run, :, :found] = their.flip(1)[:, :found]
+    return values, vectors
+
+
+def curved(gram: Tensor, curvature: Tensor) -> Tensor:
+    """H^½ C H^½, whose spectrum is that of JᵀCJ/D but for zeros.
+
+    Args:
+        gram: H = JJᵀ/D, ``(R, m, m)``.
+        curvature: C = ∂²L/∂z², ``(R, m, m)``; it need not be positive.
+
+    Returns:
+        Float64, ``(R, m, m)``; NaN where an entry is not finite.
+    """
+    h, c = gram.double(), curvature.double()
+    finite = (torch.isfinite(h) & torch.isfinite(c)).all(-1).all(-1)[:, None, None]
+    values, vectors = torch.linalg.eigh(torch.where(finite, h, 0.0))
+    root = vectors * values.clamp_min(0).sqrt().unsqueeze(-2) @ vectors.mT
+    return torch.where(finite, root @ torch.where(finite, c, 0.0) @ root, torch.nan)
+
+
 def _largest(matrices: Tensor) -> Tensor:
     """Largest eigenvalues; a matrix that fails does not take the rest of the stack with it."""
     try:

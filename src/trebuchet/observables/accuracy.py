@@ -42,30 +42,21 @@ def share(z: Tensor, y: Tensor) -> float:
         >>> share(torch.tensor([[0.3], [-0.2]]), torch.tensor([1.0, -1.0]))
         1.0
     """
-    if z.numel() == y.numel():  # one output a sample
-        flat, wanted = z.flatten().double(), y.flatten().double()
-        if bool(((wanted == 1) | (wanted == 0)).all()):
-            right = (flat > _threshold(z, y)) == (wanted > 0.5)
-        elif bool((wanted.abs() == 1).all()):
-            right = (flat > 0) == (wanted > 0)
-        elif z.ndim > 1 and z.shape[-1] > 1:  # rows of class scores, such as one-hot ones
-            right = z.argmax(-1) == y.reshape(z.shape).argmax(-1)
-        else:
-            raise UnavailableError("the targets are no classes")
-        if z.ndim > 1 and z.shape[-1] > 1 and bool(((wanted == 1) | (wanted == 0)).all()):
-            rows = y.reshape(z.shape)
-            if bool((rows.sum(-1) == 1).all()):
-                right = z.argmax(-1) == rows.argmax(-1)
-        return float(right.double().mean())
-    if y.is_floating_point():
-        raise UnavailableError("the targets are no classes")
-    for axis in (-1, 1):
-        if z.ndim > 1 and z.numel() // z.shape[axis] == y.numel():
-            return float((z.argmax(axis).flatten() == y.flatten()).double().mean())
-    raise UnavailableError("the outputs are no scores of classes")
+    if z.numel() == y.numel():
+        rows = y.reshape(z.shape)
+        if z.ndim > 1 and z.shape[-1] > 1:  # a row of scores a sample, such as a one-hot one
+            return _mean(z.argmax(-1) == rows.argmax(-1))
+        if bool((rows.abs() == 1).all()):
+            return _mean((z > 0) == (rows > 0))
+        if bool(((rows == 1) | (rows == 0)).all()):
+            between = 0.5 if y.is_floating_point() else 0.0  # of logits, where targets are whole
+            return _mean((z > between) == (rows == 1))
+    elif not y.is_floating_point():
+        for axis in (-1, 1):
+            if z.ndim > 1 and z.numel() == y.numel() * z.shape[axis]:
+                return _mean(z.argmax(axis).flatten() == y.flatten())
+    raise UnavailableError("the targets are no classes, or the outputs no scores of them")
 
 
-def _threshold(z: Tensor, y: Tensor) -> float:
-    """Between 0 and 1 for real targets, zero for logits of whole ones."""
-    del z
-    return 0.5 if y.is_floating_point() else 0.0
+def _mean(right: Tensor) -> float:
+    return float(right.double().mean())

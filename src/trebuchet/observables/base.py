@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -106,7 +107,7 @@ class Observable(ABC):
     cost: str = "unknown"
 
     def measure(self, model: nn.Module, problem: Problem) -> Any:
-        """One run's value: a number, or as many as `size` says.
+        """One run's value: a number, or as many as `size` says; called without gradients.
 
         Args:
             model: The run's module, with its weights.
@@ -126,7 +127,8 @@ class Observable(ABC):
         Returns:
             The values.
         """
-        values = [self.measure(model, runs.problem) for model in runs.models()]
+        with torch.no_grad():
+            values = [self.measure(model, runs.problem) for model in runs.models()]
         return np.asarray([np.asarray(v, dtype=np.float64) for v in values])
 
     def extent(self, runs: Runs) -> int | None:

@@ -5,19 +5,21 @@ from collections.abc import Iterable, Sequence
 from trebuchet._checks import items, nearest, refuse
 from trebuchet.observables.accuracy import Accuracy
 from trebuchet.observables.base import Observable
+from trebuchet.observables.eigenvector_overlap import EigenvectorOverlap
 from trebuchet.observables.gradient_norm import GradientNorm
+from trebuchet.observables.loss_directions import LossDirections
 from trebuchet.observables.sharpness import Sharpness
 from trebuchet.observables.sparsity import Sparsity
-from trebuchet.observables.spectrum import KernelDrift, LossDirections, TopEigenvalues
 from trebuchet.observables.test_loss import TestLoss
 from trebuchet.observables.top_eigenvalue import TopEigenvalue
+from trebuchet.observables.top_eigenvalues import TopEigenvalues
 from trebuchet.observables.weight_norm import WeightNorm
 
 OBSERVABLES: dict[str, type[Observable]] = {
     kind.name: kind
     for kind in (
         TopEigenvalue, Sparsity, TestLoss, WeightNorm, GradientNorm, Accuracy, TopEigenvalues,
-        LossDirections, KernelDrift, Sharpness,
+        LossDirections, EigenvectorOverlap, Sharpness,
     )
 }  # fmt: skip
 """By name. The loss is always recorded."""

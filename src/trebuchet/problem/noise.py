@@ -1,9 +1,11 @@
 """Random states: seeded in common for what is compared.
 
-Nothing here gives the caller's states back: ``problem.held_still`` does, around everything.
+Only `seeded` gives the caller's states back; ``problem.held_still`` does, around everything else.
 """
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +54,27 @@ def seed_all(seed: int) -> None:
         torch.cuda.manual_seed_all(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - the global one is what forward passes use
     random.seed(seed)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed every global generator, and give the caller's states back at the end.
+
+    Args:
+        seed: From 0.
+
+    Yields:
+        Nothing.
+    """
+    before = RandomState.now()
+    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002 - the global one
+    try:
+        seed_all(seed)
+        yield
+    finally:
+        before.put_back()
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)
 
 
 def _cuda() -> bool:

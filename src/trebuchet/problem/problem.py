@@ -27,6 +27,7 @@ from trebuchet._torch_checks import out_of_memory
 from trebuchet.errors import InputError
 from trebuchet.problem.batches import SizeOf
 from trebuchet.problem.losses import LossFn, ModelLoss, resolve
+from trebuchet.problem.noise import seeded
 from trebuchet.problem.optimizer_names import lookup
 from trebuchet.problem.optimizers import Clip, describe, given
 from trebuchet.problem.schedules import (
@@ -165,7 +166,7 @@ class Problem:
 
     Args:
         model: A module, whose present weights every run starts from; or a function of a seed that
-            makes one, for sweeps over several seeds.
+            makes one, for sweeps over several seeds; the global generators are seeded before.
         loss: A name (``"half_mse"``, ``"mse"``, ``"cross_entropy"`` …), ``loss(outputs, targets)``,
             a closure ``loss_fn(model, batch)``, or None for the model's own.
         data: ``(inputs, targets)``, a dict batch, a list of batches or a ``DataLoader``. Arrays and
@@ -354,7 +355,8 @@ class Problem:
         except ValueError:
             pass  # written in C, with no signature to look at
         try:
-            return factory(seed)
+            with seeded(seed):  # for a function that draws from the global generators
+                return factory(seed)
         except InputError:
             raise
         except Exception as error:  # the user's function may raise anything

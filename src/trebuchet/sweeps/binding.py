@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trebuchet._checks import shown
 from trebuchet.curvature.explain import explained
-from trebuchet.curvature.gram import top_of_gram
+from trebuchet.curvature.gram import curved, top_of_gram
 from trebuchet.curvature.top import top_eigen
 from trebuchet.engine.kernels import OutputKernel, make_kernel
 from trebuchet.engine.kernels.base import Kernel
@@ -249,7 +249,7 @@ class OutputBinding(Binding):
         self.mixes_seeds, self.bytes_per_run = kernel.mixes_seeds, kernel.bytes_per_run()
         self.fingerprint = digest.hexdigest()
         self.facts = {
-            "operator": NTK,
+            "operator": NTK if isinstance(self.loss, HalfMeanSquare) else "ggn",
             "n_parameters": sum(p.numel() for p in models[0].parameters() if p.requires_grad),
             "n_samples": self.x.shape[0],
             "n_outputs": z[0].numel() // self.x.shape[0],
@@ -553,7 +553,10 @@ def _start(kernel: OutputKernel, z: Tensor, y: Tensor, loss_of: Loss) -> tuple[f
         msg = f"loss: expected one number, got shape {tuple(loss.shape[1:])}"
         raise InputError(msg)
     slope = torch.linalg.vector_norm(dz, dtype=torch.float64)
-    return float(loss[0]), float(slope), float(top_of_gram(kernel.gram())[0])
+    gram, curvature = kernel.gram(), loss_of.curvature(z, y)
+    if curvature is not None:  # of Gauss–Newton, where that is not the NTK
+        gram = z.shape[1] * curved(gram, curvature)
+    return float(loss[0]), float(slope), float(top_of_gram(gram)[0])
 
 
 def _digest(into: "hashlib._Hash", t: Tensor) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trebuchet._types import Status
-from trebuchet.curvature.gram import top_of_gram
+from trebuchet.curvature.gram import curved, top_of_gram
 from trebuchet.engine import law
 from trebuchet.engine.kernels.base import FloatArray, Kernel
 from trebuchet.engine.kernels.outputs import OutputKernel
@@ -262,23 +262,6 @@ class DescentKernel(Kernel):
         """Modules with the runs' weights."""
         for run in range(self.runs):
             yield self.net.model_of(run)
-
-
-def curved(gram: Tensor, curvature: Tensor) -> Tensor:
-    """H^½ C H^½, whose spectrum is that of JᵀCJ/D but for zeros.
-
-    Args:
-        gram: H = JJᵀ/D, ``(R, m, m)``.
-        curvature: C = ∂²L/∂z², ``(R, m, m)``; it need not be positive.
-
-    Returns:
-        Float64, ``(R, m, m)``; NaN where an entry is not finite.
-    """
-    h, c = gram.double(), curvature.double()
-    finite = (torch.isfinite(h) & torch.isfinite(c)).all(-1).all(-1)[:, None, None]
-    values, vectors = torch.linalg.eigh(torch.where(finite, h, 0.0))
-    root = vectors * values.clamp_min(0).sqrt().unsqueeze(-2) @ vectors.mT
-    return torch.where(finite, root @ torch.where(finite, c, 0.0) @ root, torch.nan)
 
 
 def _like(saved: Tensor, like: Tensor) -> Tensor:

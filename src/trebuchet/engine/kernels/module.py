@@ -242,6 +242,7 @@ class ModuleKernel(Kernel):
         self.layers = 1 if relus else 0
         self.norm = np.nan  # |∇L| of the last step
         self.fresh = True
+        self._at = (0, False)  # the step of the last losses, and whether they came with a gradient
         self._seen: _Outputs | None = None
 
     @property
@@ -268,7 +269,7 @@ class ModuleKernel(Kernel):
         del watched
         host, objective = self.host, self.host.objective
         host.load(self)
-        self._seen = None
+        self._seen, self._at = None, (step, not last)
         if last:
             value = objective.value(host.fixed) if self.free_looks else np.nan
             return np.array([value])
@@ -362,7 +363,19 @@ class ModuleKernel(Kernel):
         return np.array([float(sum(squares))])
 
     def gradient_norm(self) -> FloatArray:
-        """|∇L| of the last step's batches."""
+        """|∇L| of the step's batches."""
+        step, known = self._at
+        if not known:  # no step follows, so that there was no need of it
+            host, cost = self.host, self.host.objective.cost
+            host.load(self)
+            spent = cost.gradients
+            with host.objective.still():
+                host.seed(self.seed, step)
+                host.objective.gradient(host.stream.batches(self.seed, step))
+                grads = [p.grad for p in host.objective.params if p.grad is not None]
+                norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+            cost.gradients = spent
+            return np.array([norm])
         return np.array([self.norm])
 
     def sparsity(self) -> FloatArray:

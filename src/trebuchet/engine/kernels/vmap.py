@@ -207,7 +207,7 @@ class StackKernel(Kernel):
         for single, norm in zip(
             self.singles, torch.stack(squares).sum(0).sqrt().tolist(), strict=True
         ):
-            single.norm = norm
+            single.norm, single._at = norm, (step, True)
         found = np.array(values)
         for single, value in zip(self.singles, values, strict=True):
             if not is_finite(value) and not host.stream.full_batch:
@@ -317,8 +317,8 @@ class StackKernel(Kernel):
         return np.array([s.norm for s in self.singles])
 
     def gradient_norm(self) -> FloatArray:
-        """|∇L|."""
-        return self.norms()
+        """As of single runs."""
+        return self._of_each(lambda single: single.gradient_norm())
 
 
 def can_stack(objective: Objective, batches: Sequence[Batch]) -> bool:
