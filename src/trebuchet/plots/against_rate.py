@@ -46,15 +46,15 @@ def _quantities(name: str, value: object) -> list[str]:
 
 
 @door(
-    ds=checks.labelled, quantities=_quantities, ax=checks.axes, x=checks.x_axis, edges=an_edges,
-    edge_labels=flag, shade=flag,
+    ds=checks.labelled, quantities=_quantities, ax=checks.optional_axes, x=checks.x_axis,
+    edges=an_edges, edge_labels=flag, shade=flag,
 )  # fmt: skip
 def against_rate(
     ds: xr.Dataset,
     quantities: str | Sequence[str] = "lr_ratio_final",
     *,
-    ax: Axes,
-    x: str = "lr_ratio",
+    ax: Axes | None = None,
+    x: str | None = None,
     edges: Edges | None = None,
     edge_labels: bool = True,
     shade: bool = True,
@@ -69,8 +69,8 @@ def against_rate(
         quantities: One or several of "lr_ratio_final" (final ηλ), "weight_norm_final",
             "loss_max", "loss_final", "test_loss_final", "sparsity_final" (a line a layer). Losses
             go on a logarithmic axis.
-        ax: Where to draw.
-        x: "lr_ratio" or "lr".
+        ax: Where to draw; a new figure's axes unless given.
+        x: "lr_ratio" or "lr"; the first where λ₀ is known, unless given.
         edges: Drawn as vertical lines (see `draw_edges`).
         edge_labels: Write their names.
         shade: Shade the phases.
@@ -82,6 +82,7 @@ def against_rate(
         InputError: If an argument is not what was expected, or a quantity is not in the dataset.
     """
     names = [quantities] if isinstance(quantities, str) else list(quantities)
+    ax, x = checks.drawn_on(ax), checks.along(ds, x)
     position = rate_axis(ds, x)
     if shade:
         shade_phases(ax, ds, x=x)

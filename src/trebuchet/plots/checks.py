@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -32,15 +33,36 @@ def labelled(name: str, value: object) -> xr.Dataset:
         msg = f"{name}: expected the dims lr and seed, got {extra[0]!r} too; select one with ds.sel"
         raise InputError(msg)
     for held in ("lr", "learning_rate", "lr_ratio"):
+        if held == "lr_ratio" and held in ds and bool(np.isnan(ds[held]).all()):
+            continue  # λ₀ was not measured
         if held in ds and not bool((np.isfinite(ds[held]) & (ds[held] > 0)).all()):
             msg = f"{name}: expected positive finite numbers as {held!r}, got some that are not"
             raise InputError(msg)
     return ds
 
 
-def x_axis(name: str, value: object) -> str:
-    """The quantity along x."""
-    return choice(name, value, X)
+def x_axis(name: str, value: object) -> str | None:
+    """The quantity along x; None for ηλ₀ where λ₀ is known, and η elsewhere."""
+    return None if value is None else choice(name, value, X)
+
+
+def along(ds: xr.Dataset, x: str | None) -> str:
+    """The quantity along x, chosen where nobody did."""
+    if x is not None:
+        return x
+    return "lr_ratio" if "lr_ratio" in ds and bool(np.isfinite(ds["lr_ratio"]).all()) else "lr"
+
+
+def rate_name(x: str) -> str:
+    """What an axis, or a line, calls its rates."""
+    return "ηλ₀" if x == "lr_ratio" else "η"
+
+
+def drawn_on(ax: Axes | None) -> Axes:
+    """The axes, or those of a new figure."""
+    if ax is not None:
+        return ax
+    return plt.subplots(layout="constrained")[1]
 
 
 def optional_axes(name: str, value: object) -> Axes | None:

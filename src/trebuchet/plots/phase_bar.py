@@ -41,21 +41,19 @@ def majority_phase(ds: xr.Dataset) -> tuple[NDArray[np.str_], NDArray[np.float64
     cautious = [Phase.DIVERGENT, Phase.COLLAPSED, Phase.UNSETTLED, Phase.CATAPULT, Phase.LAZY]
     counts = np.stack([(phases == str(phase)).sum(axis=1) for phase in cautious])  # (5, lr)
     winner = counts.argmax(axis=0)  # the first of equals
-    return (
-        np.array([str(cautious[k]) for k in winner]),
-        counts.max(axis=0) / phases.shape[1],
-    )
+    ran = np.maximum((phases != "").sum(axis=1), 1)  # of a scan, not every seed at every rate
+    return np.array([str(cautious[k]) for k in winner]), counts.max(axis=0) / ran
 
 
 @door(ds=results, x=checks.x_axis)
-def rate_axis(ds: xr.Dataset, x: str = "lr_ratio") -> NDArray[np.float64]:
+def rate_axis(ds: xr.Dataset, x: str | None = None) -> NDArray[np.float64]:
     """Where each rate lies on an axis of ηλ₀ (``"lr_ratio"``) or η (``"lr"``), ``(lr,)``.
 
     Where seeds differ (λ₀ does, at one η), it is their median.
 
     Args:
         ds: A results dataset.
-        x: "lr_ratio" or "lr".
+        x: "lr_ratio" or "lr"; the first where λ₀ is known, unless given.
 
     Returns:
         Positions, increasing.
@@ -63,6 +61,7 @@ def rate_axis(ds: xr.Dataset, x: str = "lr_ratio") -> NDArray[np.float64]:
     Raises:
         InputError: If `x` is neither, or the dataset lacks it.
     """
+    x = checks.along(ds, x)
     if checks.X[x] not in ds:
         raise InputError(f"x: expected 'lr_ratio' or 'lr', held by the dataset, got {x!r}")
     return np.asarray(ds[checks.X[x]].median("seed").values, dtype=np.float64)
@@ -93,13 +92,13 @@ def cell_edges(x: ArrayLike) -> NDArray[np.float64]:
 
 
 @door(ax=checks.axes, ds=checks.labelled, x=checks.x_axis, names=flag)
-def shade_phases(ax: Axes, ds: xr.Dataset, *, x: str = "lr_ratio", names: bool = True) -> Axes:
+def shade_phases(ax: Axes, ds: xr.Dataset, *, x: str | None = None, names: bool = True) -> Axes:
     """Shade the background by the majority's phase; hatch the rates on which seeds disagree.
 
     Args:
         ax: Where to draw; its x axis is set to the rates.
         ds: A labelled results dataset.
-        x: "lr_ratio" or "lr".
+        x: "lr_ratio" or "lr"; the first where λ₀ is known, unless given.
         names: Write the phases above the axes, where there is room.
 
     Returns:
@@ -110,15 +109,16 @@ def shade_phases(ax: Axes, ds: xr.Dataset, *, x: str = "lr_ratio", names: bool =
     """
     position = rate_axis(ds, x)
     phases, share = majority_phase(ds)
-    borders = cell_edges(position)
-    width = borders[-1] - borders[0]
+    borders = _borders(ax, position)
+    place = np.log if ax.get_xscale() == "log" else np.asarray
+    width = float(place(borders[-1]) - place(borders[0]))
     for start, stop in _stretches(phases):
         colour = PHASE_COLOURS[phases[start]]
         left, right = borders[start], borders[stop]
         ax.axvspan(left, right, color=colour, alpha=SHADE[phases[start]], linewidth=0, zorder=0)
-        if names and (right - left) / width > 0.017 * len(phases[start]) + 0.02:
+        if names and float(place(right) - place(left)) / width > 0.017 * len(phases[start]) + 0.02:
             ax.text(
-                (left + right) / 2,
+                _middle(ax, left, right),
                 1.01,
                 phases[start],
                 transform=ax.get_xaxis_transform(),
@@ -144,14 +144,14 @@ def shade_phases(ax: Axes, ds: xr.Dataset, *, x: str = "lr_ratio", names: bool =
     return ax
 
 
-@door(ds=checks.labelled, ax=checks.axes, x=checks.x_axis)
-def phase_bar(ds: xr.Dataset, *, ax: Axes, x: str = "lr_ratio") -> Axes:
+@door(ds=checks.labelled, ax=checks.optional_axes, x=checks.x_axis)
+def phase_bar(ds: xr.Dataset, *, ax: Axes | None = None, x: str | None = None) -> Axes:
     """One row of cells a seed, one column a rate, coloured by phase.
 
     Args:
         ds: A labelled results dataset.
-        ax: Where to draw.
-        x: "lr_ratio" or "lr".
+        ax: Where to draw; a new figure's axes unless given.
+        x: "lr_ratio" or "lr"; the first where λ₀ is known, unless given.
 
     Returns:
         The axes.
@@ -160,10 +160,14 @@ def phase_bar(ds: xr.Dataset, *, ax: Axes, x: str = "lr_ratio") -> Axes:
         InputError: If an argument is not what was expected.
     """
     phases = _phases(ds)  # (lr, seed)
-    borders = cell_edges(rate_axis(ds, x))
+    ax = checks.drawn_on(ax)
+    x = checks.along(ds, x)
+    borders = _borders(ax, rate_axis(ds, x))
     n_seeds = phases.shape[1]
     for seed in range(n_seeds):
         for start, stop in _stretches(phases[:, seed]):
+            if not phases[start, seed]:  # not run
+                continue
             ax.barh(
                 seed,
                 borders[stop] - borders[start],
@@ -177,6 +181,8 @@ def phase_bar(ds: xr.Dataset, *, ax: Axes, x: str = "lr_ratio") -> Axes:
     ax.set_ylim(n_seeds - 0.5, -0.5)
     few = n_seeds <= 6
     ax.set_yticks(range(n_seeds) if few else [], [str(s) for s in ds["seed"].values] if few else [])
+    if not ax.get_xlabel():
+        ax.set_xlabel("ηλ₀" if x == "lr_ratio" else "learning rate η")
     ax.set_ylabel("seed" if few else f"{n_seeds} seeds")
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
@@ -207,6 +213,22 @@ def phase_handles(ds: xr.Dataset) -> list[Patch]:
             Patch(facecolor="none", edgecolor=GREY_HATCH, hatch="////", label="seeds disagree")
         )
     return handles
+
+
+WIDE = 50.0
+"""Rates over more than this factor lie on a logarithmic axis."""
+
+
+def _borders(ax: Axes, position: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Borders of the cells around rates, on the axis that suits them."""
+    if position[-1] <= WIDE * position[0]:
+        return cell_edges(position)
+    ax.set_xscale("log")
+    return np.exp(cell_edges(np.log(position)))
+
+
+def _middle(ax: Axes, left: float, right: float) -> float:
+    return float(np.sqrt(left * right)) if ax.get_xscale() == "log" else (left + right) / 2
 
 
 def _phases(ds: xr.Dataset) -> NDArray[np.str_]:

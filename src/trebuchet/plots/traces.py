@@ -45,14 +45,14 @@ QUANTITIES = {
 
 
 @door(
-    ds=checks.labelled, quantity=rule(choice, QUANTITIES, quoted=False), ax=checks.axes,
+    ds=checks.labelled, quantity=rule(choice, QUANTITIES, quoted=False), ax=checks.optional_axes,
     rates=checks.positions, colours=checks.colours,
 )  # fmt: skip
 def traces(
     ds: xr.Dataset,
     quantity: str = "loss",
     *,
-    ax: Axes,
+    ax: Axes | None = None,
     rates: Sequence[int] | None = None,
     colours: Sequence[Any] | None = None,
 ) -> Axes:
@@ -67,7 +67,7 @@ def traces(
         ds: A labelled results dataset.
         quantity: "loss", "test_loss", "weight_norm" (divided by P where the dataset knows it) or
             "lr_ratio" (ηλ_t).
-        ax: Where to draw.
+        ax: Where to draw; a new figure's axes unless given.
         rates: Indices along ``lr``; chosen by `choose_rates` unless given.
         colours: One a rate.
 
@@ -81,11 +81,12 @@ def traces(
     colours = rate_colours(len(chosen)) if colours is None else checks.as_many(colours, chosen)
     look = QUANTITIES[quantity]
     step = ds["step"].values
-    positions = rate_axis(ds)
+    ax = checks.drawn_on(ax)
+    positions, called = rate_axis(ds), checks.rate_name(checks.along(ds, None))
     drawn = []
     for rate, colour in zip(chosen, colours, strict=True):
         values = _trace(ds, quantity, rate)  # (step, seed)
-        line = seed_band(ax, step, values, colour=colour, label=f"ηλ₀ = {positions[rate]:.3g}")
+        line = seed_band(ax, step, values, colour=colour, label=f"{called} = {positions[rate]:.3g}")
         drawn.append((line, values))
     end = _end(ds, chosen)
     if end > LONG:
@@ -155,9 +156,9 @@ def trace_handles(
     chosen = choose_rates(ds) if rates is None else checks.within(rates, ds)
     colours = rate_colours(len(chosen)) if colours is None else checks.as_many(colours, chosen)
     phases, _ = majority_phase(ds)
-    positions = rate_axis(ds)
+    positions, called = rate_axis(ds), checks.rate_name(checks.along(ds, None))
     return [
-        Line2D([], [], color=colour, label=f"ηλ₀ = {positions[rate]:.3g}  {phases[rate]}")
+        Line2D([], [], color=colour, label=f"{called} = {positions[rate]:.3g}  {phases[rate]}")
         for rate, colour in zip(chosen, colours, strict=True)
     ]
 
@@ -170,7 +171,10 @@ def _end(ds: xr.Dataset, rates: Sequence[int]) -> float:
 
 
 def _trace(ds: xr.Dataset, quantity: str, rate: int) -> NDArray[np.float64]:
-    """``(step, seed)``; a finished run keeps its last value, a diverged one is +inf after it."""
+    """``(step, seed)``; a finished run keeps its last value, a diverged one is +inf after it.
+
+    One that was dropped or interrupted has none after it: nobody knows.
+    """  # noqa: DOC201, DOC501 - for this file alone
     name = {"lr_ratio": "top_eigenvalue"}.get(quantity, quantity)
     if name not in ds:
         raise InputError(f"quantity: expected one that was recorded; the dataset has no {name!r}")
@@ -181,7 +185,9 @@ def _trace(ds: xr.Dataset, quantity: str, rate: int) -> NDArray[np.float64]:
     if quantity == "weight_norm" and "n_parameters" in ds.attrs:
         values = values / ds.attrs["n_parameters"]
     over = np.isin(run["status"].values, [str(Status.NON_FINITE), str(Status.BLEW_UP)])
-    for seed in range(values.shape[1]):
+    left = [str(s) for s in (Status.DROPPED, Status.INTERRUPTED, Status.NOT_RUN)]
+    cut = np.isin(run["status"].values, left)
+    for seed in np.flatnonzero(~cut):
         known = np.flatnonzero(np.isfinite(values[:, seed]))
         last = known[-1] if len(known) else -1
         values[last + 1 :, seed] = (

@@ -22,6 +22,9 @@ PHASE_LETTERS: dict[str, str] = {
 }
 """The letters of the phase column: one a seed."""
 
+NOT_RUN = "·"
+"""In the place of a letter where nothing was run."""
+
 
 LOSS_NUMBERS = {
     "loss_first", "loss_max", "loss_max_step", "loss_min", "loss_final", "last_above", "steps",
@@ -92,7 +95,7 @@ def table(ds: Any) -> pd.DataFrame:
         Columns ``lr, lr_ratio, phases, loss_max, loss_final, test_loss_final, ratio_final`` (the
         final ηλ), ``weight_norm_ratio`` (final |θ|²/|θ₀|²) and ``sparsity`` (``sparsity_1`` … for
         several layers); a column whose numbers are missing from the dataset is left out. Phase
-        letters: L lazy, C catapult, D divergent, X collapsed, ? unsettled.
+        letters: L lazy, C catapult, D divergent, X collapsed, ? unsettled, · not run.
 
     Raises:
         InputError: If `ds` is neither.
@@ -111,7 +114,9 @@ def table(ds: Any) -> pd.DataFrame:
         columns["lr_ratio"] = _median(ds["lr_ratio"])
     if "phase" in ds:
         letters = ds["phase"].transpose("lr", "seed").values
-        columns["phases"] = [" ".join(PHASE_LETTERS[phase] for phase in row) for row in letters]
+        columns["phases"] = [
+            " ".join(PHASE_LETTERS.get(phase, NOT_RUN) for phase in row) for row in letters
+        ]
     for name in ("loss_max", "loss_final", "test_loss_final"):
         if name in ds:
             columns[name] = _median(ds[name])
