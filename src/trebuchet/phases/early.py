@@ -25,6 +25,7 @@ from trebuchet._content import ByContent
 from trebuchet._doors import door, rule
 from trebuchet.curvature.top import top_eigen
 from trebuchet.errors import InputError
+from trebuchet.phases.interval import Interval
 from trebuchet.problem.batches import Batch, SizeOf, warn_uncounted
 from trebuchet.problem.bound import evaluated
 from trebuchet.problem.check_start import check_start
@@ -183,19 +184,17 @@ class _Descent:
 
 def _edge(beyond: Callable[[float], bool], rtol: float, at_most: float = 1e4) -> float:
     """The smallest c that is beyond, by going out from 0.7 in steps of 1.3 and then bisecting."""
-    low, high = 0.7, 1.0
-    while beyond(low):  # such as nets that sharpen from the first step on
-        low, high = low / 1.3, low
-        if low < 1e-3:
+    edge = Interval(0.0, math.inf).after(0.7, beyond=beyond(0.7))
+    if not edge.low <= 0:
+        edge = edge.after(1.0, beyond=beyond(1.0))
+    while not edge.closed:  # below: such as nets that sharpen from the first step on
+        c = edge.trial(out=1.3)
+        if c < 1e-3:
             return 0.0
-    while not beyond(high):
-        low, high = high, 1.3 * high
-        if low > at_most:
+        if c > 1.3 * at_most:
             return math.nan
-    while high > (1 + rtol) * low:
-        middle = math.sqrt(low * high)
-        if beyond(middle):
-            high = middle
-        else:
-            low = middle
-    return math.sqrt(low * high)
+        edge = edge.after(c, beyond=beyond(c))
+    while not edge.within(rtol):
+        c = edge.trial(out=1.3)
+        edge = edge.after(c, beyond=beyond(c))
+    return edge.value
