@@ -276,7 +276,8 @@ class ModuleKernel(Kernel):
         assert self.state_ is not None
         host.seed(self.seed, step)
         set_mode(self.state_.optimizer, training=True)
-        value = objective.gradient(host.stream.batches(self.seed, step))
+        batches = host.stream.batches(self.seed, step)
+        value = objective.gradient(batches, equally=not host.stream.joint)
         grads = [p.grad for p in objective.params if p.grad is not None]
         self.norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
         if not is_finite(value) and not host.stream.full_batch:
@@ -371,7 +372,8 @@ class ModuleKernel(Kernel):
             spent = cost.gradients
             with host.objective.still():
                 host.seed(self.seed, step)
-                host.objective.gradient(host.stream.batches(self.seed, step))
+                batches = host.stream.batches(self.seed, step)
+                host.objective.gradient(batches, equally=not host.stream.joint)
                 grads = [p.grad for p in host.objective.params if p.grad is not None]
                 norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
             cost.gradients = spent
