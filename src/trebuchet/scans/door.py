@@ -215,7 +215,7 @@ def _search(setup: Setup) -> _Found:
 def _halve(setup: Setup, course: Course) -> Course:
     plan, given = Plan(), setup.asked.rates
     if given is not None:
-        plan = Plan(first=tuple(sorted({2 * math.log2(r / setup.rates.scale) for r in given})))
+        plan = Plan(first=setup.rates.name(given))
     successive_halving(setup.rates, plan, course)
     setup.rates.budget = setup.asked.limit
     rescue(setup.rates, course)
