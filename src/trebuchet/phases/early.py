@@ -25,7 +25,7 @@ from trebuchet._content import ByContent
 from trebuchet._doors import door, rule
 from trebuchet.curvature.top import top_eigen
 from trebuchet.engine.advance import Engine, Run
-from trebuchet.engine.kernels.module import Host
+from trebuchet.engine.kernels.host import Host
 from trebuchet.engine.runner import Plan
 from trebuchet.engine.stopping import StopRule
 from trebuchet.errors import InputError
