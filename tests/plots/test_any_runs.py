@@ -63,7 +63,7 @@ def test_the_page_says_how_runs_were_trained(runs: xr.Dataset) -> None:
 def test_of_a_scan_only_what_ran_has_a_vote(scan: tb.Scan) -> None:
     ran = scan.runs.status.values != "not_run"
     assert not ran.all()
-    phases, share = tb.plots.majority_phase(scan)
+    phases, share = tb.plots.majority_phase(scan.runs)
     alone = ran.sum(axis=1) == 1
     assert alone.any()
     assert (share[alone] == 1).all()
@@ -73,19 +73,19 @@ def test_of_a_scan_only_what_ran_has_a_vote(scan: tb.Scan) -> None:
         if row.sum() == 1
         for p in p[row]
     ]
-    bar = tb.plots.phase_bar(scan, ax=Figure().add_subplot())
+    bar = tb.plots.phase_bar(scan.runs, ax=Figure().add_subplot())
     width = sum(patch.get_width() for patch in bar.patches)  # type: ignore[attr-defined]
     left, right = bar.get_xlim()
     assert width < ran.shape[1] * (right - left)  # where nothing ran, nothing is drawn
-    assert tb.plots.against_rate(scan, "loss_max", ax=Figure().add_subplot()).lines
+    assert tb.plots.against_rate(scan.runs, "loss_max", ax=Figure().add_subplot()).lines
 
 
 def test_a_dropped_run_ends_where_it_was_dropped(scan: tb.Scan) -> None:
     every = range(scan.runs.sizes["lr"])
-    ax = tb.plots.traces(scan, ax=Figure().add_subplot(), rates=every)
+    ax = tb.plots.traces(scan.runs, ax=Figure().add_subplot(), rates=every)
     dropped = scan.runs.status.values == "dropped"
     whole = (scan.runs.status.values == "max_steps").any(axis=1)
-    for rate in np.flatnonzero(dropped.any(axis=1) & ~whole):
+    for rate in np.flatnonzero(dropped.any(axis=1) & ~whole).tolist():
         y = np.asarray(ax.lines[rate].get_ydata(), dtype=np.float64)
         last = scan.runs.step.values[np.flatnonzero(np.isfinite(y))[-1]]
         assert last <= scan.runs.steps.values[rate].max()
