@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import trebuchet as tb
-from trebuchet.observables.spectrum import LossDirections, TopEigenvalues
+from trebuchet.observables.loss_directions import LossDirections
+from trebuchet.observables.top_eigenvalues import TopEigenvalues
 
 X = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(8, 3)
 Y = torch.arange(8) % 2
