@@ -49,15 +49,13 @@ ROOMS = (
 """The modules whose functions docs/api.md lists."""
 
 NO_DOORS = {
-    "Critical", "Critical.worded", "EarlyConstants", "Figure", "ForwardRate", "Interval", "Scan",
-    "Setting", "StabilityRow", "Suggestion", "TopEigen", "Warmup",
-    "Observable", "Observable.extent", "Observable.measure", "Observable.of", "Observable.since",
-    "Observable.start",
+    "Figure", "Scan", "Setting", "StabilityRow", "TopEigen",
+    "Critical", "Critical.worded", "EarlyConstants", "ForwardRate", "Interval", "Interval.after",
+    "Interval.trial", "Interval.within", "Suggestion", "Warmup",
     "GradientDescent.start", "GradientDescent.step_",
     "Scan.summary", "Scan.to_dataframe", "Scan.to_dataset", "TopEigen.to_dataset", "style.style",
 }  # fmt: skip
-"""Results and settings, which trebuchet makes; steps of its own engine, and what it asks of an
-observable; what takes no argument."""
+"""Results and settings, which trebuchet makes; steps of its own engine; what takes no argument."""
 
 CALLBACKS = {"progress", "on_step"}
 """Called in the middle of the work: what they raise is the caller's own, and comes out as it is."""

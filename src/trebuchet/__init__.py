@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from trebuchet.phases.early import EarlyConstants, early_constants
     from trebuchet.phases.edges import edges
     from trebuchet.phases.forward_rate import ForwardRate, forward_critical_rate
+    from trebuchet.phases.interval import Interval
     from trebuchet.phases.label import label
     from trebuchet.problem.losses import ModelLoss
     from trebuchet.problem.problem import Problem
     from trebuchet.results.summary import table
-    from trebuchet.scans.bisect import Interval
     from trebuchet.scans.door import Scan, scan
     from trebuchet.scans.result import Critical, Warmup
     from trebuchet.scans.suggest import Suggestion
@@ -49,7 +49,7 @@ _HOMES = {
     "GradientDescent": "engine.optimizers", "sweep": "sweeps.sweep",
     "TopEigen": "curvature", "top_eigen": "curvature",
     "edges": "phases.edges", "label": "phases.label", "Scan": "scans.door", "scan": "scans.door",
-    "Suggestion": "scans.suggest", "Interval": "scans.bisect", "Critical": "scans.result",
+    "Suggestion": "scans.suggest", "Interval": "phases.interval", "Critical": "scans.result",
     "Warmup": "scans.result", "Observable": "observables.base",
     "early_constants": "phases.early", "EarlyConstants": "phases.early",
     "forward_critical_rate": "phases.forward_rate", "ForwardRate": "phases.forward_rate",

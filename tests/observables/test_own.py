@@ -1,4 +1,4 @@
-"""Observables of the user's own: recorded at every step, saved, tabled, and refused by name."""
+"""Observables of the user's own: recorded at every step, saved, and with a column of the table."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,6 @@ import torch
 from torch import nn
 
 import trebuchet as tb
-from trebuchet.observables.loss_directions import LossDirections
-from trebuchet.observables.top_eigenvalues import TopEigenvalues
 
 X = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(8, 3)
 Y = torch.arange(8) % 2
@@ -67,61 +65,3 @@ def test_what_is_recorded_is_what_a_plain_loop_has(tmp_path: Path) -> None:
     medians = runs.largest_weight_final.median("seed").values
     np.testing.assert_array_equal(table["largest_weight_final"], medians)
     assert "tensor_norms_final" not in table  # a row a run has no column
-
-
-class Nameless(tb.Observable):
-    def measure(self, model: nn.Module, problem: tb.Problem) -> float:
-        return 0.0
-
-
-class Thief(Nameless):
-    name = "loss"
-
-
-class OtherAccuracy(Nameless):
-    name = "accuracy"
-
-
-class Rates(TensorNorms):
-    dim = "lr"
-
-
-class TooFew(TensorNorms):
-    size = 3
-
-
-class Words(Nameless):
-    name = "words"
-
-    def measure(self, model: nn.Module, problem: tb.Problem) -> Any:
-        return "many"
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ([Nameless()], "a word as the name of Nameless"),
-        ([Thief()], "results have a 'loss"),
-        ([OtherAccuracy()], "results have a 'accuracy"),
-        ([Rates()], "a dim of its own"),
-        ([TooFew()], r"tensor_norms: expected measure\(\) to return 3 numbers"),
-        ([Words()], r"words: expected measure\(\) to return numbers, got 'many'"),
-        ([TopEigenvalues(2), LossDirections(3)], "one length of 'direction', got 2 of"),
-        ([LargestWeight], "LargestWeight"),
-    ],
-)
-def test_what_no_result_could_hold_is_refused(given: list[Any], said: str) -> None:
-    """Before anything is lost: an observable called 'loss' took the loss's place, silently."""
-    with pytest.raises(tb.errors.InputError, match=said):
-        swept(*given)
-
-
-def test_what_it_raises_comes_out_as_it_is() -> None:
-    class Broken(Nameless):
-        name = "broken"
-
-        def measure(self, model: nn.Module, problem: tb.Problem) -> float:
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        swept(Broken())

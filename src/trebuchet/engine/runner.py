@@ -18,7 +18,7 @@ from trebuchet.engine.history import History
 from trebuchet.engine.kernels.base import Kernel
 from trebuchet.engine.stopping import StopRule
 from trebuchet.errors import InputError
-from trebuchet.observables.base import FloatArray, Observable, UnavailableError, WrongValueError
+from trebuchet.observables.base import FloatArray, Observable, UnavailableError
 
 DIVERGED = frozenset({Status.NON_FINITE, Status.BLEW_UP})
 LAW = "law_residual"
@@ -55,24 +55,7 @@ class Plan:
         """A history for so many runs of a kernel."""
         every = [*self.observables, *self.only_at_the_end]
         sizes = {o.name: o.extent(kernel) for o in every}
-        _check_dims(every, sizes)
         return History(runs, self.schedule, {**sizes, LAW: None}, self.delta)
-
-
-def _check_dims(every: Sequence[Observable], sizes: Mapping[str, int | None]) -> None:
-    """Refuse two lengths of one dimension before the first step: no dataset could hold them."""
-    known: dict[str, Observable] = {}
-    for observable in every:
-        if observable.dim is None:
-            continue
-        other = known.setdefault(observable.dim, observable)
-        if sizes[observable.name] != sizes[other.name]:
-            msg = (
-                f"observables: expected one length of {observable.dim!r}, got "
-                f"{sizes[other.name]} of {other.name!r} and {sizes[observable.name]} of "
-                f"{observable.name!r}; make them as long, or name another dim"
-            )
-            raise InputError(msg)
 
 
 @dataclass(slots=True)
@@ -276,8 +259,6 @@ class Runner:
             return np.asarray(observable.of(kernel), np.float64)
         except UnavailableError as error:
             self.history.reasons[name] = str(error)
-        except WrongValueError:
-            raise
         except InputError as error:  # weights at which nothing can be measured
             self.history.reasons.setdefault(name, str(error))
         return None

@@ -9,8 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trebuchet._checks import shown
-from trebuchet.errors import InputError
 from trebuchet.problem.problem import Problem
 
 FloatArray = NDArray[np.float64]
@@ -18,10 +16,6 @@ FloatArray = NDArray[np.float64]
 
 class UnavailableError(Exception):
     """Runs cannot say what an observable asks for; the message says why."""
-
-
-class WrongValueError(InputError):
-    """An observable of the user's measured something else than it says; no NaN, a mistake."""
 
 
 class Runs(ABC):
@@ -86,7 +80,7 @@ class Observable(ABC):
     """A named number, or one row of numbers, of a run at a step.
 
     A class of your own needs a name and ``measure``; see docs/extending.md. To be measured for many
-    runs at once it may override ``of`` instead. What it raises ends the sweep as it is.
+    runs at once it may override ``of`` instead.
 
     Attributes:
         name: Of the variable in results.
@@ -132,31 +126,10 @@ class Observable(ABC):
 
         Returns:
             The values.
-
-        Raises:
-            WrongValueError: If ``measure`` returned something else than as many numbers as it says.
         """
         with torch.no_grad():
-            rows = [self._row(self.measure(model, runs.problem)) for model in runs.models()]
-        return np.asarray(rows)
-
-    def _row(self, value: Any) -> FloatArray:
-        """What ``measure`` returned, as numbers."""
-        plain = value.detach().cpu() if isinstance(value, Tensor) else value
-        wanted = () if self.dim is None else (self.size,)
-        try:
-            row = np.asarray(plain, dtype=np.float64)
-        except (TypeError, ValueError, RuntimeError) as error:
-            msg = f"{self.name}: expected measure() to return numbers, got {shown(value)}"
-            raise WrongValueError(msg) from error
-        if row.shape != wanted:
-            what = "one number" if self.dim is None else f"{self.size} numbers"
-            msg = (
-                f"{self.name}: expected measure() to return {what}, got an array of shape "
-                f"{row.shape}; a row of numbers needs a name `dim` and its length as `size`"
-            )
-            raise WrongValueError(msg)
-        return row
+            values = [self.measure(model, runs.problem) for model in runs.models()]
+        return np.asarray([np.asarray(v, dtype=np.float64) for v in values])
 
     def extent(self, runs: Runs) -> int | None:
         """The size of its own dimension for these runs; None where it has none."""

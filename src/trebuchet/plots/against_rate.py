@@ -191,10 +191,8 @@ def diverged_handles(ds: xr.Dataset) -> list[Line2D]:
 
 
 def _diverged_rates(ds: xr.Dataset) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    phases = np.asarray(ds["phase"].transpose("lr", "seed").values)
-    diverged = phases == str(Phase.DIVERGENT)
-    every = (diverged | (phases == "")).all(axis=1) & diverged.any(axis=1)  # of those that ran
-    return every, diverged.any(axis=1) & ~every
+    diverged = np.asarray(ds["phase"].transpose("lr", "seed").values) == str(Phase.DIVERGENT)
+    return diverged.all(axis=1), diverged.any(axis=1) & ~diverged.all(axis=1)
 
 
 def _mark_diverged(ax: Axes, x: NDArray[np.float64], ds: xr.Dataset) -> None:

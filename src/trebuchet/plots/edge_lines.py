@@ -90,14 +90,6 @@ def draw_edges(ax: Axes, edges: Edges | None, *, x: str = "lr_ratio", labels: bo
         InputError: If an argument is not what was expected.
     """
     left, right = ax.get_xlim()
-    log = ax.get_xscale() == "log" and left > 0
-
-    def place(value: float) -> float:
-        """A value's share of the axis."""
-        if log:
-            return math.log(value / left) / math.log(right / left) if value > 0 else 0.0
-        return (value - left) / (right - left)
-
     found = sorted(
         (value, name, kind)
         for name, value, kind in _unpack(edges, x)
@@ -105,7 +97,7 @@ def draw_edges(ax: Axes, edges: Edges | None, *, x: str = "lr_ratio", labels: bo
     )
     groups: list[list[tuple[float, str, str]]] = []
     for edge in found:
-        if groups and place(edge[0]) - place(groups[-1][-1][0]) < 0.004:
+        if groups and edge[0] - groups[-1][-1][0] < 0.004 * (right - left):
             groups[-1].append(edge)
         else:
             groups.append([edge])
@@ -120,10 +112,9 @@ def draw_edges(ax: Axes, edges: Edges | None, *, x: str = "lr_ratio", labels: bo
             named = [(n, k) for _, n, k in group if not (proven and k == "coded")]
             text = " = ".join(_name(name, kind) for name, kind in named)
             # to the left of its line, unless that would cover the line before
-            crowded = place(value) - place(max(previous, left)) < 0.035
-            gap = 0.004 if crowded else -0.004
+            crowded = value - max(previous, left) < 0.035 * (right - left)
             ax.text(
-                value * (right / left) ** gap if log else value + gap * (right - left),
+                value + (0.004 if crowded else -0.004) * (right - left),
                 0.97,
                 f"{text} {value:.3g}",
                 transform=ax.get_xaxis_transform(),

@@ -215,21 +215,13 @@ def phase_handles(ds: xr.Dataset) -> list[Patch]:
     return handles
 
 
-WIDE = 30.0
-"""Rates over more than this factor may lie on a logarithmic axis."""
-
-
-def _by_factors(x: NDArray[np.float64]) -> bool:
-    """Whether rates lie apart by factors; the paper's grids reach far, but in even steps."""
-    if len(x) < 3 or x[0] <= 0 or x[-1] < WIDE * x[0]:
-        return False
-    even, by_factors = (np.ptp(gaps) / gaps.mean() for gaps in (np.diff(x), np.diff(np.log(x))))
-    return bool(by_factors < even)
+WIDE = 50.0
+"""Rates over more than this factor lie on a logarithmic axis."""
 
 
 def _borders(ax: Axes, position: NDArray[np.float64]) -> NDArray[np.float64]:
     """Borders of the cells around rates, on the axis that suits them."""
-    if not _by_factors(position):
+    if position[-1] <= WIDE * position[0]:
         return cell_edges(position)
     ax.set_xscale("log")
     return np.exp(cell_edges(np.log(position)))

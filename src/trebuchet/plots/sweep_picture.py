@@ -24,9 +24,8 @@ def sweep_overview(
 ) -> Figure:
     """Loss and ηλ over steps at a few rates; final ηλ and sparsity against ηλ₀, phases shaded.
 
-    Without ReLU layers, the final weight norm takes the place of the sparsity; where λ₀ is not
-    known, weight norm and final loss take that of ηλ. Under the lower panels a bar shows the
-    phase of every seed, where there are several.
+    Without ReLU layers, the final weight norm takes the place of the sparsity. Under the lower
+    panels a bar shows the phase of every seed, where there are several.
 
     Args:
         ds: A labelled results dataset.
@@ -46,29 +45,24 @@ def sweep_overview(
         page = Page((2, 2), title, _caption(ds) if caption is None else caption, strip=strip)
         rates = choose_rates(ds)
         colours = rate_colours(len(rates))
-        followed = "top_eigenvalue" in ds or "lr_ratio" in ds
-        loss = page.panel(0, 0, "Loss")
-        ratio = page.panel(0, 1, "ηλ over training" if followed else "Weight norm")
+        loss, ratio = page.panel(0, 0, "Loss"), page.panel(0, 1, "ηλ over training")
         if "loss" in ds:
             traces(ds, "loss", ax=loss, rates=rates, colours=colours)
         else:
             no_data(loss, "not recorded")
-        traced = "lr_ratio" if followed else "weight_norm"
-        if ("top_eigenvalue" if followed else "weight_norm") in ds:
-            traces(ds, traced, ax=ratio, rates=rates, colours=colours)
+        if "top_eigenvalue" in ds:
+            traces(ds, "lr_ratio", ax=ratio, rates=rates, colours=colours)
         else:
             no_data(ratio, "not recorded")
         page.legend(0, trace_handles(ds, rates, colours))
 
-        first = "lr_ratio_final" if followed else "loss_final"
         second = "sparsity_final" if "sparsity_final" in ds else "weight_norm_final"
         headings = {
             "lr_ratio_final": "Where ηλ ends",
-            "loss_final": "Where the loss ends",
             "sparsity_final": "Sparsity: share of pre-activations < 0 at the end",
             "weight_norm_final": "Where the weight norm ends",
         }
-        for column, name in enumerate((first, second)):
+        for column, name in enumerate(("lr_ratio_final", second)):
             ax = page.panel(1, column, headings[name])
             if {"lr_ratio_final": "top_eigenvalue_final"}.get(name, name) not in ds:
                 no_data(ax, "not recorded")
@@ -90,23 +84,14 @@ def _caption(ds: xr.Dataset) -> str:
     shown = ", ".join(seeds) if len(seeds) <= 8 else f"{seeds[0]} to {seeds[-1]} ({len(seeds)})"
     loss = {"half_mse": "L = (1/2D) Σ (z − y)²"}.get(str(attrs.get("loss", "half_mse")))
     parts = [
-        f"{_training(ds)} on {loss or attrs['loss']}",
-        f"λ is the top eigenvalue of the {_operator(ds)}" if "lr_ratio" in ds else "",
+        f"Full-batch gradient descent on {loss or attrs['loss']}",
+        f"λ is the top eigenvalue of the {_operator(ds)}",
         "lines are medians over seeds, bands their range" if len(seeds) > 1 else "",
         str(attrs.get("dtype", "")).removeprefix("torch."),
         f"{'seeds' if len(seeds) > 1 else 'seed'} {shown}",
         f"at most {int(attrs['max_steps']):,} steps" if "max_steps" in attrs else "",
     ]
     return "; ".join(part for part in parts if part) + "."
-
-
-def _training(ds: xr.Dataset) -> str:
-    """Optimizer and batches, as far as the dataset knows them."""
-    optimizer, batch = str(ds.attrs.get("optimizer", "sgd")), ds.attrs.get("batch_size")
-    if batch is not None and batch != ds.attrs.get("n_samples"):
-        return f"{optimizer}, batches of {int(batch)},"
-    plain = optimizer == "sgd" or optimizer.startswith("GradientDescent(momentum=0.0, ")
-    return "Full-batch gradient descent" if plain else f"{optimizer}, full batches,"
 
 
 def _operator(ds: xr.Dataset) -> str:
