@@ -50,6 +50,8 @@ ROOMS = (
 
 NO_DOORS = {
     "Figure", "Scan", "Setting", "StabilityRow", "TopEigen",
+    "Critical", "Critical.worded", "EarlyConstants", "ForwardRate", "Interval", "Interval.after",
+    "Interval.trial", "Interval.within", "Suggestion", "Warmup",
     "GradientDescent.start", "GradientDescent.step_",
     "Scan.summary", "Scan.to_dataframe", "Scan.to_dataset", "TopEigen.to_dataset", "style.style",
 }  # fmt: skip
