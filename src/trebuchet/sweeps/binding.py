@@ -35,7 +35,7 @@ from trebuchet.problem.bound import bound
 from trebuchet.problem.closures import maybe_closure
 from trebuchet.problem.held_still import held_still
 from trebuchet.problem.losses import ModelLoss, half_mse, resolve
-from trebuchet.problem.problem import Problem
+from trebuchet.problem.problem import Problem, finite_table
 from trebuchet.problem.schedules import describe_schedule
 from trebuchet.problem.selection import unwrap
 from trebuchet.problem.tree import leaves
@@ -220,7 +220,7 @@ class OutputBinding(Binding):
             return t.to(weight.device, weight.dtype if t.is_floating_point() else t.dtype)
 
         self.x, self.y = place(problem.x), place(problem.y)
-        _check_rows(problem, self.x, self.y)
+        finite_table("data", self.x, self.y)
         given = _loss(problem)
         starts, digest = [], hashlib.sha256()
         kernel: OutputKernel | None = None
@@ -481,21 +481,6 @@ def _check_top(top: NDArray[np.float64]) -> None:
     if not np.all(np.isfinite(top)) or top.min() <= 0:
         msg = f"model: expected a positive top NTK eigenvalue at every seed, got {top.tolist()}"
         raise InputError(msg)
-
-
-def _check_rows(problem: Problem, x: Tensor, y: Tensor) -> None:
-    del problem
-    if x.shape[0] != y.shape[0]:
-        msg = (
-            f"data: expected one target a row of inputs ({x.shape[0]}), got {y.shape[0]}; check "
-            "that both come from the same samples"
-        )
-        raise InputError(msg)
-    for name, t in (("data[0]", x), ("data[1]", y)):
-        if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-            bad = int((~torch.isfinite(t)).sum())
-            msg = f"{name}: expected finite numbers, got {bad} NaN or infinite; remove those rows"
-            raise InputError(msg)
 
 
 def _test(

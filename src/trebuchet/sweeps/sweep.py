@@ -47,7 +47,13 @@ from trebuchet.observables.registry import described, observables as named_obser
 from trebuchet.observables.test_loss import TestLoss
 from trebuchet.observables.weight_norm import WeightNorm
 from trebuchet.problem.losses import LossFn, ModelLoss
-from trebuchet.problem.problem import Problem, as_problem, trained_with
+from trebuchet.problem.problem import (
+    ModelFactory,
+    Problem,
+    as_problem,
+    check_schedule,
+    trained_with,
+)
 from trebuchet.sweeps import chunking
 from trebuchet.sweeps.binding import Binding, OutputBinding, binding
 from trebuchet.sweeps.pool import Job
@@ -67,7 +73,7 @@ MOST_NUMBERS = 2**32
     checkpoint=maybe(a_path), checkpoint_seconds=from_zero, progress=a_bar,
 )  # fmt: skip
 def sweep(
-    problem: Problem | nn.Module | Callable[[int], nn.Module],
+    problem: Problem | nn.Module | ModelFactory,
     loss: str | LossFn | ModelLoss | None = None,
     data: object = None,
     *,
@@ -160,10 +166,10 @@ def sweep(
         >>> runs.status.sel(lr=5.0).values.tolist()
         ['blew_up', 'blew_up']
     """
-    problem = as_problem(problem, loss, data)
+    problem = as_problem(problem, loss, data, called="problem")
     if optimizer is not None:
         problem = trained_with(problem, optimizer=optimizer)
-    problem.check_steps(steps)
+    check_schedule(problem, steps)
     swept, rates = _rates(lr_ratio, lr)
     seed_list = list(checked_seeds(seeds))
     with binding(
