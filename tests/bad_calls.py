@@ -51,9 +51,12 @@ ROOMS = (
 NO_DOORS = {
     "Figure", "Scan", "Setting", "StabilityRow", "TopEigen",
     "GradientDescent.start", "GradientDescent.step_",
+    "Observable", "Observable.measure", "Observable.of", "Observable.extent", "Observable.start",
+    "Observable.since",
     "Scan.summary", "Scan.to_dataframe", "Scan.to_dataset", "TopEigen.to_dataset", "style.style",
 }  # fmt: skip
-"""Results and settings, which trebuchet makes; steps of its own engine; what takes no argument."""
+"""Results and settings, which trebuchet makes; steps of its own engine, and what it calls of an
+observable; what takes no argument."""
 
 CALLBACKS = {"progress", "on_step"}
 """Called in the middle of the work: what they raise is the caller's own, and comes out as it is."""

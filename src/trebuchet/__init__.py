@@ -17,7 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trebuchet import data, errors, models, paper, plots, theory
+    from trebuchet import data, errors, models, observables, paper, plots, theory
     from trebuchet._types import Phase, Status
     from trebuchet.curvature import TopEigen, top_eigen
     from trebuchet.engine.optimizers import GradientDescent
@@ -50,7 +50,7 @@ _HOMES = {
     "load": "files", "save": "files", "table": "results.summary",
     "ModelLoss": "problem.losses", "Edge": "theory.edges", "Phase": "_types", "Status": "_types",
 }  # fmt: skip
-_SUBMODULES = {"data", "errors", "models", "paper", "plots", "theory"}
+_SUBMODULES = {"data", "errors", "models", "observables", "paper", "plots", "theory"}
 
 __all__ = [
     "MLP",
@@ -75,6 +75,7 @@ __all__ = [
     "label",
     "load",
     "models",
+    "observables",
     "paper",
     "plots",
     "save",
