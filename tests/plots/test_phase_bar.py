@@ -76,7 +76,7 @@ def test_rate_axis_in_both_units() -> None:
     with pytest.raises(InputError, match="x: expected 'lr_ratio' or 'lr'"):
         rate_axis(ds, "eta")
     with pytest.raises(InputError, match="held by the dataset"):
-        rate_axis(ds.drop_vars("lr_ratio"))
+        rate_axis(ds.drop_vars("lr_ratio"), "lr_ratio")
 
 
 def test_one_rate_has_a_cell_around_it() -> None:
