@@ -202,8 +202,10 @@ def diverged_handles(ds: xr.Dataset) -> list[Line2D]:
 
 
 def _diverged_rates(ds: xr.Dataset) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    diverged = np.asarray(ds["phase"].transpose("lr", "seed").values) == str(Phase.DIVERGENT)
-    return diverged.all(axis=1), diverged.any(axis=1) & ~diverged.all(axis=1)
+    shown = shown_phases(ds)
+    diverged = shown == str(Phase.DIVERGENT)
+    every = diverged.any(axis=1) & (diverged | (shown == DROPPED) | (shown == "")).all(axis=1)
+    return every, diverged.any(axis=1) & ~every
 
 
 def _mark_diverged(ax: Axes, x: NDArray[np.float64], ds: xr.Dataset) -> None:
