@@ -51,7 +51,7 @@ def _quantities(name: str, value: object) -> list[str]:
     edge_labels=flag, shade=flag,
 )  # fmt: skip
 def against_rate(
-    ds: xr.Dataset,
+    ds: Any,
     quantities: str | Sequence[str] = "lr_ratio_final",
     *,
     ax: Axes,
@@ -91,7 +91,7 @@ def against_rate(
     if shade:
         shade_phases(ax, ds, x=x)
     lines = [item for name in names for item in _series(ds, name)]
-    log = any(FINALS[name].log for name in names)
+    log = any(FINALS[name].log for name in names) and not any((v < 0).any() for _, v in lines)
     shown = shown_phases(ds)
     diverged, dropped = shown == str(Phase.DIVERGENT), shown == DROPPED
     there = ~(dropped | (shown == "")).all(axis=1)
@@ -116,7 +116,7 @@ def against_rate(
         pooled += [kept[np.isfinite(kept)], left[np.isfinite(left)]]
     if sunk:
         say_floor(ax)
-    _set_height(ax, names, np.concatenate(pooled), ds)
+    _set_height(ax, names, np.concatenate(pooled), ds, log=log)
     _mark_diverged(ax, position, ds)
     if "lr_ratio_final" in names:
         _ratio_guides(ax, x)
@@ -149,9 +149,8 @@ def _series(ds: xr.Dataset, name: str) -> list[tuple[str, NDArray[np.float64]]]:
 
 
 def _set_height(
-    ax: Axes, names: Sequence[str], values: NDArray[np.float64], ds: xr.Dataset
+    ax: Axes, names: Sequence[str], values: NDArray[np.float64], ds: xr.Dataset, *, log: bool
 ) -> None:
-    log = any(FINALS[name].log for name in names)
     if log:
         ax.set_yscale("log")
     if not len(values):
@@ -171,7 +170,8 @@ def _set_height(
         start = float(np.nanmedian(ds["weight_norm_first"])) / ds.attrs.get("n_parameters", 1)
         linear_then_log(ax, float(values.min()), float(values.max()), LINEAR["weight_norm"] * start)
     else:
-        ax.set_ylim(0, 1.12 * float(values.max()))
+        low, high = min(0.0, float(values.min())), float(values.max())
+        ax.set_ylim(low - 0.12 * (high - low) * (low < 0), high + 0.12 * (high - low))
 
 
 CROSS: dict[str, Any] = {

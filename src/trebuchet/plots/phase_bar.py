@@ -24,7 +24,7 @@ DROPPED = str(Status.DROPPED)
 
 
 @door(ds=checks.labelled)
-def majority_phase(ds: xr.Dataset) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+def majority_phase(ds: Any) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
     """The phase that most seeds are in, at each rate.
 
     A tie goes to the phase that claims less: divergent, then collapsed, unsettled, catapult, lazy.
@@ -52,13 +52,13 @@ def majority_phase(ds: xr.Dataset) -> tuple[NDArray[np.str_], NDArray[np.float64
 
 
 @door(ds=results, x=checks.x_axis)
-def rate_axis(ds: xr.Dataset, x: str | None = None) -> NDArray[np.float64]:
+def rate_axis(ds: Any, x: str | None = None) -> NDArray[np.float64]:
     """Where each rate lies on an axis of ηλ₀ (``"lr_ratio"``) or η (``"lr"``), ``(lr,)``.
 
     Where seeds differ (λ₀ does, at one η), it is their median.
 
     Args:
-        ds: A results dataset.
+        ds: A results dataset, or a ``Scan``.
         x: "lr_ratio" or "lr"; unless given ηλ₀ of gradient descent
             where it is known, else η.
 
@@ -131,7 +131,7 @@ def cell_edges(x: ArrayLike) -> NDArray[np.float64]:
 
 
 @door(ax=checks.axes, ds=checks.labelled, x=checks.x_axis, names=flag)
-def shade_phases(ax: Axes, ds: xr.Dataset, *, x: str | None = None, names: bool = True) -> Axes:
+def shade_phases(ax: Axes, ds: Any, *, x: str | None = None, names: bool = True) -> Axes:
     """Shade the background by the majority's phase; hatch the rates on which seeds disagree.
 
     Rates at which a scan dropped every run stay white.
@@ -190,7 +190,7 @@ def shade_phases(ax: Axes, ds: xr.Dataset, *, x: str | None = None, names: bool 
 
 
 @door(ds=checks.labelled, ax=checks.axes, x=checks.x_axis)
-def phase_bar(ds: xr.Dataset, *, ax: Axes, x: str | None = None) -> Axes:
+def phase_bar(ds: Any, *, ax: Axes, x: str | None = None) -> Axes:
     """One row of cells a seed, one column a rate, coloured by phase.
 
     A run that a scan dropped is a hollow cell; where nothing was run there is none.
@@ -231,11 +231,11 @@ def phase_bar(ds: xr.Dataset, *, ax: Axes, x: str | None = None) -> Axes:
 
 
 @door(ds=checks.labelled)
-def phase_handles(ds: xr.Dataset) -> list[Patch]:
+def phase_handles(ds: Any) -> list[Patch]:
     """Legend entries for the phases that occur, and for the hatching where seeds disagree.
 
     Args:
-        ds: A labelled results dataset.
+        ds: A labelled results dataset, or a ``Scan``.
 
     Returns:
         Patches with labels.

@@ -1,5 +1,7 @@
 """The picture of ``trebuchet sweep``: what happened, and at which rates."""
 
+from typing import Any
+
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -16,7 +18,7 @@ from trebuchet.plots.traces import choose_rates, trace_handles, traces
 
 @door(ds=checks.labelled, edges=an_edges, title=text, caption=maybe(text))
 def sweep_overview(
-    ds: xr.Dataset,
+    ds: Any,
     edges: Edges | None,
     title: str,
     *,

@@ -50,7 +50,7 @@ QUANTITIES = {
     rates=checks.positions, colours=checks.colours,
 )  # fmt: skip
 def traces(
-    ds: xr.Dataset,
+    ds: Any,
     quantity: str = "loss",
     *,
     ax: Axes,
@@ -65,7 +65,7 @@ def traces(
     logarithmic axis (linear below 1) where there are more than 150.
 
     Args:
-        ds: A labelled results dataset.
+        ds: A labelled results dataset, or a ``Scan``.
         quantity: "loss", "test_loss", "weight_norm" (divided by P where the dataset knows it) or
             "lr_ratio" (ηλ_t).
         ax: Where to draw.
@@ -107,11 +107,11 @@ def traces(
 
 
 @door(ds=checks.labelled)
-def choose_rates(ds: xr.Dataset) -> list[int]:
+def choose_rates(ds: Any) -> list[int]:
     """A few rates that tell the story: lazy, catapult, the last that trained, the first lost.
 
     Args:
-        ds: A labelled results dataset.
+        ds: A labelled results dataset, or a ``Scan``.
 
     Returns:
         Up to five indices along ``lr``, increasing.
@@ -152,12 +152,12 @@ def rate_names(ds: xr.Dataset) -> list[str]:
 
 @door(ds=checks.labelled, rates=checks.positions, colours=checks.colours)
 def trace_handles(
-    ds: xr.Dataset, rates: Sequence[int] | None, colours: Sequence[Any] | None = None
+    ds: Any, rates: Sequence[int] | None, colours: Sequence[Any] | None = None
 ) -> list[Line2D]:
     """Legend entries for rates: value and phase.
 
     Args:
-        ds: A labelled results dataset.
+        ds: A labelled results dataset, or a ``Scan``.
         rates: Indices along ``lr``; None for those of `choose_rates`.
         colours: One a rate.
 
@@ -245,6 +245,10 @@ def _set_height(
     pooled = np.concatenate(finite) if finite else np.array([1.0])
     calm = [v[:, np.isfinite(v[-1])] for _, v in drawn if np.isfinite(v[-1]).any()]
     top = max((float(np.nanmax(v)) for v in calm), default=float(pooled.max(initial=1.0)))
+    if log and (pooled < 0).any():  # such as a loss with a constant taken off
+        low = float(pooled.min())
+        ax.set_ylim(low - 0.06 * (top - low), top + 0.06 * max(top - low, 1e-300))
+        return
     if not log:
         begun = [float(np.nanmax(v[0])) for _, v in drawn if np.isfinite(v[0]).any()]
         top = max([top, *begun])
