@@ -75,8 +75,10 @@ def test_rate_axis_in_both_units() -> None:
     np.testing.assert_array_equal(rate_axis(ds, "lr"), [0.25, 0.5])
     with pytest.raises(InputError, match="x: expected 'lr_ratio' or 'lr'"):
         rate_axis(ds, "eta")
+    without = ds.drop_vars("lr_ratio")
+    np.testing.assert_array_equal(rate_axis(without), [0.25, 0.5])
     with pytest.raises(InputError, match="held by the dataset"):
-        rate_axis(ds.drop_vars("lr_ratio"), "lr_ratio")
+        rate_axis(without, "lr_ratio")
 
 
 def test_one_rate_has_a_cell_around_it() -> None:

@@ -178,7 +178,7 @@ def test_runs_are_a_sweeps(old: tb.Scan) -> None:
     for name in ("phase", "peak_ratio", "recovery_step"):
         xr.testing.assert_equal(again[name], runs[name])
     xr.testing.assert_allclose(again["kernel_drift"], runs["kernel_drift"], rtol=1e-14, atol=1e-14)
-    assert tb.table(runs).phases.tolist() == ["o -", "L L", "C -", "C -", "- D"]
+    assert tb.table(runs).phases.tolist() == ["o ·", "L L", "C ·", "C ·", "· D"]
 
 
 def test_where_it_was_made_is_kept(old: tb.Scan) -> None:

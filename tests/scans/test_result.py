@@ -20,7 +20,7 @@ from torch import nn
 
 from trebuchet._types import Phase
 from trebuchet.errors import InputError
-from trebuchet.scans.bisect import Interval
+from trebuchet.phases.interval import Interval
 from trebuchet.scans.door import Scan, scan
 from trebuchet.scans.legacy import of_old
 from trebuchet.scans.result import Critical, Warmup

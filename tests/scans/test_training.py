@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import trebuchet as tb
 from trebuchet._types import Phase, Status
 from trebuchet.engine.advance import Engine, Run
-from trebuchet.engine.kernels.module import Host
+from trebuchet.engine.kernels.host import Host
 from trebuchet.engine.looks import schedule
 from trebuchet.engine.runner import Plan
 from trebuchet.engine.stopping import StopRule

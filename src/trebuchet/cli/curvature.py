@@ -21,6 +21,7 @@ from trebuchet.cli.loading import (
 from trebuchet.cli.options import between, command, one_of, whole
 from trebuchet.cli.output import check_file, console, write_text
 from trebuchet.errors import InputError
+from trebuchet.problem.loss_names import described as losses
 from trebuchet.problem.optimizer_names import described
 from trebuchet.theory.stability import TABLE, earliest_rise, stability_product
 
@@ -53,9 +54,7 @@ def curvature(
         typer.Option(
             parser=LOSS,
             metavar="NAME",
-            help="The loss you train with, as torch has it: mse, cross_entropy, bce (logits), "
-            "huber, smooth_l1, l1, nll, soft_margin, poisson_nll, kl_div; or half_mse, the "
-            "theory's: half, summed over outputs.",
+            help=f"The loss you train with: {losses()}",
             show_default=False,
         ),
     ],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from trebuchet.cli.options import did_you_mean, quoted, word
 from trebuchet.errors import InputError, TrebuchetError
+from trebuchet.problem.loss_names import NAMES as LOSS_NAMES
 from trebuchet.problem.optimizer_names import NAMES, lookup
 
 if TYPE_CHECKING:
@@ -33,13 +34,7 @@ def _check_loss(name: str) -> None:
     resolve(name)
 
 
-def _losses() -> Iterable[str]:
-    from trebuchet.problem.losses import LOSSES
-
-    return LOSSES
-
-
-LOSS = word("--loss", _check_loss, _losses)
+LOSS = word("--loss", _check_loss, lambda: LOSS_NAMES)
 OPTIMIZER = word("--optimizer", lookup, lambda: NAMES)
 
 

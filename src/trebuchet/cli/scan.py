@@ -17,6 +17,7 @@ from trebuchet.cli.options import (
 )
 from trebuchet.cli.output import check_folder, console, refuse_existing, together
 from trebuchet.errors import InputError
+from trebuchet.problem.loss_names import described as losses
 from trebuchet.problem.optimizer_names import described
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ def scan(
         typer.Option(
             parser=LOSS,
             metavar="NAME",
-            help="mse, cross_entropy, bce (logits), huber, smooth_l1, l1, nll, soft_margin, "
-            "poisson_nll, kl_div, or half_mse.",
+            help=f"One of {losses()}",
             show_default=False,
         ),
     ] = None,

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from trebuchet._types import Status
 from trebuchet.engine.history import History
 from trebuchet.engine.kernels.base import Kernel
-from trebuchet.engine.kernels.module import Host, ModuleKernel
-from trebuchet.engine.kernels.vmap import NoRoomError, StackKernel
+from trebuchet.engine.kernels.host import Host
+from trebuchet.engine.kernels.module import ModuleKernel
+from trebuchet.engine.kernels.stack import NoRoomError, StackKernel
 from trebuchet.engine.runner import DIVERGED, Control, Plan, Runner
 
 RUNNING = ""
@@ -137,7 +138,7 @@ class Engine:
             rate: η, before the schedule.
             seed: The order of its batches.
         """
-        return Run(self, rate, seed, self.host.start(rate, seed))
+        return Run(self, rate, seed, ModuleKernel.at_start(self.host, rate, seed))
 
     def advance(self, runs: Sequence[Run], steps: int) -> None:
         """Take runs to a step, or until they end.

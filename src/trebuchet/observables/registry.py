@@ -9,10 +9,10 @@ from trebuchet.observables.accuracy import Accuracy
 from trebuchet.observables.base import Observable
 from trebuchet.observables.eigenvector_overlap import EigenvectorOverlap
 from trebuchet.observables.gradient_norm import GradientNorm
+from trebuchet.observables.held_out_loss import HeldOutLoss
 from trebuchet.observables.loss_directions import LossDirections
 from trebuchet.observables.sharpness import Sharpness
 from trebuchet.observables.sparsity import Sparsity
-from trebuchet.observables.test_loss import TestLoss
 from trebuchet.observables.top_eigenvalue import TopEigenvalue
 from trebuchet.observables.top_eigenvalues import TopEigenvalues
 from trebuchet.observables.weight_norm import WeightNorm
@@ -21,7 +21,7 @@ from trebuchet.results.schema import COORDINATES, VARIABLES
 OBSERVABLES: dict[str, type[Observable]] = {
     kind.name: kind
     for kind in (
-        TopEigenvalue, Sparsity, TestLoss, WeightNorm, GradientNorm, Accuracy, TopEigenvalues,
+        TopEigenvalue, Sparsity, HeldOutLoss, WeightNorm, GradientNorm, Accuracy, TopEigenvalues,
         LossDirections, EigenvectorOverlap, Sharpness,
     )
 }  # fmt: skip

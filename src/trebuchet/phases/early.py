@@ -17,24 +17,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 from torch import nn
 
 from trebuchet._checks import anything, from_zero, real, steps as step_count
 from trebuchet._content import ByContent
 from trebuchet._doors import door, rule
 from trebuchet.curvature.top import top_eigen
+from trebuchet.engine.advance import Engine, Run
+from trebuchet.engine.kernels.host import Host
+from trebuchet.engine.runner import Plan
+from trebuchet.engine.stopping import StopRule
 from trebuchet.errors import InputError
-from trebuchet.problem.batches import Batch, SizeOf, warn_uncounted
-from trebuchet.problem.bound import evaluated
-from trebuchet.problem.check_start import check_start
+from trebuchet.phases.interval import Interval
+from trebuchet.problem.batches import SizeOf, warn_uncounted
+from trebuchet.problem.bound import Bound, bound
 from trebuchet.problem.held_still import MODE, WithoutDropout, held_still, may_drop
 from trebuchet.problem.losses import ModelLoss
-from trebuchet.problem.noise import seed_all
-from trebuchet.problem.problem import ModelFactory, Problem, as_problem
-from trebuchet.problem.risk import Objective, is_finite
+from trebuchet.problem.problem import ModelFactory, Problem, as_problem, trained_with
 from trebuchet.problem.selection import unwrap
-from trebuchet.results.levels import blown_up, risen
+from trebuchet.results.levels import risen
 
 BLOWUP = 1e8
 """A loss above so many times its start has diverged."""
@@ -100,6 +102,7 @@ def early_constants(
     Example:
         On a quadratic loss the sharpness stays, and the two other edges are both at 2:
 
+        >>> import torch
         >>> net = nn.Linear(1, 1, bias=False).double()
         >>> x = torch.ones(4, 1, dtype=torch.float64)
         >>> found = early_constants(net, "half_mse", (x, 0 * x), delta=1e-6)
@@ -114,89 +117,80 @@ def early_constants(
         raise InputError(msg)
     problem = as_problem(model, loss, data, weights=weights, size_of=size_of)
     net = unwrap(problem.initial(0))
-    off = WithoutDropout() if may_drop(net) else contextlib.nullcontext()
-    still = held_still(
-        net, mode=MODE, loader=problem.data, parameters_too=True, also=problem.loss
+    plain = trained_with(
+        problem, optimizer="sgd", batch_size=None, accumulate=1, schedule=None,
+        clip_grad_norm=None, clip_grad_value=None,
     )  # fmt: skip
-    with still, off:
-        objective, stream = evaluated(problem, net, joint=True)
-        warn_uncounted(stream.pool)
-        with objective.brought_home():
-            check_start(objective, list(stream.pool), stream)
-            run = _Descent(objective, list(stream.pool), delta)
-            if not run.sharpness > 0:
-                msg = f"model: its sharpness is {run.sharpness:.3g}; a positive one is needed for c"
-                raise InputError(msg)
-            c_max = _edge(lambda c: not run.trains(c, train_steps), rtol)
-            c_loss = _edge(lambda c: run.rises(c, steps), rtol)
-            c_sharp = _edge(lambda c: run.sharpens(c, steps), rtol, at_most=c_max)
+    off = WithoutDropout() if may_drop(net) else contextlib.nullcontext()
+    still = held_still(net, mode=MODE, loader=problem.data, parameters_too=True, also=problem.loss)
+    with still, off, bound(plain, net, joint=True) as trained:
+        warn_uncounted(trained.stream.pool)
+        run = _Descent(trained, delta)
+        if not run.sharpness > 0:
+            msg = f"model: its sharpness is {run.sharpness:.3g}; a positive one is needed for c"
+            raise InputError(msg)
+        c_max = _edge(lambda c: not run.trains(c, train_steps), rtol)
+        c_loss = _edge(lambda c: run.rises(c, steps), rtol)
+        c_sharp = _edge(lambda c: run.sharpens(c, steps), rtol, at_most=c_max)
     return EarlyConstants(c_loss, c_sharp, c_max, run.sharpness)
 
 
 class _Descent:
     """Gradient descent from one initialisation, again and again."""
 
-    def __init__(self, objective: Objective, batches: list[Batch], delta: float) -> None:
-        self.objective, self.batches, self.delta = objective, batches, delta
-        self.first = objective.value(batches)
+    def __init__(self, trained: Bound, delta: float) -> None:
+        self.host, self.delta = Host(trained), delta
         self.sharpness = self._sharpness()
 
     def _sharpness(self) -> float:
-        objective = self.objective
-        return top_eigen(objective.model, objective.loss, self.batches, "hessian", rtol=1e-3).value
+        objective, batches = self.host.objective, self.host.fixed
+        return top_eigen(objective.model, objective.loss, batches, "hessian", rtol=1e-3).value
 
-    def _steps(self, c: float, steps: int, stop: Callable[[], bool] | None = None) -> list[float]:
-        rate = c / self.sharpness
-        losses = []
-        self.objective.state.restore(self.objective.state.start)
-        for step in range(steps):
-            seed_all(step)
-            self.objective.gradient(self.batches, equally=False)
-            with torch.no_grad():
-                for p in self.objective.params:
-                    if p.grad is not None:
-                        p.sub_(rate * p.grad)
-            losses.append(self.objective.value(self.batches))
-            if not is_finite(losses[-1]) or blown_up(losses[-1], self.first, BLOWUP):
-                break
-            if stop is not None and stop():
-                break
-        return losses
+    def _engine(self, steps: int) -> Engine:
+        stop, schedule = StopRule(steps, None, BLOWUP), np.arange(steps + 1)
+        plan = Plan(stop, schedule, delta=self.delta, check_law=False)
+        return Engine(self.host, plan)
+
+    def _taken(self, c: float, steps: int) -> Run:
+        engine = self._engine(steps)
+        run = engine.start(c / self.sharpness, 0)
+        engine.advance([run], steps)
+        return run
 
     def trains(self, c: float, steps: int) -> bool:
-        losses = self._steps(c, steps)
-        return len(losses) == steps and losses[-1] < self.first
+        run = self._taken(c, steps)
+        return not run.dead and run.last_loss < self.host.loss_first
 
     def rises(self, c: float, steps: int) -> bool:
-        losses = self._steps(c, steps)
-        return not is_finite(losses[-1]) or bool(risen(max(losses), self.first, self.delta))
+        run = self._taken(c, steps)
+        return run.dead or bool(risen(run.peak, self.host.loss_first, self.delta))
 
     def sharpens(self, c: float, steps: int) -> bool:
-        seen = []
-
-        def stop() -> bool:
-            seen.append(self._sharpness())
-            return seen[-1] > (1 + self.delta) * self.sharpness
-
-        self._steps(c, steps, stop)
-        return bool(seen) and seen[-1] > (1 + self.delta) * self.sharpness
+        engine = self._engine(steps)
+        run = engine.start(c / self.sharpness, 0)
+        for step in range(1, steps + 1):
+            engine.advance([run], step)
+            if run.kernel is None:  # diverged
+                return False
+            engine.load(run)
+            if self._sharpness() > (1 + self.delta) * self.sharpness:
+                return True
+        return False
 
 
 def _edge(beyond: Callable[[float], bool], rtol: float, at_most: float = 1e4) -> float:
     """The smallest c that is beyond, by going out from 0.7 in steps of 1.3 and then bisecting."""
-    low, high = 0.7, 1.0
-    while beyond(low):  # such as nets that sharpen from the first step on
-        low, high = low / 1.3, low
-        if low < 1e-3:
+    edge = Interval(0.0, math.inf).after(0.7, beyond=beyond(0.7))
+    if not edge.low <= 0:
+        edge = edge.after(1.0, beyond=beyond(1.0))
+    while not edge.closed:  # below: such as nets that sharpen from the first step on
+        c = edge.trial(out=1.3)
+        if c < 1e-3:
             return 0.0
-    while not beyond(high):
-        low, high = high, 1.3 * high
-        if low > at_most:
+        if c > 1.3 * at_most:
             return math.nan
-    while high > (1 + rtol) * low:
-        middle = math.sqrt(low * high)
-        if beyond(middle):
-            high = middle
-        else:
-            low = middle
-    return math.sqrt(low * high)
+        edge = edge.after(c, beyond=beyond(c))
+    while not edge.within(rtol):
+        c = edge.trial(out=1.3)
+        edge = edge.after(c, beyond=beyond(c))
+    return edge.value

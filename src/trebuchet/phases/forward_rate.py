@@ -19,6 +19,7 @@ from trebuchet._checks import anything, positive, whole
 from trebuchet._content import ByContent
 from trebuchet._doors import door, maybe
 from trebuchet.errors import InputError
+from trebuchet.phases.interval import Interval
 from trebuchet.problem.batches import Batch, SizeOf, warn_uncounted
 from trebuchet.problem.bound import evaluated
 from trebuchet.problem.check_start import check_start
@@ -268,37 +269,25 @@ def _bracket(
     count: Callable[[], int],
 ) -> ForwardRate | None:
     """The bracket; None if every rate that was tried rises."""
-    low, high = 0.0, math.inf
     rate = natural / 100
-    for _ in range(120):
-        if rises(rate):
-            high = rate
-            if low > 0:
-                break
-            rate /= 4
-        else:
-            low = rate
-            if math.isfinite(high):
-                break
-            rate *= 4
+    edge = Interval(0.0, math.inf).after(rate, beyond=rises(rate))
+    while not edge.closed:
+        rate = edge.trial(out=4.0)
         if not 1e-12 < rate / natural < 1e12:
             break
-    if low == 0.0:
+        edge = edge.after(rate, beyond=rises(rate))
+    if edge.low == 0.0:
         return None
-    if math.isinf(high):
-        return ForwardRate(low, math.inf, natural, count())
+    if math.isinf(edge.high):
+        return ForwardRate(edge.low, math.inf, natural, count())
     for _ in range(40):
-        middle = math.sqrt(low * high)
+        middle = edge.trial(out=4.0)
         value = loss_at(middle)
-        if value < first:
-            low = middle
-        else:
-            high = middle
-            if value <= first + delta * abs(first) and high <= 1.1 * low:
-                break
-        if high <= (1 + 0.1 * delta) * low:
+        edge = edge.after(middle, beyond=not value < first)
+        landed = not value < first and value <= first + delta * abs(first)
+        if (landed and edge.within(0.1)) or edge.within(0.1 * delta):
             break
-    return ForwardRate(low, high, natural, count())
+    return ForwardRate(edge.low, edge.high, natural, count())
 
 
 def _why_it_rises(first: float, again: float) -> str:

@@ -47,14 +47,14 @@ def _quantities(name: str, value: object) -> list[str]:
 
 
 @door(
-    ds=checks.labelled, quantities=_quantities, ax=checks.axes, x=checks.x_axis, edges=an_edges,
-    edge_labels=flag, shade=flag,
+    ds=checks.labelled, quantities=_quantities, ax=checks.optional_axes, x=checks.x_axis,
+    edges=an_edges, edge_labels=flag, shade=flag,
 )  # fmt: skip
 def against_rate(
     ds: Any,
     quantities: str | Sequence[str] = "lr_ratio_final",
     *,
-    ax: Axes,
+    ax: Axes | None = None,
     x: str | None = None,
     edges: Edges | None = None,
     edge_labels: bool = True,
@@ -71,9 +71,9 @@ def against_rate(
         quantities: One or several of "lr_ratio_final" (final ηλ), "weight_norm_final",
             "loss_max", "loss_final", "test_loss_final", "sparsity_final" (a line a layer). Losses
             go on a logarithmic axis.
-        ax: Where to draw.
-        x: "lr_ratio" or "lr"; unless given ηλ₀ of gradient descent
-            where it is known, else η.
+        ax: Where to draw; a new figure's axes unless given.
+        x: "lr_ratio" or "lr"; the first where λ₀ is known and the optimizer is gradient descent,
+            unless given.
         edges: Drawn as vertical lines (see `draw_edges`).
         edge_labels: Write their names.
         shade: Shade the phases.
@@ -85,7 +85,7 @@ def against_rate(
         InputError: If an argument is not what was expected, or a quantity is not in the dataset.
     """
     names = [quantities] if isinstance(quantities, str) else list(quantities)
-    x = checks.along_x(ds, x)
+    ax, x = checks.drawn_on(ax), checks.along(ds, x)
     position = rate_axis(ds, x)
     set_rate_axis(ax, position)
     if shade:

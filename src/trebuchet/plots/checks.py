@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -32,6 +33,8 @@ def labelled(name: str, value: object) -> xr.Dataset:
         msg = f"{name}: expected the dims lr and seed, got {extra[0]!r} too; select one with ds.sel"
         raise InputError(msg)
     for held in ("lr", "learning_rate", "lr_ratio"):
+        if held == "lr_ratio" and held in ds and bool(np.isnan(ds[held]).all()):
+            continue  # λ₀ was not measured
         if held in ds and not bool((np.isfinite(ds[held]) & (ds[held] > 0)).all()):
             msg = f"{name}: expected positive finite numbers as {held!r}, got some that are not"
             raise InputError(msg)
@@ -39,11 +42,11 @@ def labelled(name: str, value: object) -> xr.Dataset:
 
 
 def x_axis(name: str, value: object) -> str | None:
-    """The quantity along x, or None for the usual one."""
+    """The quantity along x; None for the usual one, see `along`."""
     return None if value is None else choice(name, value, X)
 
 
-def along_x(ds: xr.Dataset, x: str | None) -> str:
+def along(ds: xr.Dataset, x: str | None) -> str:
     """What was asked for, or else ηλ₀ of gradient descent, where it is known, and η of all else.
 
     Args:
@@ -57,7 +60,8 @@ def along_x(ds: xr.Dataset, x: str | None) -> str:
         InputError: If the dataset does not hold what was asked for.
     """
     if x is None:
-        return "lr_ratio" if "lr_ratio" in ds and is_descent(ds) else "lr"
+        known = "lr_ratio" in ds and bool(np.isfinite(ds["lr_ratio"]).all())
+        return "lr_ratio" if known and is_descent(ds) else "lr"
     if X[x] not in ds:
         msg = f"x: expected 'lr_ratio' or 'lr', held by the dataset, got {x!r}"
         raise InputError(msg)
@@ -68,6 +72,18 @@ def is_descent(ds: xr.Dataset) -> bool:
     """Whether runs were made by gradient descent, as far as is known: 2 says something of ηλ."""
     plain = {"sgd", "GradientDescent(momentum=0.0, weight_decay=0.0)"}
     return str(ds.attrs.get("optimizer", "sgd")) in plain
+
+
+def rate_name(x: str) -> str:
+    """What an axis, or a line, calls its rates."""
+    return "ηλ₀" if x == "lr_ratio" else "η"
+
+
+def drawn_on(ax: Axes | None) -> Axes:
+    """The axes, or those of a new figure."""
+    if ax is not None:
+        return ax
+    return plt.subplots(layout="constrained")[1]
 
 
 def optional_axes(name: str, value: object) -> Axes | None:

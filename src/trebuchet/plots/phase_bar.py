@@ -58,8 +58,8 @@ def rate_axis(ds: Any, x: str | None = None) -> NDArray[np.float64]:
 
     Args:
         ds: A results dataset, or a ``Scan``.
-        x: "lr_ratio" or "lr"; unless given ηλ₀ of gradient descent
-            where it is known, else η.
+        x: "lr_ratio" or "lr"; the first where λ₀ is known and the optimizer is gradient descent,
+            unless given.
 
     Returns:
         Positions, increasing.
@@ -67,7 +67,7 @@ def rate_axis(ds: Any, x: str | None = None) -> NDArray[np.float64]:
     Raises:
         InputError: If `x` is neither, or the dataset lacks it.
     """
-    held = checks.X[checks.along_x(ds, x)]
+    held = checks.X[checks.along(ds, x)]
     return np.asarray(ds[held].median("seed").values, dtype=np.float64)
 
 
@@ -139,8 +139,8 @@ def shade_phases(ax: Axes, ds: Any, *, x: str | None = None, names: bool = True)
         ax: Where to draw; its x axis is set to the rates, a logarithmic one where they were chosen
             evenly in logarithms, over decades.
         ds: A labelled results dataset, or a ``Scan``.
-        x: "lr_ratio" or "lr"; unless given ηλ₀ of gradient descent
-            where it is known, else η.
+        x: "lr_ratio" or "lr"; the first where λ₀ is known and the optimizer is gradient descent,
+            unless given.
         names: Write the phases above the axes, where there is room.
 
     Returns:
@@ -188,17 +188,17 @@ def shade_phases(ax: Axes, ds: Any, *, x: str | None = None, names: bool = True)
     return ax
 
 
-@door(ds=checks.labelled, ax=checks.axes, x=checks.x_axis)
-def phase_bar(ds: Any, *, ax: Axes, x: str | None = None) -> Axes:
+@door(ds=checks.labelled, ax=checks.optional_axes, x=checks.x_axis)
+def phase_bar(ds: Any, *, ax: Axes | None = None, x: str | None = None) -> Axes:
     """One row of cells a seed, one column a rate, coloured by phase.
 
     A run that a scan dropped is a hollow cell; where nothing was run there is none.
 
     Args:
         ds: A labelled results dataset, or a ``Scan``.
-        ax: Where to draw; its x axis is set as by `shade_phases`.
-        x: "lr_ratio" or "lr"; unless given ηλ₀ of gradient descent
-            where it is known, else η.
+        ax: Where to draw, its x axis as in `shade_phases`; a new figure's axes unless given.
+        x: "lr_ratio" or "lr"; the first where λ₀ is known and the optimizer is gradient descent,
+            unless given.
 
     Returns:
         The axes.
@@ -207,11 +207,13 @@ def phase_bar(ds: Any, *, ax: Axes, x: str | None = None) -> Axes:
         InputError: If an argument is not what was expected.
     """
     phases = shown_phases(ds)  # (lr, seed)
+    ax = checks.drawn_on(ax)
+    x = checks.along(ds, x)
     borders = set_rate_axis(ax, rate_axis(ds, x))
     n_seeds = phases.shape[1]
     for seed in range(n_seeds):
         for start, stop in _stretches(phases[:, seed]):
-            if not phases[start, seed]:
+            if not phases[start, seed]:  # not run
                 continue
             ax.barh(
                 seed,
@@ -223,6 +225,8 @@ def phase_bar(ds: Any, *, ax: Axes, x: str | None = None) -> Axes:
     ax.set_ylim(n_seeds - 0.5, -0.5)
     few = n_seeds <= 6
     ax.set_yticks(range(n_seeds) if few else [], [str(s) for s in ds["seed"].values] if few else [])
+    if not ax.get_xlabel():
+        ax.set_xlabel("ηλ₀" if x == "lr_ratio" else "learning rate η")
     ax.set_ylabel("seed" if few else f"{n_seeds} seeds")
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)

@@ -48,7 +48,7 @@ def sweep_overview(
         page = Page((2, 2), title, _caption(ds) if caption is None else caption, strip=strip)
         rates = choose_rates(ds)
         colours = rate_colours(len(rates))
-        x = checks.along_x(ds, None)
+        x = checks.along(ds, None)
         for column, name in enumerate(("loss", _first_of(ds, OVER_STEPS))):
             ax = page.panel(0, column, OVER_STEPS.get(name, "Loss"))
             if _held(name, over_steps=True) in ds:

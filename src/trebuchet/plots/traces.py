@@ -46,14 +46,14 @@ QUANTITIES = {
 
 
 @door(
-    ds=checks.labelled, quantity=rule(choice, QUANTITIES, quoted=False), ax=checks.axes,
+    ds=checks.labelled, quantity=rule(choice, QUANTITIES, quoted=False), ax=checks.optional_axes,
     rates=checks.positions, colours=checks.colours,
 )  # fmt: skip
 def traces(
     ds: Any,
     quantity: str = "loss",
     *,
-    ax: Axes,
+    ax: Axes | None = None,
     rates: Sequence[int] | None = None,
     colours: Sequence[Any] | None = None,
 ) -> Axes:
@@ -68,7 +68,7 @@ def traces(
         ds: A labelled results dataset, or a ``Scan``.
         quantity: "loss", "test_loss", "weight_norm" (divided by P where the dataset knows it) or
             "lr_ratio" (ηλ_t).
-        ax: Where to draw.
+        ax: Where to draw; a new figure's axes unless given.
         rates: Indices along ``lr``; chosen by `choose_rates` unless given.
         colours: One a rate.
 
@@ -82,6 +82,7 @@ def traces(
     colours = rate_colours(len(chosen)) if colours is None else checks.as_many(colours, chosen)
     look = QUANTITIES[quantity]
     step = ds["step"].values
+    ax = checks.drawn_on(ax)
     names = rate_names(ds)
     drawn = []
     for rate, colour in zip(chosen, colours, strict=True):
@@ -146,7 +147,7 @@ def rate_names(ds: xr.Dataset) -> list[str]:
     Returns:
         One a rate.
     """
-    sign = "η" if checks.along_x(ds, None) == "lr" else "ηλ₀"
+    sign = checks.rate_name(checks.along(ds, None))
     return [f"{sign} = {value:.3g}" for value in rate_axis(ds)]
 
 

@@ -71,13 +71,16 @@ class Bound:
 
 
 @contextmanager
-def bound(problem: Problem, model: nn.Module, *, steps: int) -> Iterator[Bound]:
+def bound(
+    problem: Problem, model: nn.Module, *, steps: int = ENDLESS, joint: bool = False
+) -> Iterator[Bound]:
     """Look at the model, the loss, the data and the optimizer as they will be trained.
 
     Args:
         problem: The problem.
         model: Its module, unwrapped, held still and in the mode it is to be trained in.
         steps: Of a run; of a loader no more is read than they need.
+        joint: All data are one set, read whole, and make every step.
 
     Yields:
         What trains it. At the end everything that training moves is brought home.
@@ -91,7 +94,7 @@ def bound(problem: Problem, model: nn.Module, *, steps: int) -> Iterator[Bound]:
     probe = factory(params, 1e-3)
     if problem.scheduler is not None:
         check_scheduler(problem.scheduler, factory, params, steps)
-    objective, stream = evaluated(problem, model, steps=steps)
+    objective, stream = evaluated(problem, model, steps=steps, joint=joint)
     with objective.brought_home():
         objective.notes += [note for note in (epsilon_lost(probe), unheld(probe, params)) if note]
         if stream.n_samples == 1:
@@ -139,7 +142,7 @@ def evaluated(
     loss = settled(loss, model, min(stream.pool, key=lambda b: b.size), autocast)
     per_step = stream.n_samples if joint else stream.samples_per_step
     objective = Objective(model, loss, params, autocast, per_step, problem.micro_batch, joint=joint)
-    return objective, _fitted(objective, stream)
+    return objective, replace(_fitted(objective, stream), joint=joint)
 
 
 def _fitted(objective: Objective, stream: Stream) -> Stream:

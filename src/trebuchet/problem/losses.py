@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from trebuchet._checks import function, nearest, refuse, shown
 from trebuchet._doors import door, rule
 from trebuchet.errors import InputError
+from trebuchet.problem.loss_names import NAMES
 
 LossFn = Callable[..., Tensor]
 Reduction = Literal["mean", "sum"]
@@ -140,7 +141,8 @@ TABLE = (
     Row("", F.multilabel_soft_margin_loss, nn.MultiLabelSoftMarginLoss, _all_but_classes, True),
 )
 
-LOSSES: dict[str, LossFn] = {row.name: row.function for row in TABLE if row.name}
+_NAMED = {row.name: row.function for row in TABLE}
+LOSSES: dict[str, LossFn] = {name: _NAMED[name] for name in NAMES}
 """Losses by name, with torch's conventions (means), except `half_mse`. `bce` takes logits."""
 
 _WEIGHTED = (F.cross_entropy, F.nll_loss, F.binary_cross_entropy, F.multi_margin_loss,

@@ -317,12 +317,7 @@ class Problem:
     @property
     def is_table(self) -> bool:
         """Whether the data are one pair of arrays, inputs and targets."""
-        data = self.data
-        return (
-            type(data) in (tuple, list)
-            and len(cast(Sequence[Any], data)) == 2
-            and all(isinstance(part, (Tensor, np.ndarray)) for part in cast(Sequence[Any], data))
-        )
+        return is_table(self.data)
 
     def _part(self, which: int) -> Tensor:
         if not self.is_table:
@@ -409,6 +404,16 @@ def check_schedule(problem: Problem, steps: int) -> None:
     """
     if problem.multiplier is not None:
         check_multiplier(problem.multiplier, steps)
+
+
+def is_table(data: object) -> bool:
+    """Whether data are one pair of arrays, inputs and targets."""
+    pair: Any = data
+    return (
+        type(data) in (tuple, list)
+        and len(pair) == 2
+        and all(isinstance(part, (Tensor, np.ndarray)) for part in pair)
+    )
 
 
 def as_problem(

@@ -40,6 +40,7 @@ class Stream:
         reference: What runs are compared on is drawn from these; the pool unless given.
         whole: The loss is no mean over samples: fixed sets keep to batches of the size trained on.
         by_rows: Samples are known to lie along first axes, so that rows of batches may be mixed.
+        joint: All batches together are one data set, and make every step.
     """
 
     pool: tuple[Batch, ...]
@@ -49,6 +50,7 @@ class Stream:
     reference: tuple[Batch, ...] = ()
     whole: bool = False
     by_rows: bool = False
+    joint: bool = False
 
     @property
     def n_samples(self) -> int:
@@ -58,11 +60,14 @@ class Stream:
     @property
     def full_batch(self) -> bool:
         """Whether every step sees every sample."""
-        return len(self.pool) == 1 and self.batch_size is None and self.accumulate == 1
+        single = len(self.pool) == 1 and self.batch_size is None and self.accumulate == 1
+        return single or self.joint
 
     @property
     def samples_per_step(self) -> int:
         """Samples behind one gradient."""
+        if self.joint:
+            return self.n_samples
         size = self.pool[0].size if self.batch_size is None else self.batch_size
         return size * self.accumulate
 
@@ -74,8 +79,11 @@ class Stream:
             step: t, from 0.
 
         Returns:
-            The batches; their losses count equally, as in ``(loss / accumulate).backward()``.
+            The batches; their losses count equally, as in ``(loss / accumulate).backward()``, and
+            by their size where all of them are one data set.
         """
+        if self.joint:
+            return list(self.pool)
         return [self._draw(seed, step * self.accumulate + k) for k in range(self.accumulate)]
 
     def _draw(self, seed: int, i: int) -> Batch:

@@ -21,7 +21,7 @@ PHASE_LETTERS: dict[str, str] = {
     Phase.COLLAPSED: "X",
     Phase.UNSETTLED: "?",
 }
-LETTERS: dict[str, str] = {**PHASE_LETTERS, Status.DROPPED: "o", "": "-"}
+LETTERS: dict[str, str] = {**PHASE_LETTERS, Status.DROPPED: "o", "": "·"}
 """The letters of the phase column: one a seed; dropped before it had a phase, or not run."""
 
 NO_END = [str(Status.DROPPED), str(Status.NOT_RUN)]
@@ -128,7 +128,7 @@ def table(ds: Any) -> pd.DataFrame:
         final ηλ), ``weight_norm_ratio`` (final |θ|²/|θ₀|²) and ``sparsity`` (``sparsity_1`` … for
         several layers); a column whose numbers are missing from the dataset is left out. Phase
         letters: L lazy, C catapult, D divergent, X collapsed, ? unsettled, o dropped by a scan,
-        - not run. Dropped runs have no final numbers.
+        · not run. Dropped runs have no final numbers.
 
     Raises:
         InputError: If `ds` is neither.

@@ -2,47 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from trebuchet.engine.advance import Run
+from trebuchet.phases.interval import Interval
 from trebuchet.scans.halving import BudgetSpentError
 from trebuchet.scans.rates import Rates
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An edge is somewhere between two rates that were tried.
-
-    Attributes:
-        low: The largest rate on the near side; 0 if even the smallest tried is beyond the edge.
-        high: The smallest rate on the far side; infinite if none that was tried is.
-    """
-
-    low: float
-    high: float
-
-    @property
-    def value(self) -> float:
-        """Best single number: the geometric middle, or the finite end of a one-sided interval."""
-        if self.low <= 0 or math.isinf(self.high):
-            return self.low if math.isinf(self.high) else self.high
-        return math.sqrt(self.low * self.high)
-
-    @property
-    def closed(self) -> bool:
-        """Whether both sides were seen."""
-        return self.low > 0 and math.isfinite(self.high)
-
-    def __contains__(self, rate: float) -> bool:
-        return self.low <= rate <= self.high
-
-    def __str__(self) -> str:
-        """Both ends, to three digits."""
-        if math.isinf(self.high):
-            return f"above {self.low:.3g}"
-        if self.low <= 0:
-            return f"below {self.high:.3g}"
-        return f"{self.low:.3g} to {self.high:.3g}"
 
 
 def loss_edge(rates: Rates) -> Interval:
@@ -156,24 +120,17 @@ def narrow(
     Returns:
         The narrower interval; wider than asked for if the budget ended.
     """
-    low, high = edge.low, edge.high
-    if low <= 0 and math.isinf(high):  # no run came far enough to say anything
+    if edge.low <= 0 and math.isinf(edge.high):  # no run came far enough to say anything
         return edge
     outward = 0
     try:
-        while not high <= low * (1 + rtol) and outward < OUTWARD:
-            if low > 0 and math.isfinite(high):
-                trial = math.sqrt(low * high)
-            else:
-                trial = high / 2 if low <= 0 else low * 2
-                outward += 1
-            if _beyond(rates, trial, judge, looks):
-                high = trial
-            else:
-                low = trial
+        while not edge.within(rtol) and outward < OUTWARD:
+            outward += not edge.closed
+            trial = edge.trial(out=2.0)
+            edge = edge.after(trial, beyond=_beyond(rates, trial, judge, looks))
     except BudgetSpentError:
         pass
-    return Interval(low, high)
+    return edge
 
 
 def _beyond(rates: Rates, rate: float, judge: Judge, looks: Sequence[int]) -> bool:

@@ -15,6 +15,7 @@ from trebuchet._doors import door
 from trebuchet._environment import environment
 from trebuchet._progress import Progress, progress_bar
 from trebuchet._types import Status
+from trebuchet.phases.interval import Interval
 from trebuchet.phases.label import label
 from trebuchet.problem.held_still import held_still
 from trebuchet.problem.losses import ModelLoss
@@ -23,7 +24,6 @@ from trebuchet.problem.schedules import Schedule, describe_schedule
 from trebuchet.problem.selection import unwrap
 from trebuchet.scans.arguments import Arguments, Curvature
 from trebuchet.scans.bisect import (
-    Interval,
     judge_rise,
     judge_training,
     loss_edge,
@@ -216,7 +216,7 @@ def _search(setup: Setup) -> _Found:
 def _halve(setup: Setup, course: Course) -> Course:
     plan, given = Plan(), setup.asked.rates
     if given is not None:
-        plan = Plan(first=tuple(sorted({2 * math.log2(r / setup.rates.scale) for r in given})))
+        plan = Plan(first=setup.rates.name(given))
     successive_halving(setup.rates, plan, course)
     setup.rates.budget = setup.asked.limit
     rescue(setup.rates, course)

@@ -10,8 +10,8 @@ from matplotlib.colors import to_rgba
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from trebuchet._types import Phase
+from trebuchet.phases.interval import Interval
 from trebuchet.plots.style import GREEN, GREY, INK, PHASE_COLOURS, style
-from trebuchet.scans.bisect import Interval
 from trebuchet.scans.tables import DROPPED
 
 if TYPE_CHECKING:

@@ -72,6 +72,7 @@ class Rates:
         self.delta, self.smoothing, self.budget = engine.plan.delta, smoothing, budget
         self.flight = self.delta if flight is None else flight
         self.horizon = engine.horizon
+        self.named: dict[float, float] = {}  # place: η to the last digit, where the user named it
         self.runs: dict[tuple[float, int], Run] = {}  # (place, seed)
         self.extra: list[Run] = []  # off the grid: the edges' bisections
 
@@ -86,7 +87,19 @@ class Rates:
 
     def rate(self, i: float) -> float:
         """η at place `i`."""
-        return float(self.scale * 2.0 ** (i / 2))
+        return self.named.get(i, float(self.scale * 2.0 ** (i / 2)))
+
+    def name(self, rates: Sequence[float]) -> tuple[float, ...]:
+        """Take rates as the user names them.
+
+        Args:
+            rates: η.
+
+        Returns:
+            Their places, ascending.
+        """
+        self.named |= {2 * math.log2(rate / self.scale): rate for rate in rates}
+        return tuple(sorted(self.named))
 
     def seed(self, i: float) -> int:
         """The order in which the run at place `i` sees its batches."""

@@ -22,11 +22,11 @@ from trebuchet._content import ByContent, content
 from trebuchet._doors import door
 from trebuchet._types import Phase
 from trebuchet.errors import InputError
+from trebuchet.phases.interval import Interval
 from trebuchet.plots.checks import optional_axes
 from trebuchet.results import store
 from trebuchet.results.record import plain, rebuilt
 from trebuchet.results.schema import a_dataset, validated
-from trebuchet.scans.bisect import Interval
 from trebuchet.scans.legacy import of_old
 from trebuchet.scans.rendering import rate_table
 from trebuchet.scans.suggest import Suggestion

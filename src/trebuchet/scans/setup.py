@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from trebuchet.engine.advance import Engine
-from trebuchet.engine.kernels.module import Host
+from trebuchet.engine.kernels.host import Host
 from trebuchet.engine.kernels.vmap import can_stack
 from trebuchet.engine.looks import LEAST_RISE, least_rise, schedule
 from trebuchet.engine.runner import Plan

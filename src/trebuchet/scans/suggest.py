@@ -9,7 +9,7 @@ import numpy as np
 from trebuchet._content import ByContent
 from trebuchet._types import Phase, Status
 from trebuchet.engine.advance import Run
-from trebuchet.scans.bisect import Interval
+from trebuchet.phases.interval import Interval
 from trebuchet.scans.rates import Rates
 
 RISK = 0.1

@@ -4,7 +4,7 @@ import math
 
 from trebuchet.errors import InputError
 from trebuchet.phases.forward_rate import along_first_step
-from trebuchet.scans.bisect import Interval
+from trebuchet.phases.interval import Interval
 from trebuchet.scans.result import Warmup
 from trebuchet.scans.setup import Setup
 from trebuchet.scans.suggest import Suggestion

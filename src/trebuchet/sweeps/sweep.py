@@ -43,12 +43,12 @@ from trebuchet.engine.stopping import StopRule
 from trebuchet.engine.threads import one_thread
 from trebuchet.errors import InputError
 from trebuchet.observables.base import Observable, UnavailableError
+from trebuchet.observables.held_out_loss import HeldOutLoss
 from trebuchet.observables.registry import (
     OBSERVABLES,
     described,
     observables as named_observables,
 )
-from trebuchet.observables.test_loss import TestLoss
 from trebuchet.observables.weight_norm import WeightNorm
 from trebuchet.problem.losses import LossFn, ModelLoss
 from trebuchet.problem.problem import (
@@ -59,7 +59,9 @@ from trebuchet.problem.problem import (
     trained_with,
 )
 from trebuchet.sweeps import chunking
-from trebuchet.sweeps.binding import Binding, OutputBinding, binding
+from trebuchet.sweeps.binding import Binding
+from trebuchet.sweeps.choose import binding
+from trebuchet.sweeps.outputs import OutputBinding
 from trebuchet.sweeps.pool import Job
 
 MOST_NUMBERS = 2**32
@@ -288,7 +290,7 @@ def _plan(
     else:
         schedule = (record or Recording()).steps(stop.max_steps)
     beside = [o for o in chosen if o.name != "weight_norm"]
-    at_end = [TestLoss()] if bound.problem.test is not None else []
+    at_end = [HeldOutLoss()] if bound.problem.test is not None else []
     return Plan(
         stop=stop,
         schedule=schedule,

@@ -3,10 +3,8 @@
 from trebuchet.observables.base import FloatArray, Observable, Runs
 
 
-class TestLoss(Observable):
+class HeldOutLoss(Observable):
     """The problem's loss on its test data, in evaluation mode."""
-
-    __test__ = False  # no test of pytest's
 
     name = "test_loss"
     long_name = "test loss"
