@@ -279,3 +279,13 @@ def _darker(colour: str) -> tuple[float, float, float]:
     """The colour, dark enough to be read as text on its own pale shade."""
     red, green, blue = (int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5))
     return (0.62 * red, 0.62 * green, 0.62 * blue)
+
+
+__all__ = [
+    "cell_edges",
+    "majority_phase",
+    "phase_bar",
+    "phase_handles",
+    "rate_axis",
+    "shade_phases",
+]

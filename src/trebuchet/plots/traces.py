@@ -336,3 +336,6 @@ def _label(ds: xr.Dataset, quantity: str) -> str:
     if quantity == "weight_norm" and "n_parameters" not in ds.attrs:
         return "|θ|²"
     return QUANTITIES[quantity].label
+
+
+__all__ = ["choose_rates", "trace_handles", "traces"]
