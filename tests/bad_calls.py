@@ -50,6 +50,8 @@ ROOMS = (
 
 NO_DOORS = {
     "Figure", "Scan", "Setting", "StabilityRow", "TopEigen",
+    "Critical", "Critical.worded", "EarlyConstants", "ForwardRate", "Interval", "Interval.after",
+    "Interval.trial", "Interval.within", "Suggestion", "Warmup",
     "GradientDescent.start", "GradientDescent.step_",
     "Observable", "Observable.measure", "Observable.of", "Observable.extent", "Observable.start",
     "Observable.since",

@@ -8,9 +8,10 @@ Three front doors::
     runs = tb.sweep(problem, lr_ratio=[1.0, 2.5], seeds=8)   # many runs as an xarray.Dataset
     figure = tb.paper.figure(4)                              # a figure of the paper
 
-and, beneath them, ``tb.label`` and ``tb.edges`` (verdicts and theorems), ``tb.top_eigen`` and
-``tb.stability`` (curvature, and the learning rate it implies), the paper's models, and
-``tb.save`` and ``tb.load``.
+and, beneath them, ``tb.Problem`` (what is trained and how, for every door), ``tb.label`` and
+``tb.edges`` (verdicts and theorems), ``tb.top_eigen`` and ``tb.stability`` (curvature, and the
+learning rate it implies), ``tb.Observable`` (a number of your own along every run), the paper's
+models, and ``tb.save`` and ``tb.load``.
 """
 
 import importlib
@@ -25,14 +26,17 @@ if TYPE_CHECKING:
     from trebuchet.files import load, save
     from trebuchet.models import MLP, MetaFeature, PureQuadratic, QuadraticWithBias
     from trebuchet.observables.base import Observable
-    from trebuchet.phases.early import early_constants
+    from trebuchet.phases.early import EarlyConstants, early_constants
     from trebuchet.phases.edges import edges
-    from trebuchet.phases.forward_rate import forward_critical_rate
+    from trebuchet.phases.forward_rate import ForwardRate, forward_critical_rate
+    from trebuchet.phases.interval import Interval
     from trebuchet.phases.label import label
     from trebuchet.problem.losses import ModelLoss
     from trebuchet.problem.problem import Problem
     from trebuchet.results.summary import table
     from trebuchet.scans.door import Scan, scan
+    from trebuchet.scans.result import Critical, Warmup
+    from trebuchet.scans.suggest import Suggestion
     from trebuchet.sweeps.sweep import sweep
     from trebuchet.theory import stability
     from trebuchet.theory.edges import Edge
@@ -44,9 +48,11 @@ _HOMES = {
     "Problem": "problem.problem", "Recording": "engine.recording",
     "GradientDescent": "engine.optimizers", "sweep": "sweeps.sweep",
     "TopEigen": "curvature", "top_eigen": "curvature",
-    "Observable": "observables.base",
     "edges": "phases.edges", "label": "phases.label", "Scan": "scans.door", "scan": "scans.door",
-    "early_constants": "phases.early", "forward_critical_rate": "phases.forward_rate",
+    "Suggestion": "scans.suggest", "Interval": "phases.interval", "Critical": "scans.result",
+    "Warmup": "scans.result", "Observable": "observables.base",
+    "early_constants": "phases.early", "EarlyConstants": "phases.early",
+    "forward_critical_rate": "phases.forward_rate", "ForwardRate": "phases.forward_rate",
     "load": "files", "save": "files", "table": "results.summary",
     "ModelLoss": "problem.losses", "Edge": "theory.edges", "Phase": "_types", "Status": "_types",
 }  # fmt: skip
@@ -54,8 +60,12 @@ _SUBMODULES = {"data", "errors", "models", "observables", "paper", "plots", "the
 
 __all__ = [
     "MLP",
+    "Critical",
+    "EarlyConstants",
     "Edge",
+    "ForwardRate",
     "GradientDescent",
+    "Interval",
     "MetaFeature",
     "ModelLoss",
     "Observable",
@@ -66,7 +76,9 @@ __all__ = [
     "Recording",
     "Scan",
     "Status",
+    "Suggestion",
     "TopEigen",
+    "Warmup",
     "data",
     "early_constants",
     "edges",

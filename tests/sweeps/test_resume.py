@@ -44,9 +44,8 @@ def problem(kind: str, dtype: torch.dtype = F64) -> Problem:
     test = inputs(3, width, seed=5), inputs(3, 1, seed=6)[:, 0]
     loss: Any = "half_mse"
     if kind == "classes":
-        y, test, loss = torch.tensor([0, 1, 2, 0]), (test[0], torch.tensor([0, 1, 2])), nn.NLLLoss()
-        made = makers[kind]
-        makers[kind] = lambda s: nn.Sequential(made(s), nn.LogSoftmax(-1))
+        y, test = torch.tensor([0, 1, 2, 0]), (test[0], torch.tensor([0, 1, 2]))
+        loss = nn.CrossEntropyLoss()
     if kind == "norm":
         torch.manual_seed(0)
     return Problem(lambda s: makers[kind](s).to(dtype), loss, (x, y), test=test)
@@ -71,7 +70,7 @@ CASES: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
             "lr_ratio": [0.4, 8.0],
         },
     ),
-    "batch norm": ("norm", F64, {"engine": "batched", "chunk": 2}),
+    "batch norm": ("norm", F64, {"engine": "sequential", "chunk": 2}),
     "half precision": ("relu", torch.bfloat16, {"span": False, "optimizer": Watched(0.9)}),
 }
 
@@ -257,7 +256,7 @@ def test_a_model_that_is_no_function_of_its_weights_is_refused() -> None:
     net = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.5), nn.Linear(8, 1)).to(F64)
     problem = Problem(net, "half_mse", (inputs(4, 5), inputs(4, 1)))
     with pytest.raises(InputError, match=r"model: .*dropout.*eval\(\)"):
-        sweep(problem, lr=[0.1], steps=3, engine="batched")
+        sweep(problem, lr=[0.1], steps=3, engine="sequential")
     noisy = [sweep(problem, lr=[0.1], steps=3) for _ in range(2)]
     assert differing(*noisy) == []  # on the module itself: one mask a step, whoever asks
     net.eval()
@@ -279,7 +278,7 @@ def test_state_that_forward_moves_is_no_part_of_a_run() -> None:
 STOPPED = """
     import sys
     import torch
-    from tests.engine.test_resume import long_sweep
+    from tests.sweeps.test_resume import long_sweep
     torch.set_num_threads(1)
     runs = long_sweep(sys.argv[1])
     print("interrupted" if runs.attrs["interrupted"] else "whole")

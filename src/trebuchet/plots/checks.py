@@ -11,7 +11,7 @@ from matplotlib.colors import is_color_like
 
 from trebuchet._checks import choice, instance, items, refuse, shown, whole
 from trebuchet.errors import InputError
-from trebuchet.results.schema import COORDINATES, results
+from trebuchet.results.schema import COORDINATES, VARIABLES, results
 
 X = {"lr_ratio": "lr_ratio", "lr": "learning_rate"}
 """Names of the x axis, and what holds it."""
@@ -28,7 +28,8 @@ def labelled(name: str, value: object) -> xr.Dataset:
     if "phase" not in ds:
         msg = f"{name}: expected a labelled dataset, got none of 'phase'; call label(ds)"
         raise InputError(msg)
-    extra = sorted(set(map(str, ds.sizes)) - set(COORDINATES))
+    own = [key for key in map(str, ds.data_vars) if key not in VARIABLES]
+    extra = sorted(set(map(str, ds.drop_vars(own).sizes)) - set(COORDINATES))
     if extra:
         msg = f"{name}: expected the dims lr and seed, got {extra[0]!r} too; select one with ds.sel"
         raise InputError(msg)

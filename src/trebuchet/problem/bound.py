@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from trebuchet.problem.autocast import Autocast
@@ -168,7 +169,8 @@ def _fitted(objective: Objective, stream: Stream) -> Stream:
     ):
         return stream
     try:
-        z = objective.outputs(stream.pool[0])
+        with objective.as_looked_at(), torch.no_grad(), objective.autocast():
+            z = stream.pool[0].outputs_of(objective.model)
     except Exception:  # the user's model may raise anything; `check_start` will say so
         return stream
     if not isinstance(z, Tensor) or z.shape == suspect.shape or z.numel() != suspect.numel():

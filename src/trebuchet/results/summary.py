@@ -12,7 +12,7 @@ from trebuchet._doors import door, maybe
 from trebuchet._types import Phase, Status
 from trebuchet.errors import InputError
 from trebuchet.results.levels import DELTA, risen
-from trebuchet.results.schema import COORDINATES, described, results
+from trebuchet.results.schema import COORDINATES, RUN, VARIABLES, described, results
 
 PHASE_LETTERS: dict[str, str] = {
     Phase.LAZY: "L",
@@ -57,6 +57,9 @@ def ended(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
     """
     return values.where(~ds["status"].isin(NO_END)) if "status" in ds else values
 
+
+HAVE_COLUMNS = {"loss", "test_loss", "top_eigenvalue", "weight_norm", "sparsity"}
+"""Observables with a column of their own."""
 
 LOSS_NUMBERS = {
     "loss_first", "loss_max", "loss_max_step", "loss_min", "loss_final", "last_above", "steps",
@@ -126,9 +129,10 @@ def table(ds: Any) -> pd.DataFrame:
         A scan's ``Scan.table``; of runs the
         Columns ``lr, lr_ratio, phases, loss_max, loss_final, test_loss_final, ratio_final`` (the
         final ηλ), ``weight_norm_ratio`` (final |θ|²/|θ₀|²) and ``sparsity`` (``sparsity_1`` … for
-        several layers); a column whose numbers are missing from the dataset is left out. Phase
-        letters: L lazy, C catapult, D divergent, X collapsed, ? unsettled, o dropped by a scan,
-        · not run. Dropped runs have no final numbers.
+        several layers); then ``accuracy_final`` and what else was observed of one number a run, at
+        its end. A column whose numbers are missing from the dataset is left out. Phase letters:
+        L lazy, C catapult, D divergent, X collapsed, ? unsettled, o dropped by a scan, · not run.
+        Dropped runs have no final numbers.
 
     Raises:
         InputError: If `ds` is neither.
@@ -137,7 +141,8 @@ def table(ds: Any) -> pd.DataFrame:
     if isinstance(own, pd.DataFrame):
         return own.copy()
     ds = summarise(results("ds", ds))
-    if extra := sorted(set(map(str, ds.sizes)) - set(COORDINATES)):
+    own_names = [name for name in map(str, ds.data_vars) if name not in VARIABLES]
+    if extra := sorted(set(map(str, ds.drop_vars(own_names).sizes)) - set(COORDINATES)):
         msg = (
             f"ds: expected the dims lr and seed only, got {extra[0]!r} too; select one with ds.sel"
         )
@@ -162,6 +167,11 @@ def table(ds: Any) -> pd.DataFrame:
         for layer in range(layers):
             name = "sparsity" if layers == 1 else f"sparsity_{layer + 1}"
             columns[name] = _median(ended(ds, ds["sparsity_final"].isel(layer=layer)))
+    for name in map(str, ds.data_vars):  # of observables that were recorded
+        if f"{name}_final" in ds and name not in HAVE_COLUMNS:
+            final = ds[f"{name}_final"]
+            if set(final.dims) == set(RUN):
+                columns[f"{name}_final"] = _median(ended(ds, final))
     return pd.DataFrame(columns)
 
 

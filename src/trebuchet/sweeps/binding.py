@@ -70,18 +70,28 @@ class Binding(ABC):
         return []
 
 
-def check_top(top: NDArray[np.float64]) -> None:
-    """Refuse a λ₀ that no learning-rate ratio can be made of.
+def usable(top: NDArray[np.float64], *, needed: bool) -> NDArray[np.float64]:
+    """λ₀ that learning-rate ratios can be made of.
 
     Args:
-        top: λ₀, one a seed.
+        top: λ₀, one a seed. That of a loss that is linear in the outputs is zero.
+        needed: Whether rates are given as ratios.
+
+    Returns:
+        The same; NaN where one is not positive.
 
     Raises:
-        InputError: If one is not positive.
+        InputError: If one is not positive that is needed.
     """
     if not np.all(np.isfinite(top)) or top.min() <= 0:
-        msg = f"model: expected a positive top NTK eigenvalue at every seed, got {top.tolist()}"
+        if not needed:
+            return np.where(np.isfinite(top) & (top > 0), top, np.nan)
+        msg = (
+            f"model: expected a positive λ₀ at every seed for lr_ratio, got {top.tolist()}; sweep "
+            "over lr=, the rates themselves"
+        )
         raise InputError(msg)
+    return top
 
 
 def digest_into(into: "hashlib._Hash", t: Tensor) -> None:

@@ -23,7 +23,8 @@ def binding(
     device: str | torch.device | None,
     engine: Engine,
     span: bool,
-    needs_top: bool,
+    ratios: bool,
+    watched: bool,
 ) -> Iterator[Binding]:
     """Initialise a problem at every seed, measure each λ₀, and check that shapes agree.
 
@@ -34,7 +35,8 @@ def binding(
         device: Where to run; where the model's weights are, if None.
         engine: Which kernels.
         span: Use data-span compression where the model allows it.
-        needs_top: Whether λ₀ must be measured, whatever it costs.
+        ratios: Whether rates are given as ratios, so that λ₀ is needed.
+        watched: Whether λ is recorded, so that λ₀ is measured whatever it costs.
 
     Yields:
         The bound problem.
@@ -57,7 +59,9 @@ def binding(
     if fast and engine != "module":
         assert descent is not None
         models = [models[min(i, len(models) - 1)] for i in range(len(seeds))]
-        yield OutputBinding(problem, models, descent, engine, span)
+        yield OutputBinding(problem, models, descent, engine, span, ratios=ratios)
         return
     with ExitStack() as stack:
-        yield ModuleBinding(problem, models, seeds, stack, steps=steps, needs_top=needs_top)
+        yield ModuleBinding(
+            problem, models, seeds, stack, steps=steps, ratios=ratios, watched=watched
+        )

@@ -27,7 +27,7 @@ from trebuchet.problem.problem import Problem, is_table
 from trebuchet.problem.schedules import describe_schedule
 from trebuchet.problem.selection import unwrap
 from trebuchet.problem.tree import leaves
-from trebuchet.sweeps.binding import Binding, check_top, digest_into
+from trebuchet.sweeps.binding import Binding, digest_into, usable
 
 TOP_RTOL = 1e-4
 """To how much of itself λ₀ is measured where there is no dense matrix."""
@@ -43,7 +43,8 @@ class ModuleBinding(Binding):
             of the batches.
         stack: What ends when the modules are no longer needed.
         steps: Of a run.
-        needs_top: Whether λ₀ must be measured, whatever it costs.
+        ratios: Whether rates are given as ratios, so that λ₀ is needed.
+        watched: Whether λ is recorded, so that λ₀ is measured whatever it costs.
     """
 
     mixes_seeds = False
@@ -58,7 +59,8 @@ class ModuleBinding(Binding):
         stack: ExitStack,
         *,
         steps: int,
-        needs_top: bool,
+        ratios: bool,
+        watched: bool,
     ) -> None:
         self.problem, self.seeds = problem, list(seeds)
         digest = hashlib.sha256()
@@ -88,10 +90,8 @@ class ModuleBinding(Binding):
         self._check_seeds()
         self.cheap = cheap = first.operator == NTK and _dense(first)
         self._delta: float | None = None
-        top = {id(h): (_top(h) if cheap or needs_top else math.nan) for h in hosts}
-        self.top = np.array([top[id(h)] for h in self.hosts])
-        if cheap or needs_top:
-            check_top(self.top)
+        top = {id(h): (_top(h) if cheap or ratios or watched else math.nan) for h in hosts}
+        self.top = usable(np.array([top[id(h)] for h in self.hosts]), needed=ratios)
         self.start = np.array(
             [[h.loss_first, t] for h, t in zip(self.hosts, self.top, strict=True)]
         )

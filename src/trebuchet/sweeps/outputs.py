@@ -28,7 +28,7 @@ from trebuchet.problem.closures import maybe_closure
 from trebuchet.problem.losses import ModelLoss, half_mse, resolve
 from trebuchet.problem.problem import Problem, finite_table, is_table
 from trebuchet.results.levels import DELTA
-from trebuchet.sweeps.binding import Binding, check_top, digest_into
+from trebuchet.sweeps.binding import Binding, digest_into, usable
 
 
 class OutputBinding(Binding):
@@ -40,6 +40,7 @@ class OutputBinding(Binding):
         descent: How they are trained.
         engine: Which kernels.
         span: Use data-span compression where the model allows it.
+        ratios: Whether rates are given as ratios.
     """
 
     most_in_a_stack = None
@@ -52,6 +53,8 @@ class OutputBinding(Binding):
         descent: GradientDescent,
         engine: Engine,
         span: bool,
+        *,
+        ratios: bool,
     ) -> None:
         self.problem, self.models, self.descent = problem, list(models), descent
         self.engine, self.span = engine, span
@@ -83,8 +86,7 @@ class OutputBinding(Binding):
         if len(starts) == 1:
             starts = starts * len(models)
         self.start = np.array(starts, dtype=np.float64)
-        self.top = self.start[:, 2].copy()
-        check_top(self.top)
+        self.top = usable(self.start[:, 2].copy(), needed=ratios)
         self.test = None
         if problem.test is not None:
             self.test = _test(problem, place, self.x, shape, digest)

@@ -180,7 +180,7 @@ def sweep(
     seed_list = list(checked_seeds(seeds))
     with binding(
         problem, seed_list, steps=steps, device=device, engine=engine, span=span,
-        needs_top=swept == "lr_ratio" or _asks_for_top(observables),
+        ratios=swept == "lr_ratio", watched=_asks_for_top(observables),
     ) as bound:  # fmt: skip
         chosen = (
             bound.observables()
