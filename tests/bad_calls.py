@@ -53,9 +53,12 @@ NO_DOORS = {
     "Critical", "Critical.worded", "EarlyConstants", "ForwardRate", "Interval", "Interval.after",
     "Interval.trial", "Interval.within", "Suggestion", "Warmup",
     "GradientDescent.start", "GradientDescent.step_",
+    "Observable", "Observable.measure", "Observable.of", "Observable.extent", "Observable.start",
+    "Observable.since",
     "Scan.summary", "Scan.to_dataframe", "Scan.to_dataset", "TopEigen.to_dataset", "style.style",
 }  # fmt: skip
-"""Results and settings, which trebuchet makes; steps of its own engine; what takes no argument."""
+"""Results and settings, which trebuchet makes; steps of its own engine, and what it calls of an
+observable; what takes no argument."""
 
 CALLBACKS = {"progress", "on_step"}
 """Called in the middle of the work: what they raise is the caller's own, and comes out as it is."""
@@ -139,8 +142,11 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "MetaFeature.select": lambda: {"self": _psi(), "index": torch.tensor([1])},
     "MetaFeature.forward": lambda: {"self": _psi(), "x": tensor(2, 3)},
     "MetaFeature.family": lambda: {"self": _psi(), "x": tensor(2, 3)},
-    "Problem": lambda: {"model": net(), "x": data()[0], "y": data()[1], "loss": "half_mse",
-                        "test": data(), "name": "p", "facts": {"a": "b"}},
+    "Problem": lambda: {
+        **_training(), "optimizer": "sgd", "batch_size": 3, "test": data(), "accumulate": 1,
+        "micro_batch": 2, "autocast": torch.bfloat16, "schedule": lambda t: 1.0,
+        "clip_grad_norm": 1.0, "clip_grad_value": 1.0, "weights": None, "size_of": None,
+        "name": "p", "facts": {"a": "b"}},
     "Problem.initial": lambda: {"self": problem(), "seed": 1},
     "PureQuadratic": lambda: {"psi": _psi(), "theta": tensor(2), "zeta": 1.0},
     "PureQuadratic.draw": lambda: {"n": 2, "d": 3, "eigenvalues": (1.0, 2.0), **_drawn()},
@@ -156,7 +162,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "Recording.steps": lambda: {"self": tb.Recording(), "last": 10},
     "early.early_constants": lambda: {**_training(), "steps": 1, "train_steps": 2, "rtol": 0.5,
                                       "delta": 0.01},
-    "edges.edges": lambda: {"problem": problem(), "seed": 0},
+    "edges.edges": lambda: {"problem": net(), "loss": "half_mse", "data": data(), "seed": 0},
     "forward_rate.forward_critical_rate": lambda: {
         **_training(), "optimizer": "sgd", "delta": 0.1, "micro_batch": 4},
     "label.label": lambda: {"ds": runs(), "blowup": 1e8, "delta": 1e-3},
@@ -164,7 +170,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "store.load": lambda: {"path": saved("runs")},
     "store.save": lambda: {"ds": runs(), "path": "saved.zarr", "overwrite": False},
     "files.save": lambda: {"result": runs(), "path": "saved.zarr", "overwrite": False},
-    "scan.scan": lambda: {
+    "door.scan": lambda: {
         **_training(), "optimizer": "sgd", "horizon": 10, "batch_size": 3, "seeds": 1,
         "budget": 40, "rates": [0.1, 0.2], "edge_rtol": 0.5, "curvature": "initial",
         "accumulate": 1, "micro_batch": 2, "autocast": torch.bfloat16, "schedule": lambda t: 1.0,

@@ -327,11 +327,45 @@ ENDS = (
 )
 """The ends of the numbers, of those above and of these: every argument meets them all."""
 
-JUNK |= MODELS | LOSSES | DATA | NUMBERS | BEYOND
+
+def _observable(**parts: Any) -> list[Any]:
+    kind = type("Mine", (tb.Observable,), {"measure": lambda *_: 1.0, **parts})
+    return [kind()]
+
+
+OBSERVABLES: dict[str, Callable[[], Any]] = {
+    "all of them": lambda: sorted(tb.observables.OBSERVABLES),
+    "one of them": lambda: "accuracy",
+    "misspelt": lambda: ["acuracy"],
+    "class of one": lambda: [tb.Observable],
+    "of their own": lambda: _observable(name="mine"),
+    "without a name": _observable,
+    "name of a number": lambda: _observable(name=3),
+    "name in two words": lambda: _observable(name="two words"),
+    "name of the loss": lambda: _observable(name="loss"),
+    "name of a coordinate": lambda: _observable(name="step"),
+    "name of ours": lambda: _observable(name="accuracy"),
+    "name of an end": lambda: _observable(name="accuracy_final"),
+    "two of a name": lambda: _observable(name="mine") + _observable(name="mine"),
+    "dim without size": lambda: _observable(name="mine", dim="part"),
+    "dim of ours": lambda: _observable(name="mine", dim="seed", size=2),
+    "no measure": lambda: _observable(name="mine", measure=None),
+    "raising measure": lambda: _observable(name="mine", measure=_raise),
+    "measures None": lambda: _observable(name="mine", measure=lambda *_: None),
+    "measures a word": lambda: _observable(name="mine", measure=lambda *_: "1.0"),
+    "measures a complex": lambda: _observable(name="mine", measure=lambda *_: 1j),
+    "measures a row": lambda: _observable(name="mine", measure=lambda *_: [1.0, 2.0]),
+    "short row": lambda: _observable(name="mine", dim="part", size=2),
+    "of of nothing": lambda: _observable(name="mine", of=lambda self, runs: None),
+    "of of one": lambda: _observable(name="mine", of=lambda self, runs: np.ones(1)),
+}
+
+JUNK |= OBSERVABLES | MODELS | LOSSES | DATA | NUMBERS | BEYOND
 NEAR = {
     "model": MODELS,
     "loss": LOSSES,
     "data": DATA,
+    "observables": OBSERVABLES,
     "loader": DATA,
     "x": DATA,
     "y": DATA,

@@ -139,7 +139,18 @@ def _forward(**changes: Any) -> Any:
     return tb.forward_critical_rate(**{"model": _net(), "loss": "mse", "data": DATA, **changes})
 
 
-TRAINERS: tuple[Callable[..., Any], ...] = (_scan, _eigen, _early, _forward)
+def _edges(**changes: Any) -> Any:
+    given = {"model": _net(), "loss": "half_mse", "data": DATA, **changes}
+    return tb.edges(given.pop("model"), **given)
+
+
+def _swept(**changes: Any) -> Any:
+    given = {"model": _net(), "loss": "mse", "data": DATA, **changes}
+    return tb.sweep(given.pop("model"), lr=[0.1], steps=3, **given)
+
+
+DOORS: tuple[Callable[..., Any], ...] = (_scan, _eigen, _early, _forward, _swept, _edges)
+"""Every door that takes a model, a loss and data, or a problem."""
 SEEDED: tuple[Callable[..., Any], ...] = (_scan, _sweep, lambda **s: tb.paper.figure(6, **s))
 
 
@@ -151,20 +162,24 @@ def test_seeds_are_the_same_at_every_door(call: Callable[..., Any], seeds: objec
         call(seeds=seeds)
 
 
-@pytest.mark.parametrize("call", TRAINERS)
+@pytest.mark.parametrize("call", DOORS)
 def test_data_of_another_width(call: Callable[..., Any]) -> None:
     with pytest.raises(InputError, match=r"model: .*\(RuntimeError: mat1 and"):
         call(data=WIDE)
 
 
-@pytest.mark.parametrize("call", TRAINERS)
+@pytest.mark.parametrize("call", DOORS)
 @pytest.mark.parametrize("model", [nn.Linear, None, 3, [nn.Linear(3, 1)], "net"])
 def test_models_that_are_no_modules(call: Callable[..., Any], model: object) -> None:
-    with pytest.raises(InputError, match=r"model: expected a torch\.nn\.Module, got"):
+    words = (
+        r"(model|problem): expected a torch\.nn\.Module, a function of a seed that makes one, or a "
+        r"trebuchet\.Problem, got"
+    )
+    with pytest.raises(InputError, match=words):
         call(model=model)
 
 
-@pytest.mark.parametrize("call", TRAINERS)
+@pytest.mark.parametrize("call", DOORS)
 @pytest.mark.parametrize(
     "model", [nn.ReLU(), nn.Sequential(), nn.Linear(3, 1).requires_grad_(False)]
 )
@@ -173,7 +188,44 @@ def test_models_without_parameters(call: Callable[..., Any], model: nn.Module) -
         call(model=model)
 
 
-@pytest.mark.parametrize("call", TRAINERS)
+@pytest.mark.parametrize("call", DOORS)
+def test_a_model_without_values(call: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match=r"model: its parameters are on the meta device"):
+        call(model=_net().to("meta"))
+
+
+@pytest.mark.parametrize("call", DOORS)
+def test_a_function_of_a_seed_is_called_with_one(call: Callable[..., Any]) -> None:
+    def broken(seed: int) -> nn.Module:
+        raise KeyError(seed)
+
+    with pytest.raises(InputError, match=r"model: .* at seed 0 it raised KeyError: 0; mend"):
+        call(model=broken)
+    with pytest.raises(InputError, match=r"model: expected a function of one argument, the seed"):
+        call(model=lambda: _net())
+    with pytest.raises(InputError, match=r"model: .* to a torch\.nn\.Module, it made 0"):
+        call(model=lambda seed: seed)
+
+
+class _Same:
+    """What no comparison may be asked of."""
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("call", DOORS)
+@pytest.mark.parametrize("name", ["loss", "data"])
+@pytest.mark.parametrize("value", ["mse", DATA, np.eye(2), X, _Same()])
+def test_nothing_stands_beside_a_problem(call: Callable[..., Any], name: str, value: Any) -> None:
+    beside = {"loss": None, "data": None, name: value}
+    with pytest.raises(InputError, match=f"{name}: expected nothing beside a Problem, which says"):
+        call(model=tb.Problem(_net(), "half_mse", DATA), **beside)
+
+
+@pytest.mark.parametrize("call", DOORS)
 def test_the_class_of_a_loss(call: Callable[..., Any]) -> None:
     with pytest.raises(InputError, match=r"loss: expected a loss, got the class MSELoss; make one"):
         call(loss=nn.MSELoss)

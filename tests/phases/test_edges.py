@@ -1,5 +1,7 @@
 """What theory promises, run."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -126,3 +128,37 @@ def test_single_and_multi_sample_edges_agree_for_one_sample() -> None:
     assert found["upper"].lr == pytest.approx(found["upper_omega"].lr, rel=1e-12)
     biased = QuadraticWithBias.draw(20, 4, generator=0)
     assert set(edges(Problem(biased, "half_mse", ([[1.0]], [0.0])))) == {"critical", "upper"}
+
+
+def test_edges_of_a_problem_or_of_its_parts() -> None:
+    x, y = inputs(4, 5), torch.zeros(4, dtype=F64)
+
+    def model(seed: int) -> MLP:
+        return mlp(slopes=(1, 0.5), seed=seed)
+
+    whole = edges(Problem(model, "half_mse", (x, y)), seed=3)
+    assert edges(model, "half_mse", (x, y), seed=3) == whole
+    assert edges(model(3), "half_mse", (x, y)) == whole
+    assert edges(model, "half_mse", (x, y))["critical"] != whole["critical"]
+    assert set(whole) == {"critical", "upper"}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"optimizer": "adam"},
+        {"optimizer": "momentum"},
+        {"optimizer": torch.optim.AdamW},
+        {"batch_size": 2},
+        {"schedule": lambda t: 0.5},
+        {"clip_grad_norm": 1.0},
+        {"clip_grad_value": 1.0},
+    ],
+)
+def test_edges_are_of_gradient_descent_on_all_data(how: dict[str, Any]) -> None:
+    """2/λ₀ of a problem that is trained otherwise would be a wrong number."""
+    x, y = inputs(4, 5), torch.zeros(4, dtype=F64)
+    with pytest.raises(NotApplicableError, match=f"^{next(iter(how))}: the edges are for gradient"):
+        edges(Problem(mlp(), "half_mse", (x, y), **how))
+    known = edges(Problem(mlp(), "half_mse", (x, y)))
+    assert edges(Problem(mlp(), "half_mse", (x, y), optimizer="SGD", batch_size=4)) == known

@@ -56,8 +56,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 Damage = Callable[[Path], object]
-ARRAY = {"runs.zarr": "steps", "scan.zarr": "rate", "top.zarr": "values"}
-OTHER = {"runs.zarr": "status", "scan.zarr": "loss", "top.zarr": "residuals"}
+ARRAY = {"runs.zarr": "steps", "scan.zarr": "learning_rate", "top.zarr": "values"}
+OTHER = {"runs.zarr": "status", "scan.zarr": "steps", "top.zarr": "residuals"}
 
 
 def _chunk(store: Path, names: dict[str, str] = ARRAY) -> Path:
@@ -196,7 +196,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "manifest with no file in it": (lambda s: _manifest(s, files={}), "changed since"),
     "manifest with no version": (lambda s: _manifest(s, schema_version=None), "no schema version"),
     "manifest of another kind": (lambda s: _manifest(s, kind="other"), "changed since"),
-    "later schema": (lambda s: _manifest(s, schema_version=3), "later trebuchet.*update"),
+    "later schema": (lambda s: _manifest(s, schema_version=4), "later trebuchet.*update"),
     "nothing": (_replace_by(lambda s: None), "found nothing"),
     "empty folder": (_replace_by(lambda s: s.mkdir()), "an empty folder"),
     "folder of something else": (_replace_by(_of_something_else), "found something else"),
@@ -290,6 +290,7 @@ WRONG: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], str]] = {
     "turned": (lambda d: d.transpose("seed", "lr", "step"), "expected dims"),
     "status of numbers": (lambda d: d.assign(status=d.loss_first * np.nan), "status: expected"),
     "unknown status": (lambda d: d.assign(status=d.status.where(d.lr > 0.1, "")), "status:.*''"),
+    "no phase": (lambda d: d.assign(phase=d.phase.where(d.lr > 0.1, "")), "phase: expected.*''"),
     "unknown phase": (lambda d: d.assign(phase=d.phase.where(d.lr > 0.1, "calm")), "phase.*'calm'"),
     "steps that are fractions": (lambda d: d.assign(steps=d.loss_first), "steps: expected dtype"),
     "negative steps": (lambda d: d.assign(steps=d.steps - 1), "steps: expected.*-1"),
@@ -363,7 +364,7 @@ def test_old_runs_load_and_say_what_is_not_known(tmp_path: Path) -> None:
     xr.testing.assert_identical(read, _runs().assign_attrs(read.attrs))
     again = tb.load(tb.save(read.assign_attrs(note=note), tmp_path / "new.zarr"))
     assert again.attrs["note"] == note  # what was not known then is not known now
-    assert again.attrs["schema_version"] == 2
+    assert again.attrs["schema_version"] == 3
 
 
 def test_an_old_scan_loads_and_notes_it(saved: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from trebuchet.problem.divisors import divisors, find_rule
 from trebuchet.problem.fitted import fitted
 from trebuchet.problem.held_still import MODE, Mode, held_still
 from trebuchet.problem.losses import LossFn, ModelLoss, Reduction, is_convex, resolve
-from trebuchet.problem.problem import Problem, as_problem
+from trebuchet.problem.problem import ModelFactory, Problem, a_model, as_problem, initial
 from trebuchet.problem.selection import Selection, select, unwrap
 from trebuchet.problem.tree import mapped
 
@@ -62,7 +62,7 @@ from trebuchet.problem.tree import mapped
     on_step=maybe(function, "a function of (products, value, residual, missed)", takes=4),
 )  # fmt: skip
 def top_eigen(
-    model: nn.Module | Problem,
+    model: nn.Module | ModelFactory | Problem,
     loss: str | LossFn | ModelLoss | None = None,
     data: object = None,
     operator: OperatorName = "ggn",
@@ -107,9 +107,9 @@ def top_eigen(
     of the products. ``method="dense"`` results are exact to rounding, without "except".
 
     Args:
-        model: Any module. It is evaluated under `mode`, and nothing about it changes. Or a
-            `Problem`, without loss and data, whose optimizer and micro-batches are then its own; of
-            one with a function of the seed, the model of seed 0.
+        model: Any module. It is evaluated under `mode`, and nothing about it changes. Or a function
+            of a seed, for the module of seed 0. Or a `Problem`, without loss and data, whose
+            optimizer and micro-batches are then its own.
         loss: ``loss(outputs, targets) -> scalar``, a name (``"half_mse"``, ``"mse"``,
             ``"cross_entropy"``, ``"bce"``, ``"huber"`` …), or for Hessians a closure
             ``loss_fn(model, batch)``. None is no loss for the NTK, and for the Hessian the model's
@@ -174,8 +174,8 @@ def top_eigen(
         )  # fmt: skip
         micro_batch = problem.micro_batch
         optimizer = problem.optimizer if optimizer is None else optimizer
-        model, autocast_dtype = problem.initial(0), problem.autocast
-    model = unwrap(model)
+        model, autocast_dtype = problem.model, problem.autocast
+    model = unwrap(initial(a_model("model", model), 0))
     resolved = resolve(loss)
     if resolved is None and operator == "hessian":
         resolved = OWN_LOSS

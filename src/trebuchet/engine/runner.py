@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trebuchet._checks import as_array, one_line, shown
+from trebuchet._torch_checks import out_of_memory
 from trebuchet._types import Status
 from trebuchet.engine import law
 from trebuchet.engine.checkpoint import ChunkFile
@@ -18,7 +20,12 @@ from trebuchet.engine.history import History
 from trebuchet.engine.kernels.base import Kernel
 from trebuchet.engine.stopping import StopRule
 from trebuchet.errors import InputError
-from trebuchet.observables.base import FloatArray, Observable, UnavailableError
+from trebuchet.observables.base import (
+    FloatArray,
+    Observable,
+    ObservableError,
+    UnavailableError,
+)
 
 DIVERGED = frozenset({Status.NON_FINITE, Status.BLEW_UP})
 LAW = "law_residual"
@@ -56,6 +63,54 @@ class Plan:
         every = [*self.observables, *self.only_at_the_end]
         sizes = {o.name: o.extent(kernel) for o in every}
         return History(runs, self.schedule, {**sizes, LAW: None}, self.delta)
+
+
+def asked(
+    observable: Observable,
+    kernel: Kernel,
+    size: int | None,
+    start: FloatArray | None = None,
+    rows: NDArray[np.int64] | None = None,
+) -> FloatArray:
+    """What an observable says of runs, as numbers of each.
+
+    Args:
+        observable: Which.
+        kernel: The runs.
+        size: Of its dimension; None for one number a run.
+        start: What it remembers of the start, by row.
+        rows: Of the runs.
+
+    Returns:
+        Shape ``(R,)`` or ``(R, size)``.
+
+    Raises:
+        UnavailableError: If the runs cannot give it.
+        ObservableError: If it raised something else, or gave other numbers than one of each run,
+            which would be spread over the runs unseen.
+        InputError: If there is nothing to be measured at these weights.
+    """
+    name = observable.name
+    try:
+        found = observable.of(kernel) if start is None else observable.since(kernel, start[rows])
+    except (UnavailableError, InputError):
+        raise
+    except Exception as error:  # a class of the user's may raise anything
+        if out_of_memory(error):
+            raise
+        msg = (
+            f"observables: {name!r} raised {one_line(error)}; mend it, or let it raise "
+            "trebuchet.observables.UnavailableError for what a run cannot give"
+        )
+        raise ObservableError(msg) from error
+    values = as_array(found)
+    wanted = (kernel.runs,) if size is None else (kernel.runs, size)
+    if values is None or values.shape != wanted:
+        got = shown(found) if values is None else f"shape {values.shape[1:]}"
+        one = "one number" if size is None else f"{size} numbers"
+        msg = f"observables: expected {one} of each run from {name!r}, got {got}; mend it"
+        raise ObservableError(msg)
+    return values
 
 
 @dataclass(slots=True)
@@ -254,9 +309,10 @@ class Runner:
                 if start is not None:
                     self.history.keep(f"{name}/start", runs, start)
             start = self.history.extra.get(f"{name}/start")
-            if start is not None:
-                return np.asarray(observable.since(kernel, start[runs]), np.float64)
-            return np.asarray(observable.of(kernel), np.float64)
+            size = self.history.sizes.get(name)
+            return asked(observable, kernel, size, start, runs)
+        except ObservableError:
+            raise
         except UnavailableError as error:
             self.history.reasons[name] = str(error)
         except InputError as error:  # weights at which nothing can be measured

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trebuchet._checks import as_array, shown
+from trebuchet.errors import InputError
 from trebuchet.problem.problem import Problem
 
 FloatArray = NDArray[np.float64]
@@ -16,6 +18,10 @@ FloatArray = NDArray[np.float64]
 
 class UnavailableError(Exception):
     """Runs cannot say what an observable asks for; the message says why."""
+
+
+class ObservableError(InputError):
+    """An observable of the user's raised something, or gave no numbers that fit."""
 
 
 class Runs(ABC):
@@ -128,8 +134,19 @@ class Observable(ABC):
             The values.
         """
         with torch.no_grad():
-            values = [self.measure(model, runs.problem) for model in runs.models()]
-        return np.asarray([np.asarray(v, dtype=np.float64) for v in values])
+            return np.asarray([self._number(self.measure(m, runs.problem)) for m in runs.models()])
+
+    def _number(self, value: object) -> FloatArray:
+        """What was measured, as numbers: None and words would be read as missing ones."""
+        given = value.detach().double() if isinstance(value, Tensor) else value
+        found = np.float64(given) if isinstance(given, (bool, np.bool_)) else as_array(given)
+        if found is None:
+            msg = (
+                f"observables: expected a number from measure() of {self.name!r}, got "
+                f"{shown(value)}; return NaN for what is missing"
+            )
+            raise ObservableError(msg)
+        return np.asarray(found)
 
     def extent(self, runs: Runs) -> int | None:
         """The size of its own dimension for these runs; None where it has none."""

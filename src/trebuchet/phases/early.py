@@ -34,7 +34,7 @@ from trebuchet.problem.batches import SizeOf, warn_uncounted
 from trebuchet.problem.bound import Bound, bound
 from trebuchet.problem.held_still import MODE, WithoutDropout, held_still, may_drop
 from trebuchet.problem.losses import ModelLoss
-from trebuchet.problem.problem import Problem, as_problem, trained_with
+from trebuchet.problem.problem import ModelFactory, Problem, as_problem, trained_with
 from trebuchet.problem.selection import unwrap
 from trebuchet.results.levels import risen
 
@@ -67,7 +67,7 @@ _RTOL = rule(real, "a number from 1e-4 to 1", lambda x: 1e-4 <= x <= 1)
     rtol=_RTOL, delta=from_zero, weights=anything, size_of=anything,
 )  # fmt: skip
 def early_constants(
-    model: nn.Module | Problem,
+    model: nn.Module | ModelFactory | Problem,
     loss: str | Callable[..., Any] | ModelLoss | None = None,
     data: object = None,
     *,
@@ -81,7 +81,8 @@ def early_constants(
     """Measure the constants of one initialisation, with full-batch gradient descent.
 
     Args:
-        model: Any module, of which nothing changes; or a `Problem`, without loss and data.
+        model: Any module, of which nothing changes, or a function of a seed, for that of seed 0; or
+            a `Problem`, without loss and data.
         loss: As for ``scan``.
         data: As for ``scan``; all of it is one batch.
         steps: What counts as early.

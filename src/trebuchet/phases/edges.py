@@ -5,32 +5,38 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from trebuchet._checks import instance, seed as one_seed
-from trebuchet._doors import door, rule
+from trebuchet._checks import anything, seed as one_seed, shown
+from trebuchet._doors import door
 from trebuchet.curvature.explain import explained
 from trebuchet.engine.kernels import make_kernel
-from trebuchet.errors import NotApplicableError
+from trebuchet.engine.optimizers import full_batch
+from trebuchet.errors import InputError, NotApplicableError
 from trebuchet.models.mlp import MLP
 from trebuchet.models.quadratic import PureQuadratic, QuadraticWithBias
-from trebuchet.problem.losses import half_mse, resolve
-from trebuchet.problem.problem import Problem
+from trebuchet.problem.losses import LossFn, ModelLoss, half_mse, resolve
+from trebuchet.problem.problem import ModelFactory, Problem, as_problem, finite_table
 from trebuchet.theory import edges as theory
 from trebuchet.theory.edges import Edge
 
-A_PROBLEM = rule(
-    instance, Problem, "a trebuchet.Problem", "trebuchet.Problem(model, loss, data) makes one"
-)
 
-
-@door(problem=A_PROBLEM, seed=one_seed)
-def edges(problem: Problem, seed: int = 0) -> dict[str, Edge]:
+@door(problem=anything, loss=anything, data=anything, seed=one_seed)
+def edges(
+    problem: Problem | nn.Module | ModelFactory,
+    loss: str | LossFn | ModelLoss | None = None,
+    data: object = None,
+    *,
+    seed: int = 0,
+) -> dict[str, Edge]:
     """The critical rate, and every upper edge whose theorem applies to this problem.
 
     Upper edges assume labels of zero, or a loss so large that labels do not matter. A net that no
     theorem covers, such as a ReLU net on several samples, has the critical rate only.
 
     Args:
-        problem: The problem; edges are of gradient descent on half the mean squared error.
+        problem: What is trained: a `Problem`; or a model, beside `loss` and `data`. Edges are of
+            gradient descent on half the mean squared error.
+        loss: As for `Problem`, beside a model.
+        data: As for `Problem`, beside a model.
         seed: Which initialisation.
 
     Returns:
@@ -38,8 +44,10 @@ def edges(problem: Problem, seed: int = 0) -> dict[str, Edge]:
         samples) where they apply.
 
     Raises:
-        InputError: If the problem is none, or its model cannot be evaluated on its data.
-        NotApplicableError: If the loss is not ``"half_mse"``, on which all of them rest.
+        InputError: If an argument is not what was expected, the data are no pair of arrays, or the
+            model cannot be evaluated on them.
+        NotApplicableError: If the loss is not ``"half_mse"``, or training is not gradient descent
+            on all data at once, on which all of them rest.
 
     Example:
         >>> from trebuchet.models import MLP
@@ -47,26 +55,57 @@ def edges(problem: Problem, seed: int = 0) -> dict[str, Edge]:
         >>> {name: round(edge.lr_ratio, 6) for name, edge in edges(problem).items()}
         {'critical': 2.0, 'upper': 4.0}
     """
+    problem = as_problem(problem, loss, data, called="problem")
     if resolve(problem.loss) is not half_mse:
         msg = (
             "loss: the edges are for L = (1/2D) Σ|z − y|² ('half_mse'), got "
             f"{problem.loss_name!r}; trebuchet.top_eigen gives the critical rate of any loss"
         )
         raise NotApplicableError(msg)
+    _check_descent(problem)
     model = problem.initial(seed)
-    weight = next(model.parameters())
+    weight = next(p for p in model.parameters() if p.requires_grad)
     x = problem.x.to(weight.device, weight.dtype)
+    finite_table("data", x, problem.y)
     # One BLAS thread: these matrices are small, and two threads on a busy machine wait for each
     # other far longer than they work.
     with torch.no_grad(), threadpool_limits(1, user_api="blas"):
         with explained(model, "model", "check model(x) on the problem's data"):
             kernel = make_kernel([model], x)
             kernel.forward()
-        gram = kernel.gram()[0].double().cpu().numpy()
+            gram = kernel.gram()[0].double().cpu().numpy()
+        if not np.isfinite(gram).all():
+            msg = (
+                "model: its NTK on the problem's data is NaN or infinite at the initialisation; "
+                "check that model(x) and its derivatives are finite there"
+            )
+            raise InputError(msg)
         spectrum, vectors = np.linalg.eigh(gram)
         critical = theory.critical(float(spectrum[-1]))
         found = _upper(model, x, float(spectrum[-1]), vectors[:, -1])
     return {edge.name: edge for edge in [critical, *found]}
+
+
+def _check_descent(problem: Problem) -> None:
+    try:
+        plain = full_batch(problem.optimizer).plain
+    except InputError:  # another optimizer
+        plain = False
+    samples = problem.x.shape[0]
+    for name, fits in {
+        "optimizer": plain,
+        "batch_size": problem.batch_size is None or problem.batch_size >= samples,
+        "schedule": problem.schedule is None,
+        "clip_grad_norm": problem.clip_grad_norm is None,
+        "clip_grad_value": problem.clip_grad_value is None,
+    }.items():
+        if not fits:
+            msg = (
+                f"{name}: the edges are for gradient descent on all data at once, got "
+                f"{shown(getattr(problem, name))}; trebuchet.top_eigen gives the critical rate of "
+                "other optimizers, and trebuchet.scan measures edges"
+            )
+            raise NotApplicableError(msg)
 
 
 def _upper(model: nn.Module, x: Tensor, top: float, e: np.ndarray) -> list[Edge]:

@@ -27,7 +27,7 @@ from trebuchet.problem.held_still import held_still
 from trebuchet.problem.losses import ModelLoss
 from trebuchet.problem.optimizer_copies import set_mode
 from trebuchet.problem.optimizers import Factory, epsilon_lost, make_factory
-from trebuchet.problem.problem import Problem, as_problem
+from trebuchet.problem.problem import ModelFactory, Problem, as_problem
 from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.selection import unwrap
 
@@ -67,7 +67,7 @@ class ForwardRate(ByContent):
     micro_batch=maybe(whole, "a positive number of samples"), weights=anything, size_of=anything,
 )  # fmt: skip
 def forward_critical_rate(
-    model: nn.Module | Problem,
+    model: nn.Module | ModelFactory | Problem,
     loss: str | Callable[..., Any] | ModelLoss | None = None,
     data: object = None,
     optimizer: str
@@ -83,7 +83,8 @@ def forward_critical_rate(
     """Bracket the rate at which one step no longer lowers the loss.
 
     Args:
-        model: Any module, of which nothing changes; or a `Problem`, whose optimizer it is then.
+        model: Any module, of which nothing changes, or a function of a seed, for that of seed 0; or
+            a `Problem`, whose optimizer it is then.
         loss: As for ``top_eigen``, closures included.
         data: As for ``top_eigen``; all of it is used.
         optimizer: A name, a factory or optimizers, as for ``scan``.

@@ -16,9 +16,10 @@ from trebuchet._types import Phase
 from trebuchet.errors import InputError
 from trebuchet.plots import checks
 from trebuchet.plots.edge_lines import Edges, an_edges, draw_edges
-from trebuchet.plots.phase_bar import rate_axis, shade_phases
+from trebuchet.plots.phase_bar import DROPPED, rate_axis, set_rate_axis, shade_phases
 from trebuchet.plots.scales import LINEAR, LOSS_FLOOR, linear_then_log, say_floor, stability_line
 from trebuchet.plots.style import DARK_RED, GREY, SERIES_COLOURS, seed_band
+from trebuchet.results.summary import shown_phases
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def _quantities(name: str, value: object) -> list[str]:
     edges=an_edges, edge_labels=flag, shade=flag,
 )  # fmt: skip
 def against_rate(
-    ds: xr.Dataset,
+    ds: Any,
     quantities: str | Sequence[str] = "lr_ratio_final",
     *,
     ax: Axes | None = None,
@@ -62,15 +63,17 @@ def against_rate(
     """Final numbers against ηλ₀ or η: medians over seeds with their range, phases behind them.
 
     A diverged run has no final number: it is a cross on the upper rim, filled where every seed
-    diverged, hollow where some did; the line is of those that remain.
+    diverged, hollow where some did; the line is of those that remain. Of runs that a scan dropped
+    the last number is a small hollow mark, in no line.
 
     Args:
-        ds: A labelled results dataset.
+        ds: A labelled results dataset, or a ``Scan``.
         quantities: One or several of "lr_ratio_final" (final ηλ), "weight_norm_final",
             "loss_max", "loss_final", "test_loss_final", "sparsity_final" (a line a layer). Losses
             go on a logarithmic axis.
         ax: Where to draw; a new figure's axes unless given.
-        x: "lr_ratio" or "lr"; the first where λ₀ is known, unless given.
+        x: "lr_ratio" or "lr"; the first where λ₀ is known and the optimizer is gradient descent,
+            unless given.
         edges: Drawn as vertical lines (see `draw_edges`).
         edge_labels: Write their names.
         shade: Shade the phases.
@@ -84,28 +87,36 @@ def against_rate(
     names = [quantities] if isinstance(quantities, str) else list(quantities)
     ax, x = checks.drawn_on(ax), checks.along(ds, x)
     position = rate_axis(ds, x)
+    set_rate_axis(ax, position)
     if shade:
         shade_phases(ax, ds, x=x)
     lines = [item for name in names for item in _series(ds, name)]
-    log = any(FINALS[name].log for name in names)
-    diverged = np.asarray(ds["phase"].transpose("lr", "seed").values) == str(Phase.DIVERGENT)
+    log = any(FINALS[name].log for name in names) and not any((v < 0).any() for _, v in lines)
+    shown = shown_phases(ds)
+    diverged, dropped = shown == str(Phase.DIVERGENT), shown == DROPPED
+    there = ~(dropped | (shown == "")).all(axis=1)
     floor = LOSS_FLOOR * float(np.nanmedian(ds["loss_first"])) if log else -np.inf
     pooled, sunk = [], False
     for (label, values), colour in zip(lines, _cycle(len(lines)), strict=True):
         kept = np.where(diverged | ~np.isfinite(values), np.nan, values)
         under = kept < floor
         kept = np.where(under, floor, kept)
-        seed_band(ax, position, kept, colour=colour, label=label, marker="o", markersize=2.6)
+        left, kept = np.where(dropped, kept, np.nan), np.where(dropped, np.nan, kept)
+        seed_band(
+            ax, position[there], kept[there], colour=colour, label=label, marker="o", markersize=2.6
+        )
+        if dropped.any():
+            ax.plot(position, left, "o", color=colour, markerfacecolor="white", markersize=3.2)
         if kept.shape[1] > 1:  # every seed, faintly: a median of few hides how they fell
             ax.plot(position, kept, ".", color=colour, alpha=0.3, markersize=2.5)
         sunk |= bool(under.any())
         every = np.flatnonzero(under.all(axis=1))
         if len(every):
             ax.plot(position[every], kept[every, 0], "v", color=colour, markersize=4.5, zorder=4)
-        pooled.append(kept[np.isfinite(kept)])
+        pooled += [kept[np.isfinite(kept)], left[np.isfinite(left)]]
     if sunk:
         say_floor(ax)
-    _set_height(ax, names, np.concatenate(pooled), ds)
+    _set_height(ax, names, np.concatenate(pooled), ds, log=log)
     _mark_diverged(ax, position, ds)
     if "lr_ratio_final" in names:
         _ratio_guides(ax, x)
@@ -138,9 +149,8 @@ def _series(ds: xr.Dataset, name: str) -> list[tuple[str, NDArray[np.float64]]]:
 
 
 def _set_height(
-    ax: Axes, names: Sequence[str], values: NDArray[np.float64], ds: xr.Dataset
+    ax: Axes, names: Sequence[str], values: NDArray[np.float64], ds: xr.Dataset, *, log: bool
 ) -> None:
-    log = any(FINALS[name].log for name in names)
     if log:
         ax.set_yscale("log")
     if not len(values):
@@ -160,7 +170,8 @@ def _set_height(
         start = float(np.nanmedian(ds["weight_norm_first"])) / ds.attrs.get("n_parameters", 1)
         linear_then_log(ax, float(values.min()), float(values.max()), LINEAR["weight_norm"] * start)
     else:
-        ax.set_ylim(0, 1.12 * float(values.max()))
+        low, high = min(0.0, float(values.min())), float(values.max())
+        ax.set_ylim(low - 0.12 * (high - low) * (low < 0), high + 0.12 * (high - low))
 
 
 CROSS: dict[str, Any] = {
@@ -191,8 +202,10 @@ def diverged_handles(ds: xr.Dataset) -> list[Line2D]:
 
 
 def _diverged_rates(ds: xr.Dataset) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    diverged = np.asarray(ds["phase"].transpose("lr", "seed").values) == str(Phase.DIVERGENT)
-    return diverged.all(axis=1), diverged.any(axis=1) & ~diverged.all(axis=1)
+    shown = shown_phases(ds)
+    diverged = shown == str(Phase.DIVERGENT)
+    every = diverged.any(axis=1) & (diverged | (shown == DROPPED) | (shown == "")).all(axis=1)
+    return every, diverged.any(axis=1) & ~every
 
 
 def _mark_diverged(ax: Axes, x: NDArray[np.float64], ds: xr.Dataset) -> None:
@@ -214,7 +227,10 @@ def _ratio_guides(ax: Axes, x: str) -> None:
     """ηλ = 2, and, over ηλ₀, the diagonal of a kernel that did not change."""
     stability_line(ax)
     if x == "lr_ratio":
-        reach = [0, min(4.0, ax.get_xlim()[1])]
+        left, right = ax.get_xlim()
+        right = min(4.0, right)
+        log = ax.get_xscale() == "log"
+        reach = np.geomspace(min(left, right), right, 50) if log else np.array([0, right])
         ax.plot(
             reach,
             reach,

@@ -43,15 +43,36 @@ def labelled(name: str, value: object) -> xr.Dataset:
 
 
 def x_axis(name: str, value: object) -> str | None:
-    """The quantity along x; None for ηλ₀ where λ₀ is known, and η elsewhere."""
+    """The quantity along x; None for the usual one, see `along`."""
     return None if value is None else choice(name, value, X)
 
 
 def along(ds: xr.Dataset, x: str | None) -> str:
-    """The quantity along x, chosen where nobody did."""
-    if x is not None:
-        return x
-    return "lr_ratio" if "lr_ratio" in ds and bool(np.isfinite(ds["lr_ratio"]).all()) else "lr"
+    """What was asked for, or else ηλ₀ of gradient descent, where it is known, and η of all else.
+
+    Args:
+        ds: The runs.
+        x: "lr_ratio", "lr" or None.
+
+    Returns:
+        "lr_ratio" or "lr".
+
+    Raises:
+        InputError: If the dataset does not hold what was asked for.
+    """
+    if x is None:
+        known = "lr_ratio" in ds and bool(np.isfinite(ds["lr_ratio"]).all())
+        return "lr_ratio" if known and is_descent(ds) else "lr"
+    if X[x] not in ds:
+        msg = f"x: expected 'lr_ratio' or 'lr', held by the dataset, got {x!r}"
+        raise InputError(msg)
+    return x
+
+
+def is_descent(ds: xr.Dataset) -> bool:
+    """Whether runs were made by gradient descent, as far as is known: 2 says something of ηλ."""
+    plain = {"sgd", "GradientDescent(momentum=0.0, weight_decay=0.0)"}
+    return str(ds.attrs.get("optimizer", "sgd")) in plain
 
 
 def rate_name(x: str) -> str:

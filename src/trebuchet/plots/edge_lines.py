@@ -73,14 +73,14 @@ def _no_edge(name: str, edge: object, key: object) -> NoReturn:
 
 
 @door(ax=checks.axes, edges=an_edges, x=checks.x_axis, labels=flag)
-def draw_edges(ax: Axes, edges: Edges | None, *, x: str = "lr_ratio", labels: bool = True) -> Axes:
+def draw_edges(ax: Axes, edges: Edges | None, *, x: str | None = None, labels: bool = True) -> Axes:
     """Draw each edge that lies on the axis as it stands; edges that coincide share a label.
 
     Args:
         ax: Where to draw, with its x limits set.
         edges: A mapping of names to values in the unit of `x` (drawn solid, or dashed where the
             name says "as coded"; "critical" is dash-dotted); or edges. None draws nothing.
-        x: "lr_ratio" or "lr", the unit of the axis.
+        x: "lr_ratio" (also if None) or "lr", the unit of the axis.
         labels: Write name and value along the line.
 
     Returns:
@@ -90,6 +90,18 @@ def draw_edges(ax: Axes, edges: Edges | None, *, x: str = "lr_ratio", labels: bo
         InputError: If an argument is not what was expected.
     """
     left, right = ax.get_xlim()
+    log = ax.get_xscale() == "log"
+
+    def along(value: float) -> float:
+        """How far along the axis a value is, as a share of it."""
+        if log:
+            return math.log(value / left) / math.log(right / left)
+        return (value - left) / (right - left)
+
+    def moved(value: float, share: float) -> float:
+        """The value a share of the axis further along."""
+        return value * (right / left) ** share if log else value + share * (right - left)
+
     found = sorted(
         (value, name, kind)
         for name, value, kind in _unpack(edges, x)
@@ -97,11 +109,11 @@ def draw_edges(ax: Axes, edges: Edges | None, *, x: str = "lr_ratio", labels: bo
     )
     groups: list[list[tuple[float, str, str]]] = []
     for edge in found:
-        if groups and edge[0] - groups[-1][-1][0] < 0.004 * (right - left):
+        if groups and along(edge[0]) - along(groups[-1][-1][0]) < 0.004:
             groups[-1].append(edge)
         else:
             groups.append([edge])
-    previous = -math.inf
+    previous = 0.0
     for group in groups:
         value = group[0][0]
         for position, _, kind in group:
@@ -112,9 +124,9 @@ def draw_edges(ax: Axes, edges: Edges | None, *, x: str = "lr_ratio", labels: bo
             named = [(n, k) for _, n, k in group if not (proven and k == "coded")]
             text = " = ".join(_name(name, kind) for name, kind in named)
             # to the left of its line, unless that would cover the line before
-            crowded = value - max(previous, left) < 0.035 * (right - left)
+            crowded = along(value) - previous < 0.035
             ax.text(
-                value + (0.004 if crowded else -0.004) * (right - left),
+                moved(value, 0.004 if crowded else -0.004),
                 0.97,
                 f"{text} {value:.3g}",
                 transform=ax.get_xaxis_transform(),
@@ -126,16 +138,16 @@ def draw_edges(ax: Axes, edges: Edges | None, *, x: str = "lr_ratio", labels: bo
                 zorder=4,
                 bbox={"facecolor": "white", "alpha": 0.65, "linewidth": 0, "pad": 0.8},
             )
-        previous = value
+        previous = along(value)
     return ax
 
 
-def edge_handles(edges: Edges | None, *, x: str = "lr_ratio") -> list[Line2D]:
+def edge_handles(edges: Edges | None, *, x: str | None = None) -> list[Line2D]:
     """Legend entries for the edges, each with its value.
 
     Args:
         edges: As for `draw_edges`.
-        x: "lr_ratio" or "lr".
+        x: "lr_ratio" (also if None) or "lr".
 
     Returns:
         Lines with labels.
@@ -158,7 +170,7 @@ def edge_handles(edges: Edges | None, *, x: str = "lr_ratio") -> list[Line2D]:
 _DASHES: dict[str, Any] = {"critical": "-.", "proven": "-", "coded": (0, (4, 2))}
 
 
-def _unpack(edges: Edges | None, x: str) -> list[tuple[str, float, str]]:
+def _unpack(edges: Edges | None, x: str | None) -> list[tuple[str, float, str]]:
     """Name, value and kind of each edge."""
     if edges is None:
         return []
@@ -168,7 +180,7 @@ def _unpack(edges: Edges | None, x: str) -> list[tuple[str, float, str]]:
     found = []
     for name, edge in pairs:
         if isinstance(edge, EdgeLike):
-            value = edge.lr_ratio if x == "lr_ratio" else edge.lr
+            value = edge.lr if x == "lr" else edge.lr_ratio
             proven = edge.proven
         else:
             value, proven = float(edge), "as coded" not in name

@@ -1,5 +1,7 @@
 """The six panels of the paper's figures."""
 
+from typing import Any
+
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -16,7 +18,7 @@ from trebuchet.plots.traces import choose_rates, trace_handles, traces
 
 @door(ds=checks.labelled, edges=an_edges, title=text, caption=text, quick=flag)
 def paper_panels(
-    ds: xr.Dataset,
+    ds: Any,
     edges: Edges | None,
     *,
     title: str,
@@ -28,7 +30,7 @@ def paper_panels(
     ReLU nets have a panel more: the sparsity of each hidden layer.
 
     Args:
-        ds: A labelled results dataset.
+        ds: A labelled results dataset, or a ``Scan``.
         edges: Drawn as vertical lines against ηλ₀.
         title: Of the picture.
         caption: Conventions and seeds, written below.

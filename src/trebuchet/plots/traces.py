@@ -16,7 +16,7 @@ from trebuchet._doors import door, rule
 from trebuchet._types import Phase, Status
 from trebuchet.errors import InputError
 from trebuchet.plots import checks
-from trebuchet.plots.phase_bar import majority_phase, rate_axis
+from trebuchet.plots.phase_bar import DROPPED, majority_phase, rate_axis
 from trebuchet.plots.scales import (
     LINEAR,
     LOSS_FLOOR,
@@ -25,6 +25,7 @@ from trebuchet.plots.scales import (
     stability_line,
 )
 from trebuchet.plots.style import rate_colours, seed_band
+from trebuchet.results.summary import NO_END
 
 LONG = 150  # steps past which a linear axis would squeeze the first catapult into a corner
 
@@ -49,7 +50,7 @@ QUANTITIES = {
     rates=checks.positions, colours=checks.colours,
 )  # fmt: skip
 def traces(
-    ds: xr.Dataset,
+    ds: Any,
     quantity: str = "loss",
     *,
     ax: Axes | None = None,
@@ -58,13 +59,13 @@ def traces(
 ) -> Axes:
     """Loss, weight norm or ηλ_t over steps: medians over seeds, with their range as a band.
 
-    A finished run keeps its last value. A cross marks where the median run diverged (a hollow one,
-    where the first of a minority did), and a triangle where a loss leaves the picture through the
-    floor at 1e-10 L₀. Steps run on a logarithmic axis (linear below 1) where there are more than
-    150.
+    A finished run keeps its last value; the line of one that a scan dropped, or Ctrl-C met, ends. A
+    cross marks where the median run diverged (a hollow one, where the first of a minority did), and
+    a triangle where a loss leaves the picture through the floor at 1e-10 L₀. Steps run on a
+    logarithmic axis (linear below 1) where there are more than 150.
 
     Args:
-        ds: A labelled results dataset.
+        ds: A labelled results dataset, or a ``Scan``.
         quantity: "loss", "test_loss", "weight_norm" (divided by P where the dataset knows it) or
             "lr_ratio" (ηλ_t).
         ax: Where to draw; a new figure's axes unless given.
@@ -82,11 +83,11 @@ def traces(
     look = QUANTITIES[quantity]
     step = ds["step"].values
     ax = checks.drawn_on(ax)
-    positions, called = rate_axis(ds), checks.rate_name(checks.along(ds, None))
+    names = rate_names(ds)
     drawn = []
     for rate, colour in zip(chosen, colours, strict=True):
         values = _trace(ds, quantity, rate)  # (step, seed)
-        line = seed_band(ax, step, values, colour=colour, label=f"{called} = {positions[rate]:.3g}")
+        line = seed_band(ax, step, values, colour=colour, label=names[rate])
         drawn.append((line, values))
     end = _end(ds, chosen)
     if end > LONG:
@@ -107,11 +108,11 @@ def traces(
 
 
 @door(ds=checks.labelled)
-def choose_rates(ds: xr.Dataset) -> list[int]:
+def choose_rates(ds: Any) -> list[int]:
     """A few rates that tell the story: lazy, catapult, the last that trained, the first lost.
 
     Args:
-        ds: A labelled results dataset.
+        ds: A labelled results dataset, or a ``Scan``.
 
     Returns:
         Up to five indices along ``lr``, increasing.
@@ -132,18 +133,32 @@ def choose_rates(ds: xr.Dataset) -> list[int]:
         after = failed[failed > max(chosen, default=-1)]
         chosen.add(int(after[0] if len(after) else failed[0]))
     elif not len(catapult):
-        chosen |= {0, len(phases) - 1}
+        judged = np.flatnonzero((phases != DROPPED) & (phases != ""))
+        chosen |= {int(judged[0]), int(judged[-1])} if len(judged) > 1 else {0, len(phases) - 1}
     return sorted(chosen)
+
+
+def rate_names(ds: xr.Dataset) -> list[str]:
+    """What a legend calls each rate: by ηλ₀ or η, as the axis of rates is.
+
+    Args:
+        ds: A results dataset.
+
+    Returns:
+        One a rate.
+    """
+    sign = checks.rate_name(checks.along(ds, None))
+    return [f"{sign} = {value:.3g}" for value in rate_axis(ds)]
 
 
 @door(ds=checks.labelled, rates=checks.positions, colours=checks.colours)
 def trace_handles(
-    ds: xr.Dataset, rates: Sequence[int] | None, colours: Sequence[Any] | None = None
+    ds: Any, rates: Sequence[int] | None, colours: Sequence[Any] | None = None
 ) -> list[Line2D]:
     """Legend entries for rates: value and phase.
 
     Args:
-        ds: A labelled results dataset.
+        ds: A labelled results dataset, or a ``Scan``.
         rates: Indices along ``lr``; None for those of `choose_rates`.
         colours: One a rate.
 
@@ -156,9 +171,9 @@ def trace_handles(
     chosen = choose_rates(ds) if rates is None else checks.within(rates, ds)
     colours = rate_colours(len(chosen)) if colours is None else checks.as_many(colours, chosen)
     phases, _ = majority_phase(ds)
-    positions, called = rate_axis(ds), checks.rate_name(checks.along(ds, None))
+    names = rate_names(ds)
     return [
-        Line2D([], [], color=colour, label=f"{called} = {positions[rate]:.3g}  {phases[rate]}")
+        Line2D([], [], color=colour, label=f"{names[rate]}  {phases[rate]}")
         for rate, colour in zip(chosen, colours, strict=True)
     ]
 
@@ -173,8 +188,20 @@ def _end(ds: xr.Dataset, rates: Sequence[int]) -> float:
 def _trace(ds: xr.Dataset, quantity: str, rate: int) -> NDArray[np.float64]:
     """``(step, seed)``; a finished run keeps its last value, a diverged one is +inf after it.
 
-    One that was dropped or interrupted has none after it: nobody knows.
-    """  # noqa: DOC201, DOC501 - for this file alone
+    Between the steps at which a run was looked at, which a scan's runs do not all share, it is
+    interpolated: a gap would break the line.
+
+    Args:
+        ds: A results dataset.
+        quantity: One of `QUANTITIES`.
+        rate: Index along ``lr``.
+
+    Returns:
+        Values, NaN where the run had not begun or was cut short.
+
+    Raises:
+        InputError: If the quantity was not recorded.
+    """
     name = {"lr_ratio": "top_eigenvalue"}.get(quantity, quantity)
     if name not in ds:
         raise InputError(f"quantity: expected one that was recorded; the dataset has no {name!r}")
@@ -185,15 +212,30 @@ def _trace(ds: xr.Dataset, quantity: str, rate: int) -> NDArray[np.float64]:
     if quantity == "weight_norm" and "n_parameters" in ds.attrs:
         values = values / ds.attrs["n_parameters"]
     over = np.isin(run["status"].values, [str(Status.NON_FINITE), str(Status.BLEW_UP)])
-    left = [str(s) for s in (Status.DROPPED, Status.INTERRUPTED, Status.NOT_RUN)]
-    cut = np.isin(run["status"].values, left)
-    for seed in np.flatnonzero(~cut):
+    cut = np.isin(run["status"].values, [*NO_END, str(Status.INTERRUPTED)])
+    step = ds["step"].values.astype(np.float64)
+    for seed in range(values.shape[1]):
         known = np.flatnonzero(np.isfinite(values[:, seed]))
         last = known[-1] if len(known) else -1
-        values[last + 1 :, seed] = (
-            np.inf if over[seed] else (values[last, seed] if last >= 0 else np.nan)
-        )
+        if len(known):
+            within = slice(known[0], last + 1)
+            values[within, seed] = _interpolated(
+                step[within], step[known], values[known, seed], log=QUANTITIES[quantity].log
+            )
+        after = np.inf if over[seed] else np.nan if cut[seed] or last < 0 else values[last, seed]
+        values[last + 1 :, seed] = after
     return values
+
+
+def _interpolated(
+    at: NDArray[np.float64], step: NDArray[np.float64], values: NDArray[np.float64], *, log: bool
+) -> NDArray[np.float64]:
+    """Straight between what is known, on the axis that it is drawn on."""
+    if log and (values > 0).all():
+        found = np.exp(np.interp(at, step, np.log(values)))
+        found[np.isin(at, step)] = values  # as recorded, to the last digit
+        return found
+    return np.interp(at, step, values)
 
 
 def _set_height(
@@ -204,6 +246,10 @@ def _set_height(
     pooled = np.concatenate(finite) if finite else np.array([1.0])
     calm = [v[:, np.isfinite(v[-1])] for _, v in drawn if np.isfinite(v[-1]).any()]
     top = max((float(np.nanmax(v)) for v in calm), default=float(pooled.max(initial=1.0)))
+    if log and (pooled < 0).any():  # such as a loss with a constant taken off
+        low = float(pooled.min())
+        ax.set_ylim(low - 0.06 * (top - low), top + 0.06 * max(top - low, 1e-300))
+        return
     if not log:
         begun = [float(np.nanmax(v[0])) for _, v in drawn if np.isfinite(v[0]).any()]
         top = max([top, *begun])
@@ -214,7 +260,7 @@ def _set_height(
     ax.set_yscale("log")
     if not len(positive):
         return
-    floor = LOSS_FLOOR * float(np.median([values[0] for _, values in drawn]))
+    floor = LOSS_FLOOR * _start(drawn, quantity)
     bottom = max(positive.min(), floor) if floor > 0 else positive.min()
     ax.set_ylim(bottom / 2, min(positive.max() * 3, 1e4 * top))
     left = [
@@ -229,8 +275,11 @@ def _set_height(
 
 
 def _start(drawn: Sequence[tuple[Line2D, NDArray[np.float64]]], quantity: str) -> float:
-    """The unit of a linear axis: 1 for ηλ, the norm at the start for the norm."""
-    return 1.0 if quantity == "lr_ratio" else float(np.median([v[0] for _, v in drawn]))
+    """The unit of an axis: 1 for ηλ, the norm or the loss at the start for norms and losses."""
+    if quantity == "lr_ratio":
+        return 1.0
+    begun = np.concatenate([v[0] for _, v in drawn])
+    return float(np.median(begun[~np.isnan(begun)])) if not np.isnan(begun).all() else 1.0
 
 
 def _mark_divergence(
@@ -287,3 +336,6 @@ def _label(ds: xr.Dataset, quantity: str) -> str:
     if quantity == "weight_norm" and "n_parameters" not in ds.attrs:
         return "|θ|²"
     return QUANTITIES[quantity].label
+
+
+__all__ = ["choose_rates", "trace_handles", "traces"]

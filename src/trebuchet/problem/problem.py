@@ -37,6 +37,7 @@ from trebuchet.problem.schedules import (
     check_multiplier,
     makes_scheduler,
 )
+from trebuchet.problem.selection import select
 
 ModelFactory = Callable[[int], nn.Module]
 """Maps a seed to a freshly initialised module."""
@@ -45,14 +46,18 @@ MOST_BATCHES = 1_000_000
 """Batches that one step may accumulate."""
 
 
-def _model(name: str, value: object) -> Any:
+A_MODEL = "a torch.nn.Module, or a function of a seed that makes one"
+OR_A_PROBLEM = "a torch.nn.Module, a function of a seed that makes one, or a trebuchet.Problem"
+
+
+def _model(name: str, value: object, expected: str = A_MODEL) -> Any:
     if isinstance(value, nn.Module):
         return value
     if isinstance(value, type) and issubclass(value, nn.Module):
         cls = value.__name__
         advice = f"make one, or give a function such as lambda seed: {cls}(...)"
-        refuse(name, "a torch.nn.Module, or a function of a seed that makes one", value, advice)
-    return function(name, value, "a torch.nn.Module, or a function of a seed that makes one")
+        refuse(name, expected, value, advice)
+    return function(name, value, expected)
 
 
 def _loss(name: str, value: object) -> Any:
@@ -124,12 +129,35 @@ def _check_table(name: str, x: Any, y: Any) -> None:
         _tensor(which, part)
     if x.ndim > 2 or not _floating(x):
         return  # sequences, images and tokens have their own ways
+    _one_target_a_row(name, x, y)
+
+
+def _one_target_a_row(name: str, x: Any, y: Any) -> None:
     if x.shape[0] != y.shape[0]:
         msg = (
             f"{name}: expected one target a row of inputs ({x.shape[0]}), got {y.shape[0]}; check "
             "that both come from the same samples"
         )
         raise InputError(msg)
+
+
+def finite_table(name: str, x: Tensor, y: Tensor) -> None:
+    """Refuse inputs and targets that are not as many, or not finite.
+
+    Args:
+        name: What the pair is called.
+        x: Inputs, a row a sample.
+        y: Targets.
+
+    Raises:
+        InputError: If there is not one target a row, or there are NaN or infinities.
+    """
+    _one_target_a_row(name, x, y)
+    for which, t in ((f"{name}[0]", x), (f"{name}[1]", y)):
+        if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+            bad = int((~torch.isfinite(t)).sum())
+            msg = f"{which}: expected finite numbers, got {bad} NaN or infinite; remove those rows"
+            raise InputError(msg)
 
 
 def _floating(x: Any) -> bool:
@@ -297,18 +325,6 @@ class Problem:
             raise InputError(msg)
         return _tensor(f"data[{which}]", cast(Sequence[Any], self.data)[which])
 
-    def check_steps(self, steps: int) -> None:
-        """Try a schedule that is a function of the step, before any step is made.
-
-        Args:
-            steps: Of a run.
-
-        Raises:
-            InputError: If it is no multiplier at one of them.
-        """
-        if self.multiplier is not None:
-            check_multiplier(self.multiplier, steps)
-
     @door(seed=one_seed)
     def initial(self, seed: int) -> nn.Module:
         """The model at its initialisation for this seed.
@@ -322,46 +338,72 @@ class Problem:
         Raises:
             InputError: If the factory does not return a module, or its weights are not finite.
         """
-        # object, since a factory may return anything
-        model: object = self.model if isinstance(self.model, nn.Module) else self._made(seed)
-        if not isinstance(model, nn.Module):
-            msg = f"model: expected a function of a seed to an nn.Module, it made {shown(model)}"
-            raise InputError(msg)
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        if not trainable:
-            msg = "model: expected at least one trainable parameter, got none"
-            raise InputError(msg)
-        lazy = any(isinstance(p, nn.parameter.UninitializedParameter) for p in trainable)
-        if not lazy and not all(bool(torch.isfinite(p).all()) for p in trainable):
-            msg = "model: expected finite weights, got NaN or infinity"
-            raise InputError(msg)
-        return model
+        return initial(self.model, seed)
 
-    def _made(self, seed: int) -> object:
-        factory: Any = self.model
-        try:
-            inspect.signature(factory).bind(seed)
-        except TypeError as error:
-            msg = (
-                f"model: expected a function of one argument, the seed, got one that cannot be "
-                f"called so ({error}); write lambda seed: ..., and draw the weights by that seed"
-            )
-            raise InputError(msg) from error
-        except ValueError:
-            pass  # written in C, with no signature to look at
-        try:
-            with seeded(seed):  # for a function that draws from the global generators
-                return factory(seed)
-        except InputError:
+
+def initial(given: nn.Module | ModelFactory, seed: int) -> nn.Module:
+    """A module, or the one that a function of the seed makes, whose weights can be trained.
+
+    Args:
+        given: What a problem holds as its model.
+        seed: The seed.
+
+    Returns:
+        The module.
+
+    Raises:
+        InputError: If the function does not make a module, or it has no trainable weights, or not
+            all of them are finite real numbers in memory.
+    """
+    # object, since a factory may return anything
+    model: object = given if isinstance(given, nn.Module) else _made(given, seed)
+    if not isinstance(model, nn.Module):
+        msg = f"model: expected a function of a seed to a torch.nn.Module, it made {shown(model)}"
+        raise InputError(msg)
+    if not all(bool(torch.isfinite(p).all()) for p in select(model).values()):
+        msg = "model: expected finite weights, got NaN or infinity"
+        raise InputError(msg)
+    return model
+
+
+def _made(factory: ModelFactory, seed: int) -> object:
+    try:
+        inspect.signature(factory).bind(seed)
+    except TypeError as error:
+        msg = (
+            f"model: expected a function of one argument, the seed, got one that cannot be "
+            f"called so ({error}); write lambda seed: ..., and draw the weights by that seed"
+        )
+        raise InputError(msg) from error
+    except ValueError:
+        pass  # written in C, with no signature to look at
+    try:
+        with seeded(seed):  # for a function that draws from the global generators
+            return factory(seed)
+    except InputError:
+        raise
+    except Exception as error:  # the user's function may raise anything
+        if out_of_memory(error):
             raise
-        except Exception as error:  # the user's function may raise anything
-            if out_of_memory(error):
-                raise
-            msg = (
-                f"model: expected a function of a seed to an nn.Module, at seed {seed} it raised "
-                f"{one_line(error)}; mend the function"
-            )
-            raise InputError(msg) from error
+        msg = (
+            f"model: expected a function of a seed to a torch.nn.Module, at seed {seed} it raised "
+            f"{one_line(error)}; mend the function"
+        )
+        raise InputError(msg) from error
+
+
+def check_schedule(problem: Problem, steps: int) -> None:
+    """Try a schedule that is a function of the step, before any step is made.
+
+    Args:
+        problem: Whose schedule.
+        steps: Of a run.
+
+    Raises:
+        InputError: If it is no multiplier at one of them.
+    """
+    if problem.multiplier is not None:
+        check_multiplier(problem.multiplier, steps)
 
 
 def is_table(data: object) -> bool:
@@ -374,13 +416,16 @@ def is_table(data: object) -> bool:
     )
 
 
-def as_problem(model: object, loss: object, data: object, **how: Any) -> Problem:
+def as_problem(
+    model: object, loss: object, data: object, *, called: str = "model", **how: Any
+) -> Problem:
     """The problem that a door was given, whole or as model, loss and data.
 
     Args:
         model: A `Problem`, or what it takes.
         loss: The loss; None beside a problem.
         data: The data; None beside a problem.
+        called: What the door calls its first argument.
         **how: Other fields of the problem, as arguments of the door.
 
     Returns:
@@ -396,12 +441,10 @@ def as_problem(model: object, loss: object, data: object, **how: Any) -> Problem
         True
     """
     if not isinstance(model, Problem):
-        return Problem(cast(Any, model), cast(Any, loss), data, **how)
-    defaults = {f.name: f.default for f in fields(Problem)}
-    beside = {name: value for name, value in how.items() if value is not defaults[name]}
-    beside |= {name: v for name, v in (("loss", loss), ("data", data)) if v is not None}
-    for name, value in beside.items():
-        if value != defaults.get(name):
+        return Problem(a_model(called, model), cast(Any, loss), data, **how)
+    defaults = {f.name: f.default for f in fields(Problem)} | {"loss": None, "data": None}
+    for name, value in {"loss": loss, "data": data, **how}.items():
+        if not _is(value, defaults[name]):
             msg = (
                 f"{name}: expected nothing beside a Problem, which says how it is trained, got "
                 f"{shown(value)}; make the Problem with it, or dataclasses.replace(problem, "
@@ -411,9 +454,30 @@ def as_problem(model: object, loss: object, data: object, **how: Any) -> Problem
     return model
 
 
+def a_model(name: str, value: object) -> Any:
+    """A module, or a function of a seed that makes one, where a `Problem` would do too."""
+    return _model(name, value, OR_A_PROBLEM)
+
+
+def _is(value: object, default: object) -> bool:
+    """Whether a setting is the default: arrays, frames and the like are equal to nothing."""
+    plain = type(value) is type(default) and isinstance(value, (str, int))
+    return value is default or (plain and value == default)
+
+
 def trained_with(problem: Problem, **how: Any) -> Problem:
     """The same problem, trained otherwise."""
     return replace(problem, **how)
 
 
-__all__ = ["ArrayLike", "ModelFactory", "Problem", "as_problem", "trained_with"]
+__all__ = [
+    "ArrayLike",
+    "ModelFactory",
+    "Problem",
+    "a_model",
+    "as_problem",
+    "check_schedule",
+    "finite_table",
+    "initial",
+    "trained_with",
+]

@@ -98,7 +98,10 @@ def select(model: nn.Module, params: Selection = None) -> dict[str, nn.Parameter
     for name, p in chosen.items():
         _check_real(name, p)
     if sum(p.numel() for p in chosen.values()) == 0:
-        msg = "params: no trainable parameter is selected; curvature needs at least one"
+        if params is None:
+            msg = "model: has no trainable parameter; at least one is needed"
+        else:
+            msg = "params: no trainable parameter is selected; curvature needs at least one"
         raise InputError(msg)
     devices = {str(p.device) for p in chosen.values()}
     if devices == {"meta"}:

@@ -346,8 +346,11 @@ def _check_kind(ds: xr.Dataset, name: str, row: Variable) -> None:
 def _check_words(ds: xr.Dataset) -> None:
     for name, words in (("status", Status), ("phase", Phase)):
         if name in ds:
-            known = {str(word) for word in words} | ({""} if name == "phase" else set())
-            unknown = set(ds[name].values.ravel().tolist()) - known
+            known = {str(word) for word in words}
+            values = ds[name]
+            if name == "phase" and "status" in ds:  # only what was not run has none
+                values = values.where(ds["status"] != str(Status.NOT_RUN), str(Phase.UNSETTLED))
+            unknown = set(values.values.ravel().tolist()) - known
             if unknown:
                 msg = f"{name}: expected one of {', '.join(words)}, got {min(map(repr, unknown))}"
                 raise InputError(msg)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from trebuchet._checks import anything, from_zero
 from trebuchet._doors import door, maybe
@@ -20,10 +21,42 @@ PHASE_LETTERS: dict[str, str] = {
     Phase.COLLAPSED: "X",
     Phase.UNSETTLED: "?",
 }
-"""The letters of the phase column: one a seed."""
+LETTERS: dict[str, str] = {**PHASE_LETTERS, Status.DROPPED: "o", "": "·"}
+"""The letters of the phase column: one a seed; dropped before it had a phase, or not run."""
 
-NOT_RUN = "·"
-"""In the place of a letter where nothing was run."""
+NO_END = [str(Status.DROPPED), str(Status.NOT_RUN)]
+"""Of runs that a scan did not take to their end: their last numbers are no final ones."""
+
+
+def shown_phases(ds: xr.Dataset) -> NDArray[np.str_]:
+    """What tables and pictures show of every run.
+
+    Args:
+        ds: Labelled runs.
+
+    Returns:
+        Shape ``(lr, seed)``: the phase; "dropped" where a scan left a run that had shown none yet;
+        empty where nothing was run.
+    """
+    found: NDArray[np.str_] = ds["phase"].transpose("lr", "seed").values.astype(np.str_)
+    if "status" not in ds:
+        return found
+    left = ds["status"].transpose("lr", "seed").values == str(Status.DROPPED)
+    return np.where(left & (found == str(Phase.UNSETTLED)), str(Status.DROPPED), found)
+
+
+def ended(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
+    """Numbers of runs that went as far as was asked for: of those a scan left, missing.
+
+    Args:
+        ds: The runs.
+        values: One number a run, or several.
+
+    Returns:
+        The values, NaN for the others.
+    """
+    return values.where(~ds["status"].isin(NO_END)) if "status" in ds else values
+
 
 HAVE_COLUMNS = {"loss", "test_loss", "top_eigenvalue", "weight_norm", "sparsity"}
 """Observables with a column of their own."""
@@ -98,7 +131,8 @@ def table(ds: Any) -> pd.DataFrame:
         final ηλ), ``weight_norm_ratio`` (final |θ|²/|θ₀|²) and ``sparsity`` (``sparsity_1`` … for
         several layers); then ``accuracy_final`` and what else was observed of one number a run, at
         its end. A column whose numbers are missing from the dataset is left out. Phase letters:
-        L lazy, C catapult, D divergent, X collapsed, ? unsettled, · not run.
+        L lazy, C catapult, D divergent, X collapsed, ? unsettled, o dropped by a scan, · not run.
+        Dropped runs have no final numbers.
 
     Raises:
         InputError: If `ds` is neither.
@@ -117,28 +151,27 @@ def table(ds: Any) -> pd.DataFrame:
     if "lr_ratio" in ds:
         columns["lr_ratio"] = _median(ds["lr_ratio"])
     if "phase" in ds:
-        letters = ds["phase"].transpose("lr", "seed").values
-        columns["phases"] = [
-            " ".join(PHASE_LETTERS.get(phase, NOT_RUN) for phase in row) for row in letters
-        ]
+        letters = shown_phases(ds)
+        columns["phases"] = [" ".join(LETTERS[phase] for phase in row) for row in letters]
     for name in ("loss_max", "loss_final", "test_loss_final"):
         if name in ds:
-            columns[name] = _median(ds[name])
+            columns[name] = _median(ended(ds, ds[name]))
     if "top_eigenvalue_final" in ds:
-        columns["ratio_final"] = _median(ds["learning_rate"] * ds["top_eigenvalue_final"])
+        final = ended(ds, ds["top_eigenvalue_final"])
+        columns["ratio_final"] = _median(ds["learning_rate"] * final)
     if {"weight_norm_final", "weight_norm_first"} <= set(ds):
         start = ds["weight_norm_first"].where(ds["weight_norm_first"] > 0)
-        columns["weight_norm_ratio"] = _median(ds["weight_norm_final"] / start)
+        columns["weight_norm_ratio"] = _median(ended(ds, ds["weight_norm_final"]) / start)
     if "sparsity_final" in ds:
         layers = ds.sizes["layer"]
         for layer in range(layers):
             name = "sparsity" if layers == 1 else f"sparsity_{layer + 1}"
-            columns[name] = _median(ds["sparsity_final"].isel(layer=layer))
+            columns[name] = _median(ended(ds, ds["sparsity_final"].isel(layer=layer)))
     for name in map(str, ds.data_vars):  # of observables that were recorded
         if f"{name}_final" in ds and name not in HAVE_COLUMNS:
             final = ds[f"{name}_final"]
             if set(final.dims) == set(RUN):
-                columns[f"{name}_final"] = _median(final)
+                columns[f"{name}_final"] = _median(ended(ds, final))
     return pd.DataFrame(columns)
 
 

@@ -17,7 +17,7 @@ from trebuchet._checks import (
     whole,
 )
 from trebuchet.errors import InputError
-from trebuchet.problem.problem import Problem
+from trebuchet.problem.problem import Problem, check_schedule
 
 Curvature = Literal["initial", "final", "none"]
 """Where λ is measured: at the initialisation, also at the end of every whole run, or nowhere."""
@@ -47,7 +47,7 @@ class Arguments:
                 f"evaluations, got {self.budget}; shorten the horizon, or give more"
             )
             raise InputError(msg)
-        self.problem.check_steps(self.horizon)
+        check_schedule(self.problem, self.horizon)
 
     def _checked(self) -> dict[str, object]:
         """Numbers as Python's own, whatever kind they came as; what is None stays so."""

@@ -19,7 +19,7 @@ from trebuchet.phases.interval import Interval
 from trebuchet.phases.label import label
 from trebuchet.problem.held_still import held_still
 from trebuchet.problem.losses import ModelLoss
-from trebuchet.problem.problem import Problem, as_problem
+from trebuchet.problem.problem import ModelFactory, Problem, as_problem
 from trebuchet.problem.schedules import Schedule, describe_schedule
 from trebuchet.problem.selection import unwrap
 from trebuchet.scans.arguments import Arguments, Curvature
@@ -51,7 +51,7 @@ QUICK_RTOL = 0.1
     delta=anything, blowup=anything, weights=anything, size_of=anything, progress=a_bar,
 )  # fmt: skip  # what is anything here, `Arguments` and `prepare` look at
 def scan(
-    model: nn.Module | Problem,
+    model: nn.Module | ModelFactory | Problem,
     loss: str | Callable[..., Any] | ModelLoss | None = None,
     data: object = None,
     optimizer: str
@@ -90,8 +90,9 @@ def scan(
 
     Args:
         model: Any module. It is trained in the modes it is in, or in train mode if it is in eval
-            mode as a whole. Or a `Problem`, which says by itself what is trained, on what and how:
-            then the arguments that it takes are left out here.
+            mode as a whole. Or a function of a seed, for the module of the first of `seeds`. Or a
+            `Problem`, which says by itself what is trained, on what and how: then the arguments
+            that it takes are left out here.
         loss: A name, ``loss(outputs, targets)``, a closure ``loss_fn(model, batch)``, or None for
             the model's own: a scalar that it returns, or the ``loss`` in what it returns.
         data: ``(inputs, targets)``, a dict batch, a list of batches or a ``DataLoader``.

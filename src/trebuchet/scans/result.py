@@ -280,7 +280,11 @@ class Scan(ByContent):
             parts["suggestion"] = dataclasses.replace(suggestion, phase=phase)
             parts["notes"] = (*parts["notes"], *([ds.attrs["note"]] if "note" in ds.attrs else []))
             if "run" in ds.dims:
-                runs = of_old(ds, parts["settings"])
+                critical = parts["critical"]
+                runs = of_old(
+                    ds, parts["settings"], top_eigenvalue=critical.top_eigenvalue,
+                    operator=critical.operator,
+                )  # fmt: skip
             else:
                 kept = {k: v for k, v in ds.attrs.items() if k not in ("scan", "note")}
                 runs = validated(ds.assign_attrs({}).drop_attrs(deep=False).assign_attrs(kept))

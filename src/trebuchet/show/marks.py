@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 from rich.text import Text
 
-from trebuchet._types import Phase
+from trebuchet._types import Phase, Status
 from trebuchet.plots.style import DARK_RED, GREY, PHASE_COLOURS
-from trebuchet.results.summary import PHASE_LETTERS
+from trebuchet.results import summary
 
-DROPPED = "dropped"
+DROPPED = str(Status.DROPPED)
 """A run that a scan left before the horizon, for better ones: what it shows of its phase."""
 
 MARKS: dict[str, str] = {
@@ -17,7 +17,7 @@ MARKS: dict[str, str] = {
 }  # fmt: skip
 """One character a phase, for those who do not see its colour; in the order of a key."""
 
-LETTERS: dict[str, str] = {**PHASE_LETTERS, DROPPED: "o"}
+LETTERS: dict[str, str] = {name: summary.LETTERS[name] for name in MARKS}
 """The same for a stream that has no such characters."""
 
 # the terminal's own colours, so that a reader's theme keeps them legible

@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from trebuchet.results.summary import table
+from trebuchet.results.summary import shown_phases, table
 from trebuchet.show.marks import MARKS, NOTEBOOK, coloured, in_key, in_row, marked
 from trebuchet.show.numbers import count, number
 
@@ -172,7 +172,7 @@ def of_sweep(ds: xr.Dataset) -> RateTable:
     frame = table(ds).drop(columns="phases", errors="ignore")
     if "phase" not in ds:
         return RateTable(frame)
-    return RateTable(frame, ds["phase"].transpose("lr", "seed").values.tolist())
+    return RateTable(frame, shown_phases(ds).tolist())
 
 
 def _heading(name: str) -> str:

@@ -26,7 +26,7 @@ from trebuchet.observables.sparsity import Sparsity
 from trebuchet.observables.top_eigenvalue import TopEigenvalue
 from trebuchet.problem.closures import maybe_closure
 from trebuchet.problem.losses import ModelLoss, half_mse, resolve
-from trebuchet.problem.problem import Problem, is_table
+from trebuchet.problem.problem import Problem, finite_table, is_table
 from trebuchet.results.levels import DELTA
 from trebuchet.sweeps.binding import Binding, digest_into, usable
 
@@ -65,7 +65,7 @@ class OutputBinding(Binding):
             return t.to(weight.device, weight.dtype if t.is_floating_point() else t.dtype)
 
         self.x, self.y = place(problem.x), place(problem.y)
-        _check_rows(problem, self.x, self.y)
+        finite_table("data", self.x, self.y)
         given = _loss(problem)
         starts, digest = [], hashlib.sha256()
         kernel: OutputKernel | None = None
@@ -170,21 +170,6 @@ def descends(problem: Problem) -> GradientDescent | None:
         return full_batch(problem.optimizer)
     except InputError:
         return None
-
-
-def _check_rows(problem: Problem, x: Tensor, y: Tensor) -> None:
-    del problem
-    if x.shape[0] != y.shape[0]:
-        msg = (
-            f"data: expected one target a row of inputs ({x.shape[0]}), got {y.shape[0]}; check "
-            "that both come from the same samples"
-        )
-        raise InputError(msg)
-    for name, t in (("data[0]", x), ("data[1]", y)):
-        if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-            bad = int((~torch.isfinite(t)).sum())
-            msg = f"{name}: expected finite numbers, got {bad} NaN or infinite; remove those rows"
-            raise InputError(msg)
 
 
 def _test(

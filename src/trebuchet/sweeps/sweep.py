@@ -1,7 +1,7 @@
 """Many runs of one problem, over learning rates × seeds."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,16 +38,26 @@ from trebuchet.engine.kernels.choose import Engine
 from trebuchet.engine.looks import looks
 from trebuchet.engine.optimizers import GradientDescent
 from trebuchet.engine.recording import Recording
-from trebuchet.engine.runner import Plan
+from trebuchet.engine.runner import Plan, asked
 from trebuchet.engine.stopping import StopRule
 from trebuchet.engine.threads import one_thread
 from trebuchet.errors import InputError
-from trebuchet.observables.base import Observable
+from trebuchet.observables.base import Observable, UnavailableError
 from trebuchet.observables.held_out_loss import HeldOutLoss
-from trebuchet.observables.registry import described, observables as named_observables
+from trebuchet.observables.registry import (
+    OBSERVABLES,
+    described,
+    observables as named_observables,
+)
 from trebuchet.observables.weight_norm import WeightNorm
 from trebuchet.problem.losses import LossFn, ModelLoss
-from trebuchet.problem.problem import Problem, as_problem, trained_with
+from trebuchet.problem.problem import (
+    ModelFactory,
+    Problem,
+    as_problem,
+    check_schedule,
+    trained_with,
+)
 from trebuchet.sweeps import chunking
 from trebuchet.sweeps.binding import Binding
 from trebuchet.sweeps.choose import binding
@@ -69,7 +79,7 @@ MOST_NUMBERS = 2**32
     checkpoint=maybe(a_path), checkpoint_seconds=from_zero, progress=a_bar,
 )  # fmt: skip
 def sweep(
-    problem: Problem | nn.Module | Callable[[int], nn.Module],
+    problem: Problem | nn.Module | ModelFactory,
     loss: str | LossFn | ModelLoss | None = None,
     data: object = None,
     *,
@@ -162,10 +172,10 @@ def sweep(
         >>> runs.status.sel(lr=5.0).values.tolist()
         ['blew_up', 'blew_up']
     """
-    problem = as_problem(problem, loss, data)
+    problem = as_problem(problem, loss, data, called="problem")
     if optimizer is not None:
         problem = trained_with(problem, optimizer=optimizer)
-    problem.check_steps(steps)
+    check_schedule(problem, steps)
     swept, rates = _rates(lr_ratio, lr)
     seed_list = list(checked_seeds(seeds))
     with binding(
@@ -187,6 +197,7 @@ def sweep(
                 f"{kept}; thin them out with Recording(dense=1000)"
             )
             raise InputError(msg)
+        _try(bound, chosen, 1.0 if swept == "lr_ratio" else float(rates[0]))
         inline = bound.most_in_a_stack == 1
         workers = 1 if inline else workers or _cores(bound)
         settings: dict[str, Any] = {
@@ -233,6 +244,21 @@ def sweep(
             },
             settings=settings,
         )
+
+
+def _try(bound: Binding, chosen: Sequence[Observable], rate: float) -> None:
+    """Measure once, at a start, what others defined, before anything is made or spent."""
+    theirs = [o for o in chosen if type(o) is not OBSERVABLES.get(o.name)]
+    if not theirs:
+        return
+    runs = 1 if bound.most_in_a_stack == 1 else 2  # a stack, where there are any
+    kernel = bound.kernel([rate] * runs, [0] * runs)
+    kernel.ready(frozenset(o.name for o in theirs))
+    for observable in theirs:
+        with suppress(UnavailableError):
+            start = observable.start(kernel)
+            rows = np.arange(runs)
+            asked(observable, kernel, observable.extent(kernel), start, rows)
 
 
 def _asks_for_top(observables: Sequence[str | Observable] | None) -> bool:
