@@ -72,3 +72,16 @@ def test_batches_of_a_list_are_weighed_by_their_pairs() -> None:
     batches = [(X[:8], Y[:8]), (X[8:], Y[8:])]
     top = tb.top_eigen(net(), F.mse_loss, batches, "hessian", rtol=1e-6)
     assert top.value == pytest.approx(sharpness(F.mse_loss), rel=1e-6)
+
+
+def test_a_whole_data_set_is_not_evaluated_to_find_out() -> None:
+    seen = []
+
+    class Net(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            return super().forward(x)
+
+    x = torch.randn(6000, 4)
+    tb.scan(Net(4, 1), "mse", (x, x[:, 0]), batch_size=20, horizon=20, curvature="none")
+    assert max(seen) < 6000  # a few thousand at the end, to compare on
