@@ -32,6 +32,7 @@ from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch, SizeOf, as_batches, uncounted
 from trebuchet.problem.closures import OWN_LOSS, maybe_closure, settled
 from trebuchet.problem.divisors import divisors, find_rule
+from trebuchet.problem.fitted import fitted
 from trebuchet.problem.held_still import MODE, Mode, held_still
 from trebuchet.problem.losses import LossFn, ModelLoss, Reduction, is_convex, resolve
 from trebuchet.problem.problem import ModelFactory, Problem, a_model, as_problem, initial
@@ -206,6 +207,7 @@ def top_eigen(
         evaluation = Evaluation(model, chosen, resolved, batches, autocast, held=held)
         entered.enter_context(evaluation.in_place())
         versions = [p._version for p in evaluation.leaves]
+        _fit(evaluation)
         evaluation.remarks += _weigh(evaluation, ranks, reduction)
         measurement = Measurement(
             evaluation=evaluation,
@@ -244,6 +246,20 @@ def _check_operator(operator: str, loss: object) -> None:
             f"loss: a closure loss_fn(model, batch) has a Hessian but no {operator}; use 'hessian'"
         )
         raise InputError(msg)
+
+
+def _fit(evaluation: Evaluation) -> None:
+    """Give real targets the shape of the outputs (`fitted`), and say so."""
+    found = fitted(
+        evaluation.loss,
+        evaluation.batches[0],
+        # With gradients: a forward pass may take derivatives itself.
+        lambda batch: mapped(Tensor.detach, evaluation.raw_outputs(batch)),
+    )
+    if found is not None:
+        fit, note = found
+        evaluation.batches = fit(evaluation.batches)
+        evaluation.remarks.append(note)
 
 
 def _weigh(evaluation: Evaluation, ranks: Ranks, reduction: Reduction | None) -> tuple[str, ...]:

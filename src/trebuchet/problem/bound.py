@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from trebuchet.problem.autocast import Autocast
 from trebuchet.problem.batches import Batch, uncounted
 from trebuchet.problem.check_start import check_start
 from trebuchet.problem.closures import OWN_LOSS, maybe_closure, settled
-from trebuchet.problem.losses import ModelLoss, half_mse, resolve
+from trebuchet.problem.fitted import fitted
+from trebuchet.problem.losses import resolve
 from trebuchet.problem.optimizer_copies import has_modes
 from trebuchet.problem.optimizers import (
     Factory,
@@ -147,44 +148,18 @@ def evaluated(
 
 
 def _fitted(objective: Objective, stream: Stream) -> Stream:
-    """Give real targets the shape of the outputs where only dimensions of size one differ.
+    """Give real targets the shape of the outputs (`fitted`); a note is taken of it."""
 
-    A loss of outputs ``(D, 1)`` and targets ``(D,)`` broadcasts them to ``(D, D)``: it is then
-    another loss, of all pairs, which nobody means.
-
-    Args:
-        objective: The model and the loss; a note is taken of what is changed.
-        stream: The batches.
-
-    Returns:
-        The batches.
-    """
-    loss = objective.loss
-    suspect = stream.pool[0].targets
-    if (
-        isinstance(loss, ModelLoss)
-        or loss is half_mse  # reshapes by itself
-        or not (isinstance(suspect, Tensor) and suspect.is_floating_point() and suspect.ndim)
-        or not (suspect.ndim == 1 or suspect.shape[-1] == 1)
-    ):
-        return stream
-    try:
+    def outputs_of(batch: Batch) -> object:
         with objective.as_looked_at(), torch.no_grad(), objective.autocast():
-            z = stream.pool[0].outputs_of(objective.model)
+            return batch.outputs_of(objective.model)
+
+    try:
+        found = fitted(objective.loss, stream.pool[0], outputs_of)
     except Exception:  # the user's model may raise anything; `check_start` will say so
         return stream
-    if not isinstance(z, Tensor) or z.shape == suspect.shape or z.numel() != suspect.numel():
+    if found is None:
         return stream
-    rest = tuple(z.shape[1:])
-
-    def fit(batch: Batch) -> Batch:
-        return replace(batch, targets=batch.targets.reshape(batch.targets.shape[0], *rest))
-
-    if z.shape[0] != suspect.shape[0] or any(n != 1 for n in rest):
-        return stream
-    objective.notes.append(
-        f"targets of shape {tuple(suspect.shape)} were given the outputs' shape {tuple(z.shape)}, "
-        "which broadcasting would spoil"
-    )
-    pool, reference = ([fit(b) for b in part] for part in (stream.pool, stream.reference))
-    return replace(stream, pool=tuple(pool), reference=tuple(reference))
+    fit, note = found
+    objective.notes.append(note)
+    return replace(stream, pool=tuple(fit(stream.pool)), reference=tuple(fit(stream.reference)))
