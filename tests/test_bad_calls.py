@@ -231,6 +231,20 @@ def test_the_class_of_a_loss(call: Callable[..., Any]) -> None:
         call(loss=nn.MSELoss)
 
 
+def _own(**parts: Any) -> list[tb.Observable]:
+    """An observable of a user's own."""
+    mine: type[tb.Observable] = type("Mine", (tb.Observable,), {"name": "mine", **parts})
+    return [mine()]
+
+
+def _late(self: tb.Observable, model: nn.Module, problem: tb.Problem) -> float:
+    """Fails once the model has moved."""
+    now = sum(float(p.detach().square().sum()) for p in model.parameters())
+    if now != vars(self).setdefault("first", now):
+        raise ZeroDivisionError
+    return now
+
+
 NAMED: dict[str, tuple[Callable[[], Any], str]] = {
     "unknown keyword": (lambda: _scan(horizn=3), "scan: has no argument 'horizn'; .* 'horizon'?"),
     "no model": (lambda: tb.scan(), "scan: missing a required argument: 'model'"),  # type: ignore[call-arg]
@@ -238,6 +252,42 @@ NAMED: dict[str, tuple[Callable[[], Any], str]] = {
     "near": (lambda: _eigen(operator="hesian"), "operator: .*; did you mean 'hessian'?"),
     "observable": (lambda: _sweep(observables=["sparsty"]), "did you mean 'sparsity'?"),
     "a word for several": (lambda: _sweep(observables="sparsity"), "observables: expected a list"),
+    "class of an observable": (
+        lambda: _sweep(observables=[type(_own()[0])]),
+        "observables: .* give instances, not the c",
+    ),
+    "observable called loss": (
+        lambda: _sweep(observables=_own(name="loss")),
+        "observables: 'loss' of Mine has another meaning in results; call it otherwise",
+    ),
+    "observable of a name of ours": (
+        lambda: _sweep(observables=_own(name="accuracy")),
+        "'accuracy' of Mine has another meaning",
+    ),
+    "two of a name": (
+        lambda: _sweep(observables=[*_own(size=2, dim="a"), *_own()]),
+        "observables: expected different names, got two observables called 'mine'",
+    ),
+    "two sizes": (
+        lambda: _sweep(observables=[*_own(size=2, dim="a"), *_own(name="b", size=3, dim="a")]),
+        "observables: expected one size of the dimension 'a', got 2 of 'mine' and 3 of 'b'",
+    ),
+    "observable that raises": (
+        lambda: _sweep(observables=_own(measure=lambda *_: vars(tb)["a"])),
+        "observables: 'mine' raised KeyError: 'a'; mend it, or let it raise .*UnavailableError",
+    ),
+    "observable that raises later": (
+        lambda: _sweep(observables=_own(measure=_late)),
+        "observables: 'mine' raised ZeroDivision",
+    ),
+    "observable of nothing": (
+        lambda: _sweep(observables=_own(measure=lambda *_: None)),
+        r"observables: expected a number from measure\(\) of 'mine', got None; return NaN",
+    ),
+    "observable of a row": (
+        lambda: _sweep(observables=_own(measure=lambda *_: [1.0, 2.0])),
+        r"observables: expected one number of each run from 'mine', got shape \(2,\)",
+    ),
     "engine": (lambda: _sweep(engine="batch"), "engine: .* did you mean 'batched'?"),
     "optimizer": (lambda: _sweep(optimizer=3), "optimizer: expected"),
     "record": (lambda: _sweep(record=10), "record: expected a trebuchet.Recording, got 10"),

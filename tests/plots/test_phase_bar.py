@@ -77,6 +77,10 @@ def test_rate_axis_in_both_units() -> None:
         rate_axis(ds, "eta")
     without = ds.drop_vars("lr_ratio")
     np.testing.assert_array_equal(rate_axis(without), [0.25, 0.5])
+    adam = ds.assign_attrs(optimizer="adam", swept="lr")  # ηλ₀ = 2 is no edge of it
+    np.testing.assert_array_equal(rate_axis(adam), [0.25, 0.5])
+    for kind in ({"optimizer": "adam", "swept": "lr_ratio"}, {"optimizer": "sgd", "swept": "lr"}):
+        np.testing.assert_array_equal(rate_axis(ds.assign_attrs(kind)), rate_axis(ds, "lr_ratio"))
     with pytest.raises(InputError, match="held by the dataset"):
         rate_axis(without, "lr_ratio")
 

@@ -86,7 +86,8 @@ class Observable(ABC):
     """A named number, or one row of numbers, of a run at a step.
 
     A class of your own needs a name and ``measure``; see docs/extending.md. To be measured for many
-    runs at once it may override ``of`` instead.
+    runs at once it may override ``of`` instead. It is measured once before a sweep begins, so that
+    a mistake in it costs no training.
 
     Attributes:
         name: Of the variable in results.

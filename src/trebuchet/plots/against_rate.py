@@ -72,8 +72,8 @@ def against_rate(
             "loss_max", "loss_final", "test_loss_final", "sparsity_final" (a line a layer). Losses
             go on a logarithmic axis.
         ax: Where to draw; a new figure's axes unless given.
-        x: "lr_ratio" or "lr"; the first where λ₀ is known and the optimizer is gradient descent,
-            unless given.
+        x: "lr_ratio" or "lr"; unless given the first where ηλ₀ was swept, or is known and the
+            optimizer is gradient descent.
         edges: Drawn as vertical lines (see `draw_edges`).
         edge_labels: Write their names.
         shade: Shade the phases.

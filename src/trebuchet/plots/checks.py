@@ -48,7 +48,7 @@ def x_axis(name: str, value: object) -> str | None:
 
 
 def along(ds: xr.Dataset, x: str | None) -> str:
-    """What was asked for, or else ηλ₀ of gradient descent, where it is known, and η of all else.
+    """What was asked for; or else ηλ₀, if it was swept, or known of gradient descent; or else η.
 
     Args:
         ds: The runs.
@@ -62,7 +62,8 @@ def along(ds: xr.Dataset, x: str | None) -> str:
     """
     if x is None:
         known = "lr_ratio" in ds and bool(np.isfinite(ds["lr_ratio"]).all())
-        return "lr_ratio" if known and is_descent(ds) else "lr"
+        meant = ds.attrs.get("swept") == "lr_ratio" or is_descent(ds)
+        return "lr_ratio" if known and meant else "lr"
     if X[x] not in ds:
         msg = f"x: expected 'lr_ratio' or 'lr', held by the dataset, got {x!r}"
         raise InputError(msg)

@@ -58,8 +58,8 @@ def rate_axis(ds: Any, x: str | None = None) -> NDArray[np.float64]:
 
     Args:
         ds: A results dataset, or a ``Scan``.
-        x: "lr_ratio" or "lr"; the first where λ₀ is known and the optimizer is gradient descent,
-            unless given.
+        x: "lr_ratio" or "lr"; unless given the first where ηλ₀ was swept, or is known and the
+            optimizer is gradient descent.
 
     Returns:
         Positions, increasing.
@@ -139,8 +139,8 @@ def shade_phases(ax: Axes, ds: Any, *, x: str | None = None, names: bool = True)
         ax: Where to draw; its x axis is set to the rates, a logarithmic one where they were chosen
             evenly in logarithms, over decades.
         ds: A labelled results dataset, or a ``Scan``.
-        x: "lr_ratio" or "lr"; the first where λ₀ is known and the optimizer is gradient descent,
-            unless given.
+        x: "lr_ratio" or "lr"; unless given the first where ηλ₀ was swept, or is known and the
+            optimizer is gradient descent.
         names: Write the phases above the axes, where there is room.
 
     Returns:
@@ -197,8 +197,8 @@ def phase_bar(ds: Any, *, ax: Axes | None = None, x: str | None = None) -> Axes:
     Args:
         ds: A labelled results dataset, or a ``Scan``.
         ax: Where to draw, its x axis as in `shade_phases`; a new figure's axes unless given.
-        x: "lr_ratio" or "lr"; the first where λ₀ is known and the optimizer is gradient descent,
-            unless given.
+        x: "lr_ratio" or "lr"; unless given the first where ηλ₀ was swept, or is known and the
+            optimizer is gradient descent.
 
     Returns:
         The axes.
