@@ -13,6 +13,10 @@ TERMINATED = 143
 """Exit code after SIGTERM."""
 
 
+AGAIN = getattr(signal, "SIGALRM", None)
+"""A clock's signal, where there are such, to come back to what could not be done at once."""
+
+
 class Ending:
     """How a command was told to end, if it was."""
 
@@ -22,17 +26,32 @@ class Ending:
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal as Python handles Ctrl-C, and remember it.
 
-        An import that is cut in two may end in any error: matplotlib's, in a ValueError.
+        An import that is cut in two may end in any error: matplotlib's, in a ValueError; torch's,
+        in C++ that knows no exceptions of Python's and aborts, so that one is let through first.
 
         Args:
             number: The signal.
             frame: Where it came.
 
         Raises:
-            KeyboardInterrupt: Always.
+            KeyboardInterrupt: Now, or as soon as torch is imported.
         """
-        self.code = TERMINATED if number == signal.SIGTERM else INTERRUPTED
+        if number != AGAIN:
+            self.code = TERMINATED if number == signal.SIGTERM else INTERRUPTED
+        if AGAIN is not None and _imports_torch(frame):
+            signal.signal(AGAIN, self.interrupt)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            return
         raise KeyboardInterrupt
+
+
+def _imports_torch(frame: FrameType | None) -> bool:
+    """Whether the top level of torch is among what is being executed."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "torch" and frame.f_code.co_name == "<module>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager
