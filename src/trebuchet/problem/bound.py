@@ -25,7 +25,7 @@ from trebuchet.problem.problem import Problem
 from trebuchet.problem.risk import Objective
 from trebuchet.problem.schedules import check_scheduler
 from trebuchet.problem.selection import select
-from trebuchet.problem.stream import Stream, make_stream
+from trebuchet.problem.stream import Stream, make_stream, pieces
 
 FIXED_SAMPLES = 256
 """Samples that mini-batch runs are compared on while they train."""
@@ -154,8 +154,10 @@ def _fitted(objective: Objective, stream: Stream) -> Stream:
         with objective.as_looked_at(), torch.no_grad(), objective.autocast():
             return batch.outputs_of(objective.model)
 
+    # As it is trained on: the pool may be a whole data set, and a graph takes no part of itself.
+    first = stream.pool[0] if stream.batch_size is None else stream.batches(0, 0)[0]
     try:
-        found = fitted(objective.loss, stream.pool[0], outputs_of)
+        found = fitted(objective.loss, pieces(first, objective.chunk)[0], outputs_of)
     except Exception:  # the user's model may raise anything; `check_start` will say so
         return stream
     if found is None:

@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trebuchet.errors import InputError
-from trebuchet.problem.batch import Batch, take
+from trebuchet.problem.batch import Batch
 from trebuchet.problem.losses import ModelLoss, half_mse
 
 
@@ -21,7 +20,7 @@ def fitted(
 
     Args:
         loss: The loss, resolved.
-        first: One of the batches.
+        first: A batch as the model sees it.
         outputs_of: The model's outputs on a batch; asked for only where targets may not fit.
 
     Returns:
@@ -36,28 +35,17 @@ def fitted(
         or not (targets.ndim == 1 or targets.shape[-1] == 1)
     ):
         return None
-    few = _few(first)
-    z = outputs_of(few)
-    if not isinstance(z, Tensor) or z.shape == few.targets.shape or not z.ndim:
+    z = outputs_of(first)
+    if not isinstance(z, Tensor) or z.shape == targets.shape or z.numel() != targets.numel():
         return None
     rest = tuple(z.shape[1:])
-    if z.shape[0] != few.targets.shape[0] or any(n != 1 for n in rest):
-        return None
-    if few.targets.numel() != z.numel():
+    if z.shape[0] != targets.shape[0] or any(n != 1 for n in rest):
         return None
 
     def fit(batches: Sequence[Batch]) -> list[Batch]:
         return [replace(b, targets=b.targets.reshape(b.targets.shape[0], *rest)) for b in batches]
 
     return fit, (
-        f"targets of shape {tuple(targets.shape)} were given the outputs' shape "
-        f"{(targets.shape[0], *rest)}, which broadcasting would spoil"
+        f"targets of shape {tuple(targets.shape)} were given the outputs' shape {tuple(z.shape)}, "
+        "which broadcasting would spoil"
     )
-
-
-def _few(batch: Batch) -> Batch:
-    """Two of its samples, since it may be a whole data set; all where they cannot be taken."""
-    try:
-        return take(batch, list(range(min(2, batch.size))))
-    except InputError:
-        return batch
