@@ -286,11 +286,11 @@ STOPPED = """
 
 
 def long_sweep(folder: str | None) -> xr.Dataset:
-    """A few seconds of work, checkpointed often."""
+    """More seconds of work than it is interrupted for in all, checkpointed often."""
     return sweep(
         problem("relu"),
         lr_ratio=[0.3, 0.9, 2.2],
-        steps=4000,
+        steps=12_000,
         chunk=1,
         record=Recording(dense=10),
         checkpoint=folder,
