@@ -103,7 +103,9 @@ def asked(
             "trebuchet.observables.UnavailableError for what a run cannot give"
         )
         raise ObservableError(msg) from error
-    values = as_array(found)
+    # Those of ours are float64 arrays, at every recorded step.
+    plain = isinstance(found, np.ndarray) and found.dtype == np.float64
+    values = found if plain else as_array(found)
     wanted = (kernel.runs,) if size is None else (kernel.runs, size)
     if values is None or values.shape != wanted:
         got = shown(found) if values is None else f"shape {values.shape[1:]}"
@@ -151,7 +153,7 @@ class Runner:
         checkpoint: ChunkFile | None = None,
     ) -> None:
         self.kernel, self.history, self.plan, self.checkpoint = kernel, history, plan, checkpoint
-        self.step = step
+        self.step, self.watched = step, plan.watched
         self.runs = rows  # those still in the stack
         self.previous = np.full(rows.size, np.nan)
         self.pending: law.Prediction | None = None
@@ -210,9 +212,7 @@ class Runner:
             self._look()
         if not self.runs.size:
             return
-        losses = self.kernel.losses(
-            self.step, last=last, watched=self.plan.watched if recorded else ()
-        )
+        losses = self.kernel.losses(self.step, last=last, watched=self.watched if recorded else ())
         norms = None if last else self.kernel.norms()
         if norms is not None:
             self._write_norms(norms)
@@ -295,7 +295,7 @@ class Runner:
                 known = self.history.extra.get(f"{name}_max")
                 seen = value if known is None else np.fmax(known[self.runs], value)
                 self.history.keep(f"{name}_max", self.runs, seen)
-        if self.plan.check_law and "top_eigenvalue" in self.plan.watched:
+        if self.plan.check_law and "top_eigenvalue" in self.watched:
             self.pending = self._predicted()
 
     def _measured(
