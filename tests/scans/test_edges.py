@@ -218,7 +218,7 @@ def test_no_catapult_is_claimed_to_exist_only_where_none_was_cut_short() -> None
     result = scan(_net(24, 0), "half_mse", _regression(), horizon=20, batch_size=8, seeds=2)
     rose = result.run_table["peak_ratio"] > 1 + result.settings["delta"]
     cut = int((rose & (result.run_table["status"] == "dropped")).sum())
-    assert cut  # of a short race some are
+    assert cut  # of a short search some are
     assert not result.has_catapult
     assert f"No catapult was seen: no run rose above its start and came back, but {cut} of" in str(
         result

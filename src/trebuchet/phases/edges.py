@@ -87,13 +87,10 @@ def edges(
 
 
 def _check_descent(problem: Problem) -> None:
-    try:
-        plain = full_batch(problem.optimizer).plain
-    except InputError:  # another optimizer
-        plain = False
+    descent = full_batch(problem.optimizer)
     samples = problem.x.shape[0]
     for name, fits in {
-        "optimizer": plain,
+        "optimizer": descent is not None and descent.plain,
         "batch_size": problem.batch_size is None or problem.batch_size >= samples,
         "schedule": problem.schedule is None,
         "clip_grad_norm": problem.clip_grad_norm is None,

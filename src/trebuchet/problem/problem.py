@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from trebuchet._checks import (
@@ -471,7 +470,6 @@ def trained_with(problem: Problem, **how: Any) -> Problem:
 
 
 __all__ = [
-    "ArrayLike",
     "ModelFactory",
     "Problem",
     "a_model",

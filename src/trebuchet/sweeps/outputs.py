@@ -164,12 +164,7 @@ def descends(problem: Problem) -> GradientDescent | None:
         and not torch.is_autocast_enabled("cpu")
         and not torch.is_autocast_enabled("cuda")
     )
-    if not plain:
-        return None
-    try:
-        return full_batch(problem.optimizer)
-    except InputError:
-        return None
+    return full_batch(problem.optimizer) if plain else None
 
 
 def _test(

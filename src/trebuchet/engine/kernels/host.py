@@ -8,7 +8,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from trebuchet.engine.optimizers import GradientDescent, full_batch
-from trebuchet.errors import InputError
 from trebuchet.observables.base import UnavailableError
 from trebuchet.problem.batches import Batch, as_batches
 from trebuchet.problem.bound import Bound
@@ -189,7 +188,4 @@ class Host:
         problem = self.trained.problem
         if self.schedule or self.scheduler or problem.clip or not self.stream.full_batch:
             return None
-        try:
-            return full_batch(problem.optimizer)
-        except InputError:
-            return None
+        return full_batch(problem.optimizer)
