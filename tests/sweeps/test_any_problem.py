@@ -343,3 +343,27 @@ def test_targets_without_the_outputs_last_dimension_are_not_broadcast() -> None:
     scans = [tb.scan(net, loss, (X, t), horizon=10, rates=[0.05, 0.1]) for t in (y, y[:, None])]
     np.testing.assert_array_equal(scans[0].runs.loss, scans[1].runs.loss)
     assert any("broadcasting" in note for note in scans[0].notes)
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        ({"optimizer": partial(torch.optim.Adam, eps=1e-8)},
+         {"optimizer": partial(torch.optim.Adam, eps=1e-3)}),
+        ({"schedule": lambda t: 1.0}, {"schedule": lambda t: 0.9**t}),
+        ({"schedule": partial(torch.optim.lr_scheduler.StepLR, step_size=2)},
+         {"schedule": partial(torch.optim.lr_scheduler.StepLR, step_size=3)}),
+        ({"clip_grad_norm": 1.0}, {"clip_grad_norm": 0.1}),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_is_not_taken_up_by_another_training(
+    first: dict[str, Any], other: dict[str, Any], tmp_path: Path
+) -> None:
+    def sweep(how: dict[str, Any]) -> xr.Dataset:
+        problem = tb.Problem(_mlp, "mse", (X, Y), **{"batch_size": 6, **how})
+        return tb.sweep(problem, lr=[0.01], steps=5, checkpoint=tmp_path / "c")
+
+    whole = sweep(first)
+    assert differing(sweep(first), whole) == []
+    with pytest.raises(InputError, match=r"holds another sweep \(it differs in trained\)"):
+        sweep(other)

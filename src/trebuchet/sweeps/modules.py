@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from trebuchet._checks import shown
 from trebuchet.curvature.top import top_eigen
@@ -24,10 +25,13 @@ from trebuchet.problem.bound import bound
 from trebuchet.problem.held_still import held_still
 from trebuchet.problem.losses import ModelLoss
 from trebuchet.problem.problem import Problem, is_table
-from trebuchet.problem.schedules import describe_schedule
+from trebuchet.problem.schedules import advance, attach, describe_schedule
 from trebuchet.problem.selection import unwrap
 from trebuchet.problem.tree import leaves
 from trebuchet.sweeps.binding import Binding, digest_into, usable
+
+TOLD_APART = 100
+"""Steps whose rates say which schedule it is."""
 
 TOP_RTOL = 1e-4
 """To how much of itself λ₀ is measured where there is no dense matrix."""
@@ -62,7 +66,7 @@ class ModuleBinding(Binding):
         ratios: bool,
         watched: bool,
     ) -> None:
-        self.problem, self.seeds = problem, list(seeds)
+        self.problem, self.seeds, self.steps = problem, list(seeds), steps
         digest = hashlib.sha256()
         hosts: list[Host] = []
         for model in models:
@@ -154,13 +158,33 @@ class ModuleBinding(Binding):
         return cast(float, self._delta if given is None else given)
 
     def trained(self) -> dict[str, Any]:
-        """Batches, clipping and schedule."""
-        p = self.problem
+        """Batches, clipping, and what code has no name for: its settings, and rates it gives."""
+        p, host = self.problem, self.hosts[0]
+        host.load_start()
+        probe = host.factory(host.objective.params, 1.0)
+        groups = [
+            {key: str(value) for key, value in group.items() if key != "params"}
+            for group in probe.param_groups
+        ]
         return {
-            "batch_size": self.hosts[0].stream.samples_per_step, "accumulate": p.accumulate,
+            "batch_size": host.stream.samples_per_step, "accumulate": p.accumulate,
             "micro_batch": p.micro_batch, "clip": [p.clip_grad_norm, p.clip_grad_value],
-            "schedule": describe_schedule(p.schedule), "autocast": str(p.autocast),
+            "autocast": str(p.autocast), "optimizer": groups,
+            "schedule": [describe_schedule(p.schedule), *self._rates(probe)],
         }  # fmt: skip
+
+    def _rates(self, probe: Optimizer) -> list[float]:
+        """The first rates of a schedule: two functions of one name are told apart by them."""
+        p, steps = self.problem, range(min(self.steps, TOLD_APART))
+        if p.multiplier is not None:
+            return [float(p.multiplier(t)) for t in steps]
+        if p.scheduler is None:
+            return []
+        found, scheduler = [], attach(p.scheduler, probe)
+        for _ in steps[:-1]:
+            found.append(float(probe.param_groups[0]["lr"]))
+            advance(scheduler)
+        return found
 
     def notes(self) -> list[str]:
         """Of all seeds."""
