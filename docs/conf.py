@@ -38,7 +38,7 @@ html_theme_options = {"source_repository": "", "navigation_with_keys": True}
 # In reading order; index.md lists those that exist (the gallery is built from scripts).
 PAGES = [
     "concepts", "choosing", "training_loop", "sweeping", "curvature", "extending", "paper",
-    "gallery/index", "api", "faq", "log",
+    "beyond", "gallery/index", "api", "faq", "log",
 ]  # fmt: skip
 
 
@@ -69,12 +69,12 @@ def escape_bars(app, what, name, obj, options, lines):
         )
 
 
-def draw_paper(app):
-    """Make the pictures of the page on the paper, unless they are there."""
+def draw_pictures(app):
+    """Make the pictures of the pages on the paper and beyond it, unless they are there."""
     sys.path.insert(0, str(app.srcdir))
-    import build_paper  # only now: it imports trebuchet, and setup() must come before that
+    import build_pictures  # only now: it imports trebuchet, and setup() must come before that
 
-    build_paper.build(Path(app.srcdir), logging.getLogger(__name__).info)
+    build_pictures.build(Path(app.srcdir), logging.getLogger(__name__).info)
 
 
 class ArrayLike:
@@ -84,7 +84,7 @@ class ArrayLike:
 def setup(app):
     ArrayLike.__module__ = "numpy.typing"
     numpy.typing.ArrayLike = ArrayLike  # before autodoc imports trebuchet
-    app.connect("builder-inited", draw_paper)
+    app.connect("builder-inited", draw_pictures)
     app.connect("source-read", list_pages)
     app.connect("env-get-outdated", reread_index)
     app.connect("autodoc-process-docstring", escape_bars, priority=900)

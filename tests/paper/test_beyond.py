@@ -3,7 +3,9 @@
 import ast
 import importlib
 import itertools
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ import trebuchet as tb
 from trebuchet.errors import InputError
 from trebuchet.paper import beyond
 from trebuchet.paper.beyond import (
+    EXPERIMENTS,
     divergence_edge,
     norm_ceiling,
     relu_problem,
@@ -25,6 +28,7 @@ from trebuchet.paper.beyond import (
 from trebuchet.paper.beyond.ceiling import _observe
 from trebuchet.paper.beyond.edge import bracket
 from trebuchet.paper.beyond.sparsity import statistics
+from trebuchet.paper.experiment import from_json
 
 
 def test_only_public_names_are_used() -> None:
@@ -42,10 +46,65 @@ def test_only_public_names_are_used() -> None:
     for module, name in foreign:
         if module in ("trebuchet.errors", "trebuchet.problem.problem") and name != "Problem":
             continue  # exceptions, and the type of a function of a seed
-        if {str(module).rpartition(".")[2], name} & {"_checks", "_torch_checks", "_doors"}:
-            continue  # arguments are checked as at every door
+        if str(module) in ("trebuchet.paper.experiment", "trebuchet.plots.style"):
+            continue  # the frame of the table, and the look of its pictures
+        if {str(module).rpartition(".")[2], name} & {
+            "_checks",
+            "_torch_checks",
+            "_doors",
+            "_progress",
+            "parts",
+        }:
+            continue  # arguments are checked as at every door, and long work is kept in parts
         found = getattr(importlib.import_module(str(module)), name)
         assert any(found is item for item in public), f"{module}.{name}"
+
+
+# The table
+
+
+@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if n != "sparsity_mnist"])
+def test_every_experiment_is_drawn_told_saved_and_read_back(name: str, tmp_path: Path) -> None:
+    row = EXPERIMENTS[name]
+    seen: list[float] = []
+    found = row.run(quick=True, progress=lambda done, total: seen.append(done / total))
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
+    data, picture, numbers = row.save(found, tmp_path)
+    xr.testing.assert_identical(tb.load(data).drop_attrs(deep=False), found.drop_attrs(deep=False))
+    told = from_json(json.loads(numbers.read_text()))
+    assert told.sizes == found.sizes
+    assert [s.strip() for s in row.tell(told)] == list(row.tell(found))
+    assert row.tell(found)
+    assert picture.stat().st_size > 10_000
+
+
+def test_parts_that_ended_are_kept_and_those_of_other_settings_refused(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {
+        "widths": (16, 32),
+        "lr_ratio": (1.0, 3.0),
+        "seeds": 1,
+        "steps": 20,
+        "n_train": 8,
+    }
+    parts = tmp_path / "parts"
+
+    def stop(done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    row = EXPERIMENTS["sparsity"]
+    with pytest.raises(KeyboardInterrupt):
+        row.run(checkpoint=parts, progress=stop, **asked)
+    assert [p.name for p in parts.glob("*.zarr")] == ["width-16.zarr"]
+    when = (parts / "width-16.zarr").stat().st_mtime_ns
+    found = row.run(checkpoint=parts, **asked)
+    assert (parts / "width-16.zarr").stat().st_mtime_ns == when
+    xr.testing.assert_identical(found, row.run(**asked))
+    with pytest.raises(InputError, match="other settings"):
+        row.run(checkpoint=parts, **{**asked, "steps": 21})
+    with pytest.raises(InputError, match="no such setting"):
+        row.run(depths=[2])
 
 
 # Sparsity

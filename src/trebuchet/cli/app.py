@@ -38,6 +38,7 @@ COMMANDS = {
     "scan": "trebuchet.cli.scan",
     "sweep": "trebuchet.cli.sweep",
     "paper": "trebuchet.cli.paper",
+    "beyond": "trebuchet.cli.beyond",
     "curvature": "trebuchet.cli.curvature",
 }
 

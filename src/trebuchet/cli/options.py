@@ -26,6 +26,8 @@ ALIASES = {
     "lr_ratio": "--rates",
     "edge_rtol": "--edges",
     "figure": "figures",
+    "widths": "--width",
+    "depths": "--depth",
     "params": "--model",
 }
 """What the library calls things that go by another name on the command line."""
@@ -124,6 +126,37 @@ def whole(option: str, least: int = 1, most: int = LARGEST) -> Reader:
             msg = f"{option}: expected a whole number from {least} to {most}, got {quoted(text)}"
             raise InputError(msg)
         return number
+
+    return _reader(read)
+
+
+def whole_numbers(option: str) -> Reader:
+    """A reader of positive whole numbers, as a list, or as a range that doubles.
+
+    Args:
+        option: Its name, as typed.
+
+    Returns:
+        The reader; its value ascends.
+
+    Example:
+        >>> whole_numbers("--width")("64:512"), whole_numbers("--depth")("8,2")
+        ([64, 128, 256, 512], [2, 8])
+    """
+
+    def read(text: str) -> list[int]:
+        parts = [p.strip() for p in text.split(":" if ":" in text else ",")]
+        found = [int(p) for p in parts if _DIGITS.fullmatch(p) and 1 <= int(p) <= LARGEST]
+        if ":" in text and len(found) == len(parts) == 2 and found[0] <= found[1]:
+            low, high = found
+            found = [low * 2**k for k in range((high // low).bit_length())]
+        elif ":" in text or len(found) != len(parts):
+            msg = (
+                f"{option}: expected whole numbers, as a list (64,256) or a range that doubles "
+                f"(64:512), got {quoted(text)}"
+            )
+            raise InputError(msg)
+        return sorted(set(found))
 
     return _reader(read)
 

@@ -14,7 +14,7 @@ from trebuchet.results import legacy, manifest
 from trebuchet.results.schema import SCHEMA_VERSION, a_dataset, validate
 
 RUNS = "runs"
-OTHERS = ("scan", "top_eigen")
+OTHERS = ("scan", "top_eigen", "experiment")
 """Results other than runs: the attribute of that name holds what is not in the arrays."""
 
 

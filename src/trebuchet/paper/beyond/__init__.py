@@ -1,4 +1,4 @@
-"""Beyond the paper: three questions its experiments raise, each a function to a labelled dataset.
+"""Beyond the paper: questions that its experiments raise, each a function to a labelled dataset.
 
 - :func:`sparsity_over_widths`: do ReLU nets get sparser as the learning rate rises, whatever the
   seed and the width?
@@ -6,15 +6,19 @@
 - :func:`divergence_edge`: where do ReLU and tanh nets stop training, and does it move with width
   and depth?
 
-Only public names of trebuchet are used, so that this doubles as an example of the public API.
+`EXPERIMENTS` is the table of them all, with the settings, a picture and a few sentences each:
+``trebuchet beyond NAME``, or ``EXPERIMENTS["edge"].run(quick=True)``. Only
+public names of trebuchet are used, so that this doubles as an example of the public API.
 """
 
 from trebuchet.paper.beyond.ceiling import norm_ceiling
 from trebuchet.paper.beyond.edge import divergence_edge
+from trebuchet.paper.beyond.experiments import EXPERIMENTS
 from trebuchet.paper.beyond.problems import relu_problem, tanh_problem
 from trebuchet.paper.beyond.sparsity import sparsity_over_widths
 
 __all__ = [
+    "EXPERIMENTS",
     "divergence_edge",
     "norm_ceiling",
     "relu_problem",

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,6 +14,8 @@ from numpy.typing import NDArray
 from trebuchet import _torch_checks as checks
 from trebuchet._checks import (
     anything,
+    path as a_path,
+    progress as a_bar,
     real,
     seeds as a_list,
     several,
@@ -19,9 +23,11 @@ from trebuchet._checks import (
     whole,
     workers as at_once,
 )
-from trebuchet._doors import door, rule
+from trebuchet._doors import door, maybe, rule
+from trebuchet._progress import Progress
 from trebuchet.models import MLP
 from trebuchet.paper.beyond.problems import relu_problem
+from trebuchet.paper.parts import Parts, finished
 from trebuchet.problem.problem import Problem
 from trebuchet.sweeps.sweep import sweep
 from trebuchet.theory import ceiling
@@ -57,6 +63,7 @@ _STEP = rule(real, "a spacing from 1e-3 up", lambda x: 1e-3 <= x < float("inf"))
     degrees=rule(several, whole, "a number of layers, 2 or more", least=2, most=10_000),
     width=checks.size,
     seeds=a_list, steps=step_count, rate_step=_STEP, samples=anything, workers=at_once,
+    checkpoint=maybe(a_path), progress=a_bar,
 )  # fmt: skip
 def norm_ceiling(
     *,
@@ -67,6 +74,8 @@ def norm_ceiling(
     rate_step: float = 0.1,
     samples: int = 32,
     workers: int | None = None,
+    checkpoint: str | Path | None = None,
+    progress: bool | Progress = False,
 ) -> xr.Dataset:
     """At which ηλ_max(H_t) the weight norm of a bias-free ReLU net of k layers fell, or rose.
 
@@ -89,6 +98,8 @@ def norm_ceiling(
         rate_step: Spacing of the rates ηλ₀.
         samples: Digits in the cases of many samples.
         workers: As for :func:`trebuchet.sweep`.
+        checkpoint: Folder to keep finished cases in; the same call takes them up from there.
+        progress: Show a progress bar, or call a function with (done, total).
 
     Returns:
         A dataset with dims ``case, degree``: ``ceiling`` 2k; ``fell_highest``, the largest ηλ_max
@@ -106,15 +117,25 @@ def norm_ceiling(
         >>> bool(one.fell_highest < one.ceiling < one.rose_lowest), int(ds.violations.sum())
         (True, 0)
     """
-    rows = []
-    for case in CASES:
-        row = []
-        for degree in degrees:
-            problem = _problem(case, degree, width, samples)
-            rates = np.round(np.arange(1.0, 2 * degree + 2 + 1e-9, rate_step), 10)
-            runs = sweep(problem, lr_ratio=rates, seeds=seeds, steps=steps, workers=workers)
-            row.append(_observe(runs, ceiling(degree), float((problem.y**2).mean())))
-        rows.append(row)
+    attrs = {"width": width, "steps": steps, "samples": samples, "data": "digits"}
+    asked = {**attrs, "degrees": list(degrees), "seeds": seeds, "rate_step": rate_step}
+    count = len(CASES) * len(degrees)
+    parts = Parts("ceiling", count, asked, checkpoint=checkpoint, progress=progress)
+
+    def measure(case: _Case, degree: int) -> xr.Dataset:
+        problem = _problem(case, degree, width, samples)
+        rates = np.round(np.arange(1.0, 2 * degree + 2 + 1e-9, rate_step), 10)
+        runs = sweep(
+            problem, lr_ratio=rates, seeds=seeds, steps=steps, workers=workers,
+            progress=parts.inside,
+        )  # fmt: skip
+        mean_square = float((problem.y**2).mean())
+        return xr.Dataset(_observe(finished(runs), ceiling(degree), mean_square))
+
+    cells = [
+        [parts.part(f"{n}-{degree}", partial(measure, case, degree)) for degree in degrees]
+        for n, case in enumerate(CASES)
+    ]
     variables = {
         "ceiling": "2k",
         "fell_highest": "largest ηλ_max at which |θ|² fell",
@@ -128,7 +149,7 @@ def norm_ceiling(
     data = {
         name: (
             ("case", "degree"),
-            np.array([[cell[name] for cell in row] for row in rows]),
+            np.array([[cell[name].item() for cell in row] for row in cells]),
             {"units": "1", "long_name": long_name},
         )
         for name, long_name in variables.items()
@@ -136,7 +157,7 @@ def norm_ceiling(
     coordinates = {"case": [case.name for case in CASES], "degree": list(degrees)}
     result = xr.Dataset(data, coords=coordinates)
     result["degree"].attrs = {"units": "1", "long_name": "layers k"}
-    result.attrs = {"width": width, "steps": steps, "samples": samples, "data": "digits"}
+    result.attrs = attrs
     return result
 
 

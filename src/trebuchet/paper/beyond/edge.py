@@ -1,7 +1,9 @@
 """Where nets stop training: the measured divergence edge, over activation, depth and width."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from trebuchet._checks import (
     items,
     path as a_path,
     positive,
+    progress as a_bar,
     real,
     refuse,
     seeds as a_list,
@@ -24,10 +27,12 @@ from trebuchet._checks import (
     workers as at_once,
 )
 from trebuchet._doors import door, maybe, rule
+from trebuchet._progress import Progress
 from trebuchet._types import Phase
 from trebuchet.engine.recording import Recording
 from trebuchet.errors import InputError
 from trebuchet.paper.beyond.problems import DATA, DIGITS, relu_problem, tanh_problem
+from trebuchet.paper.parts import Parts, finished
 from trebuchet.phases.label import label
 from trebuchet.problem.problem import Problem
 from trebuchet.sweeps.sweep import sweep
@@ -74,7 +79,8 @@ def _activations(name: str, value: object) -> list[str]:
     activations=_activations, hidden=rule(several, checks.depth), widths=_SIZES,
     seeds=a_list, steps=step_count,
     start=positive, stop=positive, growth=positive, precision=_PRECISION, data=rule(choice, DATA),
-    data_root=maybe(a_path), n_train=anything, workers=at_once,
+    data_root=maybe(a_path), n_train=anything, workers=at_once, checkpoint=maybe(a_path),
+    progress=a_bar,
 )  # fmt: skip
 def divergence_edge(
     *,
@@ -91,6 +97,8 @@ def divergence_edge(
     data_root: str | Path | None = None,
     n_train: int = 64,
     workers: int | None = None,
+    checkpoint: str | Path | None = None,
+    progress: bool | Progress = False,
 ) -> xr.Dataset:
     """The smallest ηλ₀ at which nets no longer train, by a coarse scan and then bisection.
 
@@ -111,6 +119,8 @@ def divergence_edge(
         data_root: Folder of image files.
         n_train: Training samples.
         workers: As for :func:`trebuchet.sweep`.
+        checkpoint: Folder to keep finished nets in; the same call takes them up from there.
+        progress: Show a progress bar, or call a function with (done, total).
 
     Returns:
         A dataset with dims ``activation, hidden, width, seed``: ``trains``, ``fails``,
@@ -138,20 +148,38 @@ def divergence_edge(
         raise InputError(msg)
     rates = start * growth ** np.arange(count + 1)
     seed_list = list(checked_seeds(seeds))
-    shape = (len(activations), len(hidden), len(widths), len(seed_list))
-    found = np.empty(shape, dtype=object)
-    for a, h, w in np.ndindex(*shape[:-1]):
-        problem = _MAKERS[activations[a]](
-            widths[w], hidden=hidden[h], data=data, data_root=data_root, n_train=n_train
+    axes = {"activation": activations, "hidden": hidden, "width": widths, "seed": seed_list}
+    attrs = {"data": data, "n_train": n_train, "steps": steps, "precision": precision}
+    cells = list(product(activations, hidden, widths))
+    parts = Parts(
+        "edge", len(cells), {**axes, **attrs, "rates": list(rates)}, checkpoint=checkpoint,
+        progress=progress,
+    )  # fmt: skip
+
+    def measure(activation: str, depth: int, width: int) -> xr.Dataset:
+        problem = _MAKERS[activation](
+            width, hidden=depth, data=data, data_root=data_root, n_train=n_train
         )
-        found[a, h, w] = bracket(
+        found = bracket(
             problem, rates, seeds=seed_list, steps=steps, precision=precision, workers=workers
         )
-    return _dataset(
-        found,
-        {"activation": activations, "hidden": hidden, "width": widths, "seed": seed_list},
-        {"data": data, "n_train": n_train, "steps": steps, "precision": precision},
+        return _dataset(found)
+
+    found = [parts.part("-".join(map(str, cell)), partial(measure, *cell)) for cell in cells]
+    shape = [len(values) for values in axes.values()]
+    result = xr.Dataset(
+        {
+            name: (
+                tuple(axes),
+                np.stack([cell[name].values for cell in found]).reshape(shape),
+                v.attrs,
+            )
+            for name, v in found[0].data_vars.items()
+        },
+        coords={name: list(values) for name, values in axes.items()},
+        attrs=attrs,
     )
+    return result
 
 
 def bracket(
@@ -212,30 +240,23 @@ def _phases(
         chunk=1,
         workers=workers,
     )
-    phases: np.ndarray = label(runs).phase.values
+    phases: np.ndarray = label(finished(runs)).phase.values
     return phases
 
 
-def _dataset(
-    found: np.ndarray, coordinates: Mapping[str, Sequence[object]], attrs: Mapping[str, object]
-) -> xr.Dataset:
+def _dataset(found: Sequence[Bracket]) -> xr.Dataset:
+    """Brackets, one a seed, as variables."""
     names = {
         "trains": "largest ηλ₀ up to which every rate tried trained",
         "fails": "smallest ηλ₀ tried that did not train",
         "last": "largest ηλ₀ tried that trained",
+        "fails_as": "phase at the smallest rate that did not train",
     }
-    dims = tuple(coordinates)
-
-    def each(name: str, kind: type) -> np.ndarray:
-        flat = [getattr(one, name) for one in found.flat]
-        return np.array(flat, dtype=kind).reshape(found.shape)
-
-    data = {
-        name: (dims, each(name, float), {"units": "1", "long_name": long_name})
-        for name, long_name in names.items()
-    }
-    how = {"units": "", "long_name": "phase at the smallest rate that did not train"}
-    data["fails_as"] = (dims, each("fails_as", str), how)
-    edge = np.sqrt(data["trains"][1] * data["fails"][1])
-    data["edge"] = (dims, edge, {"units": "1", "long_name": "measured edge, as ηλ₀"})
-    return xr.Dataset(data, coords={k: (k, list(v)) for k, v in coordinates.items()}, attrs=attrs)
+    result = xr.Dataset()
+    for name, long_name in names.items():
+        values = [getattr(one, name) for one in found]
+        units = "" if name == "fails_as" else "1"
+        result[name] = ("seed", values, {"units": units, "long_name": long_name})
+    edge = np.sqrt(result.trains.values * result.fails.values)
+    result["edge"] = ("seed", edge, {"units": "1", "long_name": "measured edge, as ηλ₀"})
+    return result

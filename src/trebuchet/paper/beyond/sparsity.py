@@ -1,6 +1,7 @@
 """Sparsity of two-layer ReLU nets against the learning rate, over seeds and widths."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from trebuchet._checks import (
     anything,
     choice,
     path as a_path,
+    progress as a_bar,
     rate_array,
     seeds as a_list,
     several,
@@ -20,9 +22,11 @@ from trebuchet._checks import (
     workers as at_once,
 )
 from trebuchet._doors import door, maybe, rule
+from trebuchet._progress import Progress
 from trebuchet._types import Phase
 from trebuchet.engine.recording import Recording
 from trebuchet.paper.beyond.problems import DATA, DIGITS, relu_problem
+from trebuchet.paper.parts import Parts, finished
 from trebuchet.phases.label import label
 from trebuchet.sweeps.sweep import sweep
 
@@ -34,6 +38,7 @@ TRAINED = (str(Phase.LAZY), str(Phase.CATAPULT))
 @door(
     widths=rule(several, checks.size), lr_ratio=rate_array, seeds=a_list, steps=step_count,
     data=rule(choice, DATA), data_root=maybe(a_path), n_train=anything, workers=at_once,
+    checkpoint=maybe(a_path), progress=a_bar,
 )  # fmt: skip
 def sparsity_over_widths(
     *,
@@ -45,6 +50,8 @@ def sparsity_over_widths(
     data_root: str | Path | None = None,
     n_train: int = 128,
     workers: int | None = None,
+    checkpoint: str | Path | None = None,
+    progress: bool | Progress = False,
 ) -> xr.Dataset:
     """How sparse two-layer ReLU nets end up, and how far "sparser as the rate rises" holds.
 
@@ -60,6 +67,8 @@ def sparsity_over_widths(
         data_root: Folder of image files.
         n_train: Training samples.
         workers: As for :func:`trebuchet.sweep`.
+        checkpoint: Folder to keep widths in as they end; the same call takes them up from there.
+        progress: Show a progress bar, or call a function with (done, total).
 
     Returns:
         A dataset with dims ``width, lr, seed``: ``sparsity``, ``phase``, and per width and seed
@@ -76,8 +85,13 @@ def sparsity_over_widths(
         >>> dict(ds.sizes), round(float(ds.rank_correlation[0, 0]), 6)
         ({'width': 1, 'lr': 2, 'seed': 1}, 1.0)
     """
-    parts = []
-    for width in widths:
+    attrs = {"data": data, "n_train": n_train, "steps": steps, "trained": ", ".join(TRAINED)}
+    grid = {"widths": list(widths), "lr_ratio": list(np.atleast_1d(lr_ratio)), "seeds": seeds}
+    parts = Parts(
+        "sparsity", len(widths), {**attrs, **grid}, checkpoint=checkpoint, progress=progress
+    )
+
+    def train(width: int) -> xr.Dataset:
         runs = sweep(
             relu_problem(width, data=data, data_root=data_root, n_train=n_train),
             lr_ratio=lr_ratio,
@@ -87,12 +101,14 @@ def sparsity_over_widths(
             observables=("sparsity",),
             chunk=1,
             workers=workers,
+            progress=parts.inside,
         )
-        runs = label(runs)
+        runs = label(finished(runs))
         kept = runs[["phase", "peak_ratio", "final_ratio", "top_eigenvalue_init"]]
-        sparsity = runs.sparsity_final.isel(layer=0, drop=True)
-        parts.append(kept.assign(sparsity=sparsity))
-    result = xr.concat(parts, xr.Variable(("width",), list(widths)), combine_attrs="drop")
+        return kept.assign(sparsity=runs.sparsity_final.isel(layer=0, drop=True))
+
+    trained = [parts.part(f"width-{width}", partial(train, width)) for width in widths]
+    result = xr.concat(trained, xr.Variable(("width",), list(widths)), combine_attrs="drop")
     values = result.sparsity.where(result.phase.isin(TRAINED)).transpose("width", "seed", "lr")
     rates = result.lr.values
     found = np.array([[statistics(rates, row) for row in block] for block in values.values])
@@ -104,10 +120,10 @@ def sparsity_over_widths(
         "fall_to": "ηλ₀ to which it fell",
     }
     for position, (name, long_name) in enumerate(names.items()):
-        attrs = {"units": "1", "long_name": long_name}
-        result[name] = (("width", "seed"), found[..., position], attrs)
+        told = {"units": "1", "long_name": long_name}
+        result[name] = (("width", "seed"), found[..., position], told)
     result["width"].attrs = {"units": "1", "long_name": "hidden units"}
-    result.attrs = {"data": data, "n_train": n_train, "steps": steps, "trained": ", ".join(TRAINED)}
+    result.attrs = attrs
     return result
 
 

@@ -1,0 +1,75 @@
+"""The table of experiments beyond the paper: one row a question."""
+
+from trebuchet.paper.beyond import pictures
+from trebuchet.paper.beyond.ceiling import norm_ceiling
+from trebuchet.paper.beyond.edge import divergence_edge
+from trebuchet.paper.beyond.sparsity import sparsity_over_widths
+from trebuchet.paper.experiment import Experiment
+
+PAPER = "Meltzer & Liu, arXiv 2301.07737"
+PHASES = "Lewkowycz et al., arXiv 2003.02218"
+
+_ROWS = (
+    Experiment(
+        name="sparsity",
+        title="Sparser as the rate rises?",
+        question="Do ReLU nets get sparser as the rate rises, whatever the seed and the width?",
+        source=PAPER,
+        function=sparsity_over_widths,
+        draw=pictures.draw_sparsity,
+        tell=pictures.tell_sparsity,
+        quick={"widths": (64, 256), "lr_ratio": (0.5, 1, 2, 3, 5, 8, 12), "seeds": 2},
+        minutes=3,
+    ),
+    Experiment(
+        name="sparsity_mnist",
+        title="Sparser as the rate rises? On MNIST",
+        question="The same on MNIST 0/1, three widths.",
+        source=PAPER,
+        function=sparsity_over_widths,
+        draw=pictures.draw_sparsity,
+        tell=pictures.tell_sparsity,
+        settings={"widths": (128, 512, 2048), "seeds": 3, "steps": 300, "data": "mnist"},
+        quick={"widths": (128,), "lr_ratio": (0.5, 1, 2, 3, 5, 8, 12), "seeds": 2},
+        minutes=5,
+    ),
+    Experiment(
+        name="ceiling",
+        title="The weight-norm ceiling 2k",
+        question="Does the weight norm of a net of k layers fall up to ηλ = 2k, and no higher?",
+        source=PAPER,
+        function=norm_ceiling,
+        draw=pictures.draw_ceiling,
+        tell=pictures.tell_ceiling,
+        quick={"width": 48, "seeds": 2, "steps": 25, "rate_step": 0.25, "samples": 8},
+    ),
+    Experiment(
+        name="edge",
+        title="Where training stops",
+        question="Where do ReLU and tanh nets stop training? Does it move with width and depth?",
+        source=PHASES,
+        function=divergence_edge,
+        draw=pictures.draw_edge,
+        tell=pictures.tell_edge,
+        quick={"hidden": (1,), "widths": (32, 128), "seeds": 2, "growth": 1.6, "precision": 0.1},
+        minutes=2,
+    ),
+    Experiment(
+        name="edge_wide",
+        title="Where training stops, wide nets and more steps",
+        question="Is ηλ₀ ≈ 12 the edge of wide ReLU nets of one hidden layer?",
+        source=PHASES,
+        function=divergence_edge,
+        draw=pictures.draw_edge,
+        tell=pictures.tell_edge,
+        settings={
+            "activations": ("relu",), "hidden": (1,), "widths": (128, 512, 2048, 4096),
+            "steps": 500, "stop": 100.0,
+        },
+        quick={"widths": (128, 256), "seeds": 2, "growth": 1.6, "precision": 0.1},
+        minutes=3,
+    ),
+)  # fmt: skip
+
+EXPERIMENTS: dict[str, Experiment] = {row.name: row for row in _ROWS}
+"""By name."""
