@@ -52,7 +52,7 @@ NO_DOORS = {
     "Figure", "Scan", "Setting", "StabilityRow", "TopEigen",
     "Critical", "Critical.worded", "EarlyConstants", "ForwardRate", "Interval", "Interval.after",
     "Interval.trial", "Interval.within", "Suggestion", "Warmup",
-    "GradientDescent.start", "GradientDescent.step_",
+    "GradientDescent.start", "GradientDescent.step_", "StopRule.failures", "StopRule.verdicts",
     "Observable", "Observable.measure", "Observable.of", "Observable.extent", "Observable.start",
     "Observable.since",
     "Scan.summary", "Scan.to_dataframe", "Scan.to_dataset", "TopEigen.to_dataset", "style.style",
@@ -159,12 +159,19 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "QuadraticWithBias.phi": lambda: {"self": _biased(), "x": tensor(2, 3)},
     "QuadraticWithBias.forward": lambda: {"self": _biased(), "x": tensor(2, 3)},
     "Recording": lambda: {"every": 2, "dense": 10, "per_decade": 3},
+    "StopRule": lambda: {"max_steps": 10, "tolerance": 1e-8, "blowup": 1e6},
+    "Execution": lambda: {"engine": "auto", "span": True, "chunk": 2, "workers": 1,
+                          "memory": 10**8, "device": "cpu", "checkpoint": "runs",
+                          "checkpoint_seconds": 1.0},
+    "Lanczos": lambda: {"method": "auto", "max_products": 50, "basis_cap": 8, "failure": 1e-3,
+                        "seed": 1},
     "Recording.steps": lambda: {"self": tb.Recording(), "last": 10},
     "early.early_constants": lambda: {**_training(), "steps": 1, "train_steps": 2, "rtol": 0.5,
-                                      "delta": 0.01},
+                                      "delta": 0.01, "weights": None, "size_of": None},
     "edges.edges": lambda: {"problem": net(), "loss": "half_mse", "data": data(), "seed": 0},
     "forward_rate.forward_critical_rate": lambda: {
-        **_training(), "optimizer": "sgd", "delta": 0.1, "micro_batch": 4},
+        **_training(), "optimizer": "sgd", "delta": 0.1, "micro_batch": 4, "weights": None,
+        "size_of": None},
     "label.label": lambda: {"ds": runs(), "blowup": 1e8, "delta": 1e-3},
     "files.load": lambda: {"path": saved("runs")},
     "store.load": lambda: {"path": saved("runs")},
@@ -174,6 +181,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
         **_training(), "optimizer": "sgd", "horizon": 10, "batch_size": 3, "seeds": 1,
         "budget": 40, "rates": [0.1, 0.2], "edge_rtol": 0.5, "curvature": "initial",
         "accumulate": 1, "micro_batch": 2, "autocast": torch.bfloat16, "schedule": lambda t: 1.0,
+        "clip_grad_norm": 1.0, "clip_grad_value": 1.0, "weights": None, "size_of": None,
         "stacked": False, "delta": 0.01, "blowup": 1e6, "progress": False},
     "Scan.plot": lambda: {"self": scan(), "ax": ax()},
     "Scan.save": lambda: {"self": scan(), "path": "saved.zarr", "overwrite": False},
@@ -190,7 +198,8 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
         **_training(), "operator": "ggn", "k": 1, "rtol": 1e-2, "params": ["0.weight"],
         "mode": "train", "optimizer": "sgd", "warm": None, "vectors": False, "micro_batch": 3,
         "reduction": "mean", "convex": True, "method": "auto", "max_products": 50,
-        "basis_cap": 8, "failure": 1e-3, "seed": 1},
+        "basis_cap": 8, "failure": 1e-3, "seed": 1, "weights": None, "size_of": None,
+        "max_batches": 2, "lanczos": None, "on_step": None, "group": None},
     "TopEigen.from_dataset": lambda: {"ds": top().to_dataset()},
     "TopEigen.worded": lambda: {"self": top(), "digits": 3},
     "TopEigen.worded_rate": lambda: {"self": top(), "digits": 3},
@@ -301,13 +310,14 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def arguments() -> list[tuple[str, str]]:
-    """Every (door, argument) whose place junk can take."""
-    return [
-        (name, argument)
-        for name, door in doors().items()
-        for argument in inspect.signature(door).parameters
-        if argument != "self"
-    ]
+    """Every (door, argument) whose place junk can take; of keywords, those in `GOOD`."""
+    found = []
+    for name, door in doors().items():
+        taken = inspect.signature(door).parameters
+        own = [n for n, p in taken.items() if p.kind is not p.VAR_KEYWORD]
+        keywords = [n for n in GOOD[name]() if n not in own] if len(own) < len(taken) else []
+        found += [(name, argument) for argument in (*own, *keywords) if argument != "self"]
+    return found
 
 
 class Late(BaseException):

@@ -55,8 +55,9 @@ def bad_call(draw: st.DrawFn) -> tuple[str, dict[str, str]]:
 def test_every_public_function_has_a_call_that_works() -> None:
     assert set(GOOD) == set(doors())
     for name, make in GOOD.items():
-        taken = set(inspect.signature(doors()[name]).parameters)
-        assert set(make()) <= taken, name
+        taken = inspect.signature(doors()[name]).parameters
+        any_keyword = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+        assert any_keyword or set(make()) <= set(taken), name
 
 
 @pytest.mark.parametrize("name", sorted(GOOD))

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trebuchet import data, errors, models, observables, paper, plots, theory
     from trebuchet._types import Phase, Status
-    from trebuchet.curvature import TopEigen, top_eigen
+    from trebuchet.curvature import Lanczos, TopEigen, top_eigen
     from trebuchet.engine.optimizers import GradientDescent
     from trebuchet.engine.recording import Recording
+    from trebuchet.engine.stopping import StopRule
     from trebuchet.files import load, save
     from trebuchet.models import MLP, MetaFeature, PureQuadratic, QuadraticWithBias
     from trebuchet.observables.base import Observable
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from trebuchet.scans.door import Scan, scan
     from trebuchet.scans.result import Critical, Warmup
     from trebuchet.scans.suggest import Suggestion
+    from trebuchet.sweeps.execution import Execution
     from trebuchet.sweeps.sweep import sweep
     from trebuchet.theory import stability
     from trebuchet.theory.edges import Edge
@@ -47,7 +49,8 @@ _HOMES = {
     "QuadraticWithBias": "models",
     "Problem": "problem.problem", "Recording": "engine.recording",
     "GradientDescent": "engine.optimizers", "sweep": "sweeps.sweep",
-    "TopEigen": "curvature", "top_eigen": "curvature",
+    "TopEigen": "curvature", "top_eigen": "curvature", "Lanczos": "curvature",
+    "Execution": "sweeps.execution", "StopRule": "engine.stopping",
     "edges": "phases.edges", "label": "phases.label", "Scan": "scans.door", "scan": "scans.door",
     "Suggestion": "scans.suggest", "Interval": "phases.interval", "Critical": "scans.result",
     "Warmup": "scans.result", "Observable": "observables.base",
@@ -63,9 +66,11 @@ __all__ = [
     "Critical",
     "EarlyConstants",
     "Edge",
+    "Execution",
     "ForwardRate",
     "GradientDescent",
     "Interval",
+    "Lanczos",
     "MetaFeature",
     "ModelLoss",
     "Observable",
@@ -76,6 +81,7 @@ __all__ = [
     "Recording",
     "Scan",
     "Status",
+    "StopRule",
     "Suggestion",
     "TopEigen",
     "Warmup",

@@ -312,7 +312,7 @@ FIGURES = {
 }  # fmt: skip
 OTHERS: list[tuple[list[str], str]] = [
     (["scn"], "no such command 'scn'; did you mean scan"),
-    (["plot"], "no such command 'plot'; there are scan, sweep, paper, curvature"),
+    (["plot"], "no such command 'plot'; there are scan, sweep, paper, beyond, curvature"),
     ([""], "no such command ''"),
     (["--foo"], "--foo: no such option"),
     (["scan"], "--model: is needed"),

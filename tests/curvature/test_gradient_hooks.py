@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 import trebuchet as tb
 from tests.problem.reference import draws, net
-from trebuchet.curvature.measurement import Method, OperatorName
+from trebuchet.curvature.measurement import OperatorName
+from trebuchet.curvature.settings import Method
 
 METHODS: list[Method] = ["lanczos", "dense"]
 OPERATORS: list[OperatorName] = ["ggn", "hessian", "ntk"]

@@ -95,7 +95,7 @@ CASES: dict[str, tuple[Any, Any, Any, dict[str, Any], str]] = {
     "empty data set": (
         net(), half_mse, DataLoader(TensorDataset(X[:0], Y[:0])), {}, "loader is empty"
     ),
-    "empty batch": (net(), half_mse, (X[:0], Y[:0]), {}, "no sample"),
+    "empty batch": (net(), half_mse, (X[:0], Y[:0]), {}, "one or more rows"),
     "iterator": (net(), half_mse, iter([(X, Y)]), {}, "used? up"),
     "no data": (net(), half_mse, None, {}, "data: expected"),
     "a number as data": (net(), half_mse, 3, {}, "data: expected"),
@@ -113,7 +113,7 @@ CASES: dict[str, tuple[Any, Any, Any, dict[str, Any], str]] = {
     "tuple outputs": (Returns(lambda z: (z, z)), half_mse, (X, Y), {}, "expected one tensor"),
     "dict outputs": (Returns(lambda z: {"z": z}), half_mse, (X, Y), {}, "expected one tensor"),
     "detached outputs": (Returns(lambda z: z.detach()), half_mse, (X, Y), {}, "do not depend"),
-    "mismatched devices": (net(), half_mse, (X.to("meta"), Y), {}, "is on meta"),
+    "mismatched devices": (net(), half_mse, (X.to("meta"), Y), {}, "on meta"),
     "split model": (two_devices(), half_mse, (X, Y), {}, "one device"),
     "k too large": (net(), half_mse, (X, Y), {"k": 14}, "13 parameters"),
     "k too large for the NTK": (net(), None, (X, Y), {"k": 7, "operator": "ntk"}, "6 outputs"),

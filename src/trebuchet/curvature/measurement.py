@@ -25,13 +25,13 @@ from trebuchet.curvature.ntk import ntk_operator
 from trebuchet.curvature.operators import Linearisations, Operator
 from trebuchet.curvature.preconditioner import OptimizerView, Shifted
 from trebuchet.curvature.result import TopEigen, WarmState
+from trebuchet.curvature.settings import Lanczos
 from trebuchet.curvature.solve import Solver, Spectrum, of_matrix
 from trebuchet.curvature.witness import Witness, unknown
 from trebuchet.errors import InputError
 from trebuchet.problem.held_still import Mode
 
 OperatorName = Literal["ggn", "ntk", "hessian"]
-Method = Literal["auto", "lanczos", "dense"]
 
 _NO_POTENTIAL = "the gradients are not those of one function, as with a straight-through estimator"
 
@@ -53,12 +53,8 @@ class Measurement:
         operator: Which curvature.
         k: How many eigenvalues.
         rtol: Relative tolerance.
-        method: ``"auto"``, ``"lanczos"`` or ``"dense"``.
         vectors: Whether eigenvectors in parameter space are wanted.
-        max_products: Give up after so many.
-        basis_cap: Lanczos vectors kept at once; None for what memory allows.
-        failure: Failure probability of the certificate.
-        seed: Of the random directions.
+        lanczos: How they are looked for.
         convex: The loss is convex in the outputs.
         on_step: Progress.
         warm: An earlier result.
@@ -70,12 +66,8 @@ class Measurement:
     operator: OperatorName
     k: int
     rtol: float
-    method: Method
     vectors: bool
-    max_products: int
-    basis_cap: int | None
-    failure: float
-    seed: int
+    lanczos: Lanczos
     convex: bool
     on_step: Step | None
     warm: TopEigen | None
@@ -117,7 +109,7 @@ class Measurement:
         evaluation, scale = self.evaluation, self.view.scale
         keep = how_many_fit(evaluation, outputs=False)
         op = Hessian(evaluation, ranks=self.ranks, keep=keep, scale=scale)
-        witness = Witness(evaluation, self.ranks, scale, self.seed)
+        witness = Witness(evaluation, self.ranks, scale, self.lanczos.seed)
         try:
             wrong = witness.before(op)
             found = None if wrong else self._solve(self._shifted(op))
@@ -179,7 +171,7 @@ class Measurement:
             return None
         if self.view.scale is not None or self.view.shift is not None:
             return None
-        if self.method == "lanczos" or self.evaluation.autocast.enabled:
+        if self.lanczos.method == "lanczos" or self.evaluation.autocast.enabled:
             return None
         evaluation, batch = self.evaluation, self.evaluation.batches[0]
         run = layer_rule.record(evaluation, batch)
@@ -190,12 +182,12 @@ class Measurement:
             eye = torch.eye(z.numel() // d, dtype=z.dtype, device=z.device)
             factor: Tensor | None = (eye / evaluation.n_samples**0.5).expand(d, -1, -1)
         else:
-            factor = loss_factor(evaluation, z, batch, evaluation.weights[0], self.seed)
+            factor = loss_factor(evaluation, z, batch, evaluation.weights[0], self.lanczos.seed)
         if factor is None or self.k > d * factor.shape[2]:
             return None
-        if not layer_rule.is_cheaper(run, factor.shape[2]) and self.method != "dense":
+        if not layer_rule.is_cheaper(run, factor.shape[2]) and self.lanczos.method != "dense":
             return None
-        r = normal((d, factor.shape[2]), z, self.seed)
+        r = normal((d, factor.shape[2]), z, self.lanczos.seed)
         a, ours = layer_rule.gram(run, factor, None if run.trusted else r)
         if not bool(torch.isfinite(a).all()):
             msg = "model: its derivatives are NaN or infinite; curvature needs a smooth point"
@@ -249,9 +241,9 @@ class Measurement:
 
     def _dense(self, op: Operator, lin: Linearisations | None) -> Spectrum | None:
         """All products with the identity, for the few that are fewer than Lanczos would take."""
-        limit = dense.DENSE_LIMIT if self.method == "dense" else dense.AUTO_DENSE
-        if self.method == "lanczos" or op.dim > limit:
-            if self.method == "dense" and op.dim > limit:
+        limit = dense.DENSE_LIMIT if self.lanczos.method == "dense" else dense.AUTO_DENSE
+        if self.lanczos.method == "lanczos" or op.dim > limit:
+            if self.lanczos.method == "dense" and op.dim > limit:
                 msg = f"method: 'dense' is for up to {limit} dimensions, this problem has {op.dim}"
                 raise InputError(msg)
             return None
@@ -271,12 +263,12 @@ class Measurement:
         goal = Goal(
             k=self.k,
             rtol=self.rtol,
-            failure=self.failure,
-            max_products=self.max_products,
-            basis_cap=self.basis_cap or self._cap(op),
+            failure=self.lanczos.failure,
+            max_products=self.lanczos.max_products,
+            basis_cap=self.lanczos.basis_cap or self._cap(op),
             eps=lambda: self._eps(op),  # only products tell whether one is by differences
         )
-        generator = torch.Generator("cpu").manual_seed(self.seed)
+        generator = torch.Generator("cpu").manual_seed(self.lanczos.seed)
         return Solver(op, like, goal, generator, self.ranks, self.on_step).solve(start)
 
     def _cap(self, op: Operator) -> int:
@@ -322,7 +314,7 @@ class Measurement:
             n_samples=evaluation.n_samples,
             n_parameters=evaluation.n_parameters,
             rtol=self.rtol,
-            failure=self.failure,
+            failure=self.lanczos.failure,
             vectors=found,
             names={n: tuple(p.shape) for n, p in evaluation.params.items()},
             warm=WarmState(s.side, s.vectors) if s.method == "lanczos" else None,
@@ -358,7 +350,7 @@ class Measurement:
             curvature = LossCurvature(self.evaluation, z, batch)
             if curvature.zero:
                 return 0.0
-            probe = normal(z.shape, z, self.seed)
+            probe = normal(z.shape, z, self.lanczos.seed)
             h = curvature.product(probe)
             c = float((h / probe).mean()) if z.numel() else math.nan
             if float((h - c * probe).abs().max()) > 1e-4 * abs(c):

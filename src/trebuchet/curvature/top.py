@@ -4,7 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,28 +16,45 @@ from trebuchet._checks import (
     flag,
     function,
     instance,
-    seed as one_seed,
     whole,
 )
-from trebuchet._doors import door, maybe, rule
+from trebuchet._doors import door, grouped, maybe, rule
 from trebuchet.curvature.distributed import Ranks
 from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.explain import callers_own
 from trebuchet.curvature.lanczos import Step
-from trebuchet.curvature.measurement import Measurement, Method, OperatorName
+from trebuchet.curvature.measurement import Measurement, OperatorName
 from trebuchet.curvature.preconditioner import OptimizerView, view_of
 from trebuchet.curvature.result import TopEigen
+from trebuchet.curvature.settings import Lanczos, LanczosKeywords
 from trebuchet.errors import InputError
 from trebuchet.problem.autocast import Autocast
-from trebuchet.problem.batches import Batch, SizeOf, as_batches, uncounted
+from trebuchet.problem.batches import Batch, as_batches, uncounted
 from trebuchet.problem.closures import OWN_LOSS, maybe_closure, settled
 from trebuchet.problem.divisors import divisors, find_rule
 from trebuchet.problem.fitted import fitted
 from trebuchet.problem.held_still import MODE, Mode, held_still
+from trebuchet.problem.how import HOW, How, as_problem
 from trebuchet.problem.losses import LossFn, ModelLoss, Reduction, is_convex, resolve
-from trebuchet.problem.problem import ModelFactory, Problem, a_model, as_problem, initial
+from trebuchet.problem.problem import ModelFactory, Problem
 from trebuchet.problem.selection import Selection, select, unwrap
 from trebuchet.problem.tree import mapped
+
+
+class Keywords(How, LanczosKeywords, total=False):
+    """Further keywords of `top_eigen`."""
+
+    max_batches: int | None
+    reduction: Reduction | None
+    convex: bool | None
+    group: Any
+
+
+_KEYWORDS = {
+    **HOW, **dict.fromkeys(LanczosKeywords.__annotations__, anything),
+    "max_batches": maybe(whole, "a positive number of batches"),
+    "reduction": maybe(choice, get_args(Reduction)), "convex": maybe(flag), "group": anything,
+}  # fmt: skip
 
 
 @door(
@@ -49,17 +66,9 @@ from trebuchet.problem.tree import mapped
     optimizer=anything,
     warm=maybe(instance, TopEigen, "an earlier result of top_eigen, or None"),
     vectors=flag,
-    micro_batch=maybe(whole, "a positive number of samples"),
-    max_batches=maybe(whole, "a positive number of batches"),
-    reduction=maybe(choice, get_args(Reduction)),
-    weights=anything, size_of=anything,
-    convex=maybe(flag),
-    method=rule(choice, get_args(Method)),
-    max_products=rule(whole, "a positive integer"),
-    basis_cap=maybe(whole, "a positive number of vectors"),
-    failure=rule(between_0_and_1, "probability"),
-    seed=one_seed, group=anything,
+    lanczos=maybe(instance, Lanczos, "a trebuchet.Lanczos", "Lanczos(max_products=100) is one"),
     on_step=maybe(function, "a function of (products, value, residual, missed)", takes=4),
+    **_KEYWORDS,
 )  # fmt: skip
 def top_eigen(
     model: nn.Module | ModelFactory | Problem,
@@ -78,19 +87,9 @@ def top_eigen(
     | None = None,
     warm: TopEigen | None = None,
     vectors: bool = False,
-    micro_batch: int | None = None,
-    max_batches: int | None = None,
-    reduction: Reduction | None = None,
-    weights: Sequence[float] | None = None,
-    size_of: SizeOf | None = None,
-    convex: bool | None = None,
-    method: Method = "auto",
-    max_products: int = 1000,
-    basis_cap: int | None = None,
-    failure: float = 1e-6,
-    seed: int = 0,
-    group: Any = None,
+    lanczos: Lanczos | None = None,
     on_step: Step | None = None,
+    **keywords: Unpack[Keywords],
 ) -> TopEigen:
     """Measure the largest (algebraic) eigenvalues of a model's curvature, and the rate they imply.
 
@@ -127,25 +126,17 @@ def top_eigen(
             divide by running gradients also precondition the operator.
         warm: The result for nearby parameters or data, to start from.
         vectors: Also return unit eigenvectors in parameter space, (k, P).
-        micro_batch: At most so many samples in one forward pass; bounds memory.
-        max_batches: Read only so many batches of a loader.
-        reduction: ``"mean"`` or ``"sum"``; by default read off torch's own losses, and found out
-            by a trial of any other.
-        weights: What each batch of `data` counts, where it cannot be told.
-        size_of: The same as a function of a batch, such as ``lambda graphs: graphs.num_graphs``.
-        convex: Whether the loss is convex in the outputs, so that Gauss–Newton may be worked on in
-            the shorter space of outputs. Known for torch's own; for a callable of your own, say
-            True if it is (cross-entropy of reshaped logits is): for large models that saves most
-            of the memory.
-        method: ``"lanczos"`` or ``"dense"`` on demand; ``"auto"`` takes what is cheaper.
-        max_products: Give up after so many.
-        basis_cap: Keep at most so many Lanczos vectors (of length P or D·K, whichever is shorter);
-            by default 64, or what fits into 1 GiB, or into half of a large model's own memory.
-        failure: Failure probability of the certificate. The cost is logarithmic in it.
-        seed: Of the random start, so that a measurement can be repeated.
-        group: ``True`` or a process group: every rank holds a shard of the samples.
+        lanczos: How they are looked for, and how surely: a `Lanczos`.
         on_step: Called after every product with (products, value, residual, probability of having
             missed a larger one); ``progress_line()`` makes one that shows them.
+        **keywords: The fields of `Lanczos` (``method``, ``max_products``, ``seed`` …) and of
+            `Problem` (``micro_batch``, which bounds memory, ``weights``, ``size_of`` …); and
+            ``max_batches``, the most that are read of a loader; ``reduction``, ``"mean"`` or
+            ``"sum"``, by default read off torch's own losses and found out by a trial of any other;
+            ``convex``, whether the loss is convex in the outputs, which is known for torch's own
+            (say so of yours: for large models that saves most of the memory, since Gauss–Newton is
+            then worked on in the space of outputs); ``group``, True or a process group whose
+            ranks each hold a shard of the samples.
 
     Returns:
         Values, bounds, ``lr_crit`` and how they were come by.
@@ -164,30 +155,21 @@ def top_eigen(
         >>> round(top_eigen(net, nn.MSELoss(), (x, torch.zeros_like(x))).lr_crit, 6)
         0.2
     """
-    autocast_dtype = None
-    if isinstance(model, Problem):
-        problem = as_problem(
-            model, loss, data, micro_batch=micro_batch, weights=weights, size_of=size_of
-        )
-        loss, data, weights, size_of = (
-            problem.loss, problem.data, problem.weights, problem.size_of,
-        )  # fmt: skip
-        micro_batch = problem.micro_batch
-        optimizer = problem.optimizer if optimizer is None else optimizer
-        model, autocast_dtype = problem.model, problem.autocast
-    model = unwrap(initial(a_model("model", model), 0))
-    resolved = resolve(loss)
+    search = grouped(Lanczos, "lanczos", lanczos, keywords)
+    problem = as_problem(model, loss, data, keywords, optimizer=optimizer)
+    model = unwrap(problem.initial(0))
+    resolved = resolve(problem.loss)
     if resolved is None and operator == "hessian":
         resolved = OWN_LOSS
     chosen = select(model, params)
     device = next(iter(chosen.values())).device
     _check(operator, resolved)
-    ranks = Ranks(group, device)
+    ranks = Ranks(keywords.get("group"), device)
     autocast = Autocast.ambient(device)
-    if autocast_dtype is not None:
-        autocast = Autocast(device.type, True, autocast_dtype)
+    if problem.autocast is not None:
+        autocast = Autocast(device.type, True, problem.autocast)
     # The solver's own arithmetic must not be cast down; the model re-enters the caller's autocast.
-    still = held_still(model, mode=mode, loader=data, also=loss)
+    still = held_still(model, mode=mode, loader=problem.data, also=problem.loss)
     with (
         still as held,
         torch.autocast(device.type, enabled=False),
@@ -195,33 +177,33 @@ def top_eigen(
     ):
         closure = maybe_closure(resolved)
         batches = as_batches(
-            data, device=device, model=model, closure=closure, max_batches=max_batches,
-            weights=weights, size_of=size_of,
+            problem.data, device=device, model=model, closure=closure,
+            max_batches=keywords.get("max_batches"), weights=problem.weights,
+            size_of=problem.size_of,
         )  # fmt: skip
         if resolved is not None and closure is None:
             resolved = settled(resolved, model, batches[0], autocast)
             _check_operator(operator, resolved)
-        if micro_batch is not None:
+        if problem.micro_batch is not None:
             closure = isinstance(resolved, ModelLoss)
-            batches = as_batches(batches, device=device, micro_batch=micro_batch, closure=closure)
+            batches = as_batches(
+                batches, device=device, micro_batch=problem.micro_batch, closure=closure
+            )
         evaluation = Evaluation(model, chosen, resolved, batches, autocast, held=held)
         entered.enter_context(evaluation.in_place())
         versions = [p._version for p in evaluation.leaves]
         _fit(evaluation)
-        evaluation.remarks += _weigh(evaluation, ranks, reduction)
+        evaluation.remarks += _weigh(evaluation, ranks, keywords.get("reduction"))
+        convex = keywords.get("convex")
         measurement = Measurement(
             evaluation=evaluation,
             ranks=ranks,
-            view=_view(optimizer, evaluation, ranks),
+            view=_view(problem.optimizer, evaluation, ranks),
             operator=operator,
             k=k,
             rtol=rtol,
-            method=method,
             vectors=vectors,
-            max_products=max_products,
-            basis_cap=basis_cap,
-            failure=failure,
-            seed=seed,
+            lanczos=search,
             convex=is_convex(resolved) if convex is None else convex,
             on_step=None if on_step is None else callers_own(on_step),
             warm=warm,

@@ -120,7 +120,8 @@ class Engine:
         on_step: Callable[[int], None] | None = None,
     ) -> None:
         self.host, self.plan, self.at_once, self.on_step = host, plan, at_once, on_step
-        sizes = {o.name: o.size or 1 if o.dim else None for o in plan.only_at_the_end}
+        every = [*plan.observables, *plan.only_at_the_end]
+        sizes = {o.name: o.size or 1 if o.dim else None for o in every}
         self.history = History(0, plan.schedule, sizes, plan.delta)
         self._training: list[Run] = []  # whose state is in the making
         norms = [float(w.double().square().sum()) for w in host.state.start.weights]

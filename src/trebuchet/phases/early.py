@@ -13,9 +13,9 @@ reduction* opens up as depth and 1/width grow, and closes at 2 for wide nets.
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -30,11 +30,12 @@ from trebuchet.engine.runner import Plan
 from trebuchet.engine.stopping import StopRule
 from trebuchet.errors import InputError
 from trebuchet.phases.interval import Interval
-from trebuchet.problem.batches import SizeOf, warn_uncounted
+from trebuchet.problem.batches import warn_uncounted
 from trebuchet.problem.bound import Bound, bound
 from trebuchet.problem.held_still import MODE, WithoutDropout, held_still, may_drop
+from trebuchet.problem.how import HOW, How, as_problem
 from trebuchet.problem.losses import ModelLoss
-from trebuchet.problem.problem import ModelFactory, Problem, as_problem, trained_with
+from trebuchet.problem.problem import ModelFactory, Problem
 from trebuchet.problem.selection import unwrap
 from trebuchet.results.levels import risen
 
@@ -64,7 +65,7 @@ _RTOL = rule(real, "a number from 1e-4 to 1", lambda x: 1e-4 <= x <= 1)
 
 @door(
     model=anything, loss=anything, data=anything, steps=step_count, train_steps=step_count,
-    rtol=_RTOL, delta=from_zero, weights=anything, size_of=anything,
+    rtol=_RTOL, delta=from_zero, **HOW,
 )  # fmt: skip
 def early_constants(
     model: nn.Module | ModelFactory | Problem,
@@ -75,8 +76,7 @@ def early_constants(
     train_steps: int = 100,
     rtol: float = 0.02,
     delta: float = 1e-2,
-    weights: Sequence[float] | None = None,
-    size_of: SizeOf | None = None,
+    **keywords: Unpack[How],
 ) -> EarlyConstants:
     """Measure the constants of one initialisation, with full-batch gradient descent.
 
@@ -89,8 +89,7 @@ def early_constants(
         train_steps: Steps after which a loss below L₀ has trained.
         rtol: Relative width to which each edge is bisected.
         delta: δ.
-        weights: What each batch counts, as for ``top_eigen``.
-        size_of: The same as a function of a batch.
+        **keywords: The fields of `Problem`: ``micro_batch``, ``weights``, ``size_of`` …
 
     Returns:
         The constants.
@@ -115,9 +114,9 @@ def early_constants(
     if steps > train_steps:
         msg = f"steps: expected from 1 to train_steps = {train_steps}, got {steps}"
         raise InputError(msg)
-    problem = as_problem(model, loss, data, weights=weights, size_of=size_of)
+    problem = as_problem(model, loss, data, keywords)
     net = unwrap(problem.initial(0))
-    plain = trained_with(
+    plain = replace(
         problem, optimizer="sgd", batch_size=None, accumulate=1, schedule=None,
         clip_grad_norm=None, clip_grad_value=None,
     )  # fmt: skip

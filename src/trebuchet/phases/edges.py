@@ -1,5 +1,7 @@
 """The edges that theory knows for a problem."""
 
+from typing import Unpack
+
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
@@ -13,19 +15,21 @@ from trebuchet.engine.optimizers import full_batch
 from trebuchet.errors import InputError, NotApplicableError
 from trebuchet.models.mlp import MLP
 from trebuchet.models.quadratic import PureQuadratic, QuadraticWithBias
+from trebuchet.problem.how import HOW, How, as_problem
 from trebuchet.problem.losses import LossFn, ModelLoss, half_mse, resolve
-from trebuchet.problem.problem import ModelFactory, Problem, as_problem, finite_table
+from trebuchet.problem.problem import ModelFactory, Problem, finite_table
 from trebuchet.theory import edges as theory
 from trebuchet.theory.edges import Edge
 
 
-@door(problem=anything, loss=anything, data=anything, seed=one_seed)
+@door(problem=anything, loss=anything, data=anything, seed=one_seed, **HOW)
 def edges(
     problem: Problem | nn.Module | ModelFactory,
     loss: str | LossFn | ModelLoss | None = None,
     data: object = None,
     *,
     seed: int = 0,
+    **keywords: Unpack[How],
 ) -> dict[str, Edge]:
     """The critical rate, and every upper edge whose theorem applies to this problem.
 
@@ -38,6 +42,7 @@ def edges(
         loss: As for `Problem`, beside a model.
         data: As for `Problem`, beside a model.
         seed: Which initialisation.
+        **keywords: Other fields of `Problem`.
 
     Returns:
         Edges by name: ``"critical"`` always; ``"upper"`` and ``"upper_omega"`` (proven for several
@@ -55,7 +60,7 @@ def edges(
         >>> {name: round(edge.lr_ratio, 6) for name, edge in edges(problem).items()}
         {'critical': 2.0, 'upper': 4.0}
     """
-    problem = as_problem(problem, loss, data, called="problem")
+    problem = as_problem(problem, loss, data, keywords, called="problem")
     if resolve(problem.loss) is not half_mse:
         msg = (
             "loss: the edges are for L = (1/2D) Σ|z − y|² ('half_mse'), got "
@@ -74,6 +79,9 @@ def edges(
             kernel = make_kernel([model], x)
             kernel.forward()
             gram = kernel.gram()[0].double().cpu().numpy()
+        if not gram.size:
+            msg = "model: expected outputs for the samples it is given, got none; check model(x)"
+            raise InputError(msg)
         if not np.isfinite(gram).all():
             msg = (
                 "model: its NTK on the problem's data is NaN or infinite at the initialisation; "

@@ -10,24 +10,25 @@ gradient descent it lies between the 2/λ of the gradient's own directions and i
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from trebuchet._checks import anything, positive, whole
+from trebuchet._checks import anything, positive
 from trebuchet._content import ByContent
-from trebuchet._doors import door, maybe
+from trebuchet._doors import door
 from trebuchet.errors import InputError
 from trebuchet.phases.interval import Interval
-from trebuchet.problem.batches import Batch, SizeOf, warn_uncounted
+from trebuchet.problem.batches import Batch, warn_uncounted
 from trebuchet.problem.bound import evaluated
 from trebuchet.problem.check_start import check_start
 from trebuchet.problem.held_still import held_still
+from trebuchet.problem.how import HOW, How, as_problem
 from trebuchet.problem.losses import ModelLoss
 from trebuchet.problem.optimizer_copies import set_mode
 from trebuchet.problem.optimizers import Factory, epsilon_lost, make_factory
-from trebuchet.problem.problem import ModelFactory, Problem, as_problem
+from trebuchet.problem.problem import ModelFactory, Problem
 from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.selection import unwrap
 
@@ -63,8 +64,7 @@ class ForwardRate(ByContent):
 
 
 @door(
-    model=anything, loss=anything, data=anything, optimizer=anything, delta=positive,
-    micro_batch=maybe(whole, "a positive number of samples"), weights=anything, size_of=anything,
+    model=anything, loss=anything, data=anything, optimizer=anything, delta=positive, **HOW,
 )  # fmt: skip
 def forward_critical_rate(
     model: nn.Module | ModelFactory | Problem,
@@ -73,12 +73,11 @@ def forward_critical_rate(
     optimizer: str
     | torch.optim.Optimizer
     | Sequence[torch.optim.Optimizer]
-    | Callable[..., Any] = "sgd",
+    | Callable[..., Any]
+    | None = None,
     *,
     delta: float = 0.01,
-    micro_batch: int | None = None,
-    weights: Sequence[float] | None = None,
-    size_of: SizeOf | None = None,
+    **keywords: Unpack[How],
 ) -> ForwardRate:
     """Bracket the rate at which one step no longer lowers the loss.
 
@@ -87,11 +86,9 @@ def forward_critical_rate(
             a `Problem`, whose optimizer it is then.
         loss: As for ``top_eigen``, closures included.
         data: As for ``top_eigen``; all of it is used.
-        optimizer: A name, a factory or optimizers, as for ``scan``.
+        optimizer: A name, a factory or optimizers, as for ``scan``; ``"sgd"`` unless given.
         delta: The upper end's loss is at most (1 + δ) L₀.
-        micro_batch: At most so many samples in one forward pass.
-        weights: What each batch counts, as for ``top_eigen``.
-        size_of: The same as a function of a batch.
+        **keywords: The fields of `Problem`: ``micro_batch``, ``clip_grad_norm``, ``weights`` …
 
     Returns:
         The bracket.
@@ -110,10 +107,7 @@ def forward_critical_rate(
     References:
         Kalra & Barkeshli, arXiv 2406.09405, section 4.
     """
-    problem = as_problem(
-        model, loss, data, optimizer=optimizer, micro_batch=micro_batch, weights=weights,
-        size_of=size_of,
-    )  # fmt: skip
+    problem = as_problem(model, loss, data, keywords, optimizer=optimizer)
     net = unwrap(problem.initial(0))
     still = held_still(
         net, mode="as_is", loader=problem.data, parameters_too=True, also=problem.loss

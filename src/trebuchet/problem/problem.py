@@ -2,11 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trebuchet._checks import (
@@ -163,10 +164,16 @@ def _floating(x: Any) -> bool:
     return x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"
 
 
+def _writable(value: object) -> NDArray[Any]:
+    """An array that torch can share without a warning."""
+    array = np.asarray(value)
+    return array if array.flags.writeable else array.copy()
+
+
 def _tensor(name: str, value: object) -> Tensor:
     """Rows of real numbers as a dense tensor: whole ones may be classes."""
     try:
-        tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(_writable(value))
     except Exception as error:  # an array protocol may raise anything
         msg = f"{name}: expected an array of numbers, got {shown(value)} ({one_line(error)})"
         raise InputError(msg) from error
@@ -415,67 +422,16 @@ def is_table(data: object) -> bool:
     )
 
 
-def as_problem(
-    model: object, loss: object, data: object, *, called: str = "model", **how: Any
-) -> Problem:
-    """The problem that a door was given, whole or as model, loss and data.
-
-    Args:
-        model: A `Problem`, or what it takes.
-        loss: The loss; None beside a problem.
-        data: The data; None beside a problem.
-        called: What the door calls its first argument.
-        **how: Other fields of the problem, as arguments of the door.
-
-    Returns:
-        The problem.
-
-    Raises:
-        InputError: If a part of it is given beside a whole one, or is not what was expected.
-
-    Example:
-        >>> net = nn.Linear(1, 1)
-        >>> problem = as_problem(net, "mse", ([[1.0]], [[2.0]]))
-        >>> as_problem(problem, None, None) is problem
-        True
-    """
-    if not isinstance(model, Problem):
-        return Problem(a_model(called, model), cast(Any, loss), data, **how)
-    defaults = {f.name: f.default for f in fields(Problem)} | {"loss": None, "data": None}
-    for name, value in {"loss": loss, "data": data, **how}.items():
-        if not _is(value, defaults[name]):
-            msg = (
-                f"{name}: expected nothing beside a Problem, which says how it is trained, got "
-                f"{shown(value)}; make the Problem with it, or dataclasses.replace(problem, "
-                f"{name}=...)"
-            )
-            raise InputError(msg)
-    return model
-
-
 def a_model(name: str, value: object) -> Any:
     """A module, or a function of a seed that makes one, where a `Problem` would do too."""
     return _model(name, value, OR_A_PROBLEM)
-
-
-def _is(value: object, default: object) -> bool:
-    """Whether a setting is the default: arrays, frames and the like are equal to nothing."""
-    plain = type(value) is type(default) and isinstance(value, (str, int))
-    return value is default or (plain and value == default)
-
-
-def trained_with(problem: Problem, **how: Any) -> Problem:
-    """The same problem, trained otherwise."""
-    return replace(problem, **how)
 
 
 __all__ = [
     "ModelFactory",
     "Problem",
     "a_model",
-    "as_problem",
     "check_schedule",
     "finite_table",
     "initial",
-    "trained_with",
 ]

@@ -17,6 +17,8 @@ from trebuchet._checks import (
     whole,
 )
 from trebuchet.errors import InputError
+from trebuchet.observables.base import Observable
+from trebuchet.observables.registry import observables
 from trebuchet.problem.problem import Problem, check_schedule
 
 Curvature = Literal["initial", "final", "none"]
@@ -37,6 +39,7 @@ class Arguments:
     stacked: bool | None
     delta: float | None
     blowup: float
+    observables: Sequence[str | Observable] = ()
 
     def __post_init__(self) -> None:
         for name, value in self._checked().items():
@@ -67,6 +70,7 @@ class Arguments:
             "stacked": optional(flag, "stacked", self.stacked, "True, False or None"),
             "delta": optional(from_zero, "delta", self.delta),
             "blowup": factor("blowup", self.blowup),
+            "observables": observables("observables", self.observables),
         }  # fmt: skip
 
     @property

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from trebuchet.curvature import layer_rule
 from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.factor import loss_factor
-from trebuchet.curvature.measurement import Method, OperatorName
+from trebuchet.curvature.measurement import OperatorName
 from trebuchet.curvature.result import TopEigen
+from trebuchet.curvature.settings import Method
 from trebuchet.curvature.top import top_eigen
 from trebuchet.engine.advance import Engine, Run
 from trebuchet.errors import InputError

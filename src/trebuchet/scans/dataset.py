@@ -69,6 +69,7 @@ def dataset(setup: Setup) -> xr.Dataset:
             "kernel": "ModuleKernel",
         },
         settings=settings,
+        wanted=setup.engine.plan.watched,
         rows=[run.row for run in runs],
         extra=("top_eigenvalue_first", "top_eigenvalue_final"),
     )

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -15,12 +15,14 @@ from trebuchet._doors import door
 from trebuchet._environment import environment
 from trebuchet._progress import Progress, progress_bar
 from trebuchet._types import Status
+from trebuchet.observables.base import Observable
 from trebuchet.phases.interval import Interval
 from trebuchet.phases.label import label
 from trebuchet.problem.held_still import held_still
+from trebuchet.problem.how import HOW, How, as_problem
 from trebuchet.problem.losses import ModelLoss
-from trebuchet.problem.problem import ModelFactory, Problem, as_problem
-from trebuchet.problem.schedules import Schedule, describe_schedule
+from trebuchet.problem.problem import ModelFactory, Problem
+from trebuchet.problem.schedules import describe_schedule
 from trebuchet.problem.selection import unwrap
 from trebuchet.scans.arguments import Arguments, Curvature
 from trebuchet.scans.bisect import (
@@ -43,12 +45,18 @@ QUICK_RTOL = 0.1
 """Width to which edges are bisected with what the search leaves of the budget."""
 
 
+class Keywords(How, total=False):
+    """Further keywords of `scan`."""
+
+    stacked: bool | None
+    delta: float | None
+    blowup: float
+
+
 @door(
     model=anything, loss=anything, data=anything, optimizer=anything, horizon=anything,
-    batch_size=anything, seeds=a_list, budget=anything, rates=anything, edge_rtol=anything,
-    curvature=anything, accumulate=anything, micro_batch=anything, autocast=anything,
-    schedule=anything, clip_grad_norm=anything, clip_grad_value=anything, stacked=anything,
-    delta=anything, blowup=anything, weights=anything, size_of=anything, progress=a_bar,
+    seeds=a_list, budget=anything, rates=anything, edge_rtol=anything, curvature=anything,
+    observables=anything, progress=a_bar, stacked=anything, delta=anything, blowup=anything, **HOW,
 )  # fmt: skip  # what is anything here, `Arguments` and `prepare` look at
 def scan(
     model: nn.Module | ModelFactory | Problem,
@@ -57,27 +65,18 @@ def scan(
     optimizer: str
     | torch.optim.Optimizer
     | Sequence[torch.optim.Optimizer]
-    | Callable[..., Any] = "sgd",
+    | Callable[..., Any]
+    | None = None,
     *,
     horizon: int = 200,
-    batch_size: int | None = None,
     seeds: int | Sequence[int] = 2,
     budget: int | None = None,
     rates: Sequence[float] | None = None,
     edge_rtol: float | None = None,
     curvature: Curvature = "initial",
-    accumulate: int = 1,
-    micro_batch: int | None = None,
-    autocast: torch.dtype | None = None,
-    schedule: Schedule | None = None,
-    clip_grad_norm: float | None = None,
-    clip_grad_value: float | None = None,
-    stacked: bool | None = None,
-    delta: float | None = None,
-    blowup: float = 1e8,
-    weights: Sequence[float] | None = None,
-    size_of: Callable[[Any], float] | None = None,
+    observables: Sequence[str | Observable] = (),
     progress: bool | Progress = False,
+    **keywords: Unpack[Keywords],
 ) -> Scan:
     """Find the learning rate to use, and the phases of the rates around it.
 
@@ -91,20 +90,19 @@ def scan(
     Args:
         model: Any module. It is trained in the modes it is in, or in train mode if it is in eval
             mode as a whole. Or a function of a seed, for the module of the first of `seeds`. Or a
-            `Problem`, which says by itself what is trained, on what and how: then the arguments
-            that it takes are left out here.
+            `Problem`, which says by itself what is trained, on what and how.
         loss: A name, ``loss(outputs, targets)``, a closure ``loss_fn(model, batch)``, or None for
             the model's own: a scalar that it returns, or the ``loss`` in what it returns.
         data: ``(inputs, targets)``, a dict batch, a list of batches or a ``DataLoader``.
         optimizer: A name in any case (``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"adam"``,
-            ``"AdamW"``, ``"rmsprop"`` …), a factory ``(params, rate) -> optimizer`` such as
-            ``torch.optim.RMSprop``, or an optimizer already made: runs start from its state, with
-            its hooks, and the rate is its first group's, the others keeping their ratio. A list of
-            optimizers, or a factory that returns one, steps together, such as Muon for the
-            matrices beside AdamW for the rest; the rate is the first one's.
+            ``"AdamW"``, ``"rmsprop"`` …; ``"sgd"`` unless given), a factory
+            ``(params, rate) -> optimizer`` such as ``torch.optim.RMSprop``, or an optimizer already
+            made: runs start from its state, with its hooks, and the rate is its first group's, the
+            others keeping their ratio. A list of optimizers, or a factory that returns one, steps
+            together, such as Muon for the matrices beside AdamW for the rest; the rate is the first
+            one's.
         horizon: Steps after which the loss is to be lowest: those you will train for, or the first
             few hundred of them.
-        batch_size: Samples a batch; by default the loader's own, or all of them.
         seeds: Orders of the batches, how many or which; the full batch has only one.
         budget: Gradient evaluations in all, curvature included at two a product; by default four
             horizons, and what `edge_rtol` needs.
@@ -116,24 +114,17 @@ def scan(
             ended when it has settled below its start.
         curvature: ``"initial"``: λ₀ and the critical rate. ``"final"``: also λ at the end of every
             whole run, outside the budget. ``"none"``: neither; the forward-only rate remains.
-        accumulate: Batches whose mean gradient makes one step.
-        micro_batch: At most so many samples in one forward pass.
-        autocast: dtype to run the model in; by default as ``torch.autocast`` is set by the caller.
-        schedule: Multiplier of the rate at step t, a function of t; or a function of an optimizer
-            that makes one of torch's schedulers, such as
-            ``partial(torch.optim.lr_scheduler.StepLR, step_size=50)``, which steps after every
-            update.
-        clip_grad_norm: Gradients longer than this, over all trainable parameters, are scaled down
-            to it before every step.
-        clip_grad_value: Entries of gradients are cut off at ± this before every step.
-        stacked: Train several runs in one forward and backward pass, where ``torch.vmap`` takes the
-            module. By default on a GPU only: on a CPU core it gains nothing for most models.
-        delta: A loss above (1 + δ) L₀ has risen. By default 1e-3 for full batches; else 1e-2, or
-            twice the noise of a look measured at the start (``settings["noise"]``) if that is more.
-        blowup: A loss above so many times its start has diverged.
-        weights: What each batch of a list counts in the mean loss, where it cannot be told.
-        size_of: The same as a function of a batch, such as ``lambda graphs: graphs.num_graphs``.
+        observables: What is recorded in `Scan.runs` beside the loss, at every look but that at
+            which a run is left, as in ``sweep``; outside the budget.
         progress: True for a bar on the terminal, or a function of (done, in all).
+        **keywords: The fields of `Problem`: ``batch_size``, ``schedule``, ``clip_grad_norm``,
+            ``accumulate``, ``micro_batch``, ``autocast`` … (beside a `Problem`, in place of its
+            own). And ``delta``: a loss above (1 + δ) L₀ has risen; by default 1e-3 for full
+            batches, else 1e-2, or twice the noise of a look measured at the start
+            (``settings["noise"]``) if that is more. ``blowup``: a loss above so many times its
+            start has diverged; 1e8. ``stacked``: train several runs in one forward and backward
+            pass, where ``torch.vmap`` takes the module; by default on a GPU only, since on a CPU
+            core it gains nothing for most models.
 
     Returns:
         The scan: `Scan.suggestion` is the rate to use, `Scan.table` has one row a rate,
@@ -151,15 +142,11 @@ def scan(
         (True, True)
     """
     started = time.monotonic()
-    problem = as_problem(
-        model, loss, data, optimizer=optimizer, batch_size=batch_size, accumulate=accumulate,
-        micro_batch=micro_batch, autocast=autocast, schedule=schedule,
-        clip_grad_norm=clip_grad_norm, clip_grad_value=clip_grad_value, weights=weights,
-        size_of=size_of,
-    )  # fmt: skip
+    problem = as_problem(model, loss, data, keywords, optimizer=optimizer)
     asked = Arguments(
-        problem, horizon, checked_seeds(seeds), budget, rates, edge_rtol, curvature, stacked,
-        delta, blowup,
+        problem, horizon, checked_seeds(seeds), budget, rates, edge_rtol, curvature,
+        keywords.get("stacked"), keywords.get("delta"), keywords.get("blowup", 1e8),
+        observables,
     )  # fmt: skip
     net = unwrap(problem.initial(asked.seeds[0]))
     with held_still(

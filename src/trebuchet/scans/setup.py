@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from torch import nn
@@ -15,6 +16,7 @@ from trebuchet.engine.looks import LEAST_RISE, least_rise, schedule
 from trebuchet.engine.runner import Plan
 from trebuchet.engine.stopping import StopRule
 from trebuchet.errors import InputError
+from trebuchet.observables.base import Observable
 from trebuchet.observables.sparsity import Sparsity
 from trebuchet.observables.weight_norm import WeightNorm
 from trebuchet.phases.forward_rate import ForwardRate, along_first_step
@@ -186,10 +188,13 @@ def _for_first_step(stream: Stream, fixed: Sequence[Batch], asked: Arguments) ->
 def _plan(asked: Arguments, host: Host, delta: float) -> Plan:
     """What the runs have in common: they are looked at as in a sweep, and measured at their end."""
     relus = any(isinstance(m, nn.ReLU) for m in host.model.modules())
+    watched = cast("tuple[Observable, ...]", asked.observables)
+    at_end = (WeightNorm(), *((Sparsity(),) if relus else ()))
     return Plan(
         stop=StopRule(asked.horizon, None, asked.blowup),
         schedule=schedule(asked.horizon, free=host.free_looks),
-        only_at_the_end=(WeightNorm(), *((Sparsity(),) if relus else ())),
+        observables=watched,
+        only_at_the_end=tuple(o for o in at_end if o.name not in {w.name for w in watched}),
         delta=delta,
         check_law=False,
     )

@@ -1,9 +1,9 @@
 """Many runs of one problem, over learning rates × seeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -14,27 +14,18 @@ from torch import nn
 from trebuchet._checks import (
     anything,
     checked_seeds,
-    choice,
-    factor,
-    flag,
     from_zero,
     instance,
-    path as a_path,
-    positive,
     progress as a_bar,
     rate_array,
     seeds as a_list,
     steps as step_count,
-    whole,
-    workers as at_once,
 )
-from trebuchet._doors import door, maybe, rule
+from trebuchet._doors import door, grouped, maybe
 from trebuchet._progress import Progress, progress_bar
-from trebuchet._torch_checks import device as a_device
 from trebuchet.engine.assemble import assemble
 from trebuchet.engine.checkpoint import Checkpoint, Identity, hold
 from trebuchet.engine.history import together
-from trebuchet.engine.kernels.choose import Engine
 from trebuchet.engine.looks import looks
 from trebuchet.engine.optimizers import GradientDescent
 from trebuchet.engine.recording import Recording
@@ -50,17 +41,13 @@ from trebuchet.observables.registry import (
     observables as named_observables,
 )
 from trebuchet.observables.weight_norm import WeightNorm
+from trebuchet.problem.how import HOW, How, as_problem
 from trebuchet.problem.losses import LossFn, ModelLoss
-from trebuchet.problem.problem import (
-    ModelFactory,
-    Problem,
-    as_problem,
-    check_schedule,
-    trained_with,
-)
+from trebuchet.problem.problem import ModelFactory, Problem, check_schedule
 from trebuchet.sweeps import chunking
 from trebuchet.sweeps.binding import Binding
 from trebuchet.sweeps.choose import binding
+from trebuchet.sweeps.execution import Execution, ExecutionKeywords
 from trebuchet.sweeps.outputs import OutputBinding
 from trebuchet.sweeps.pool import Job
 
@@ -68,44 +55,50 @@ MOST_NUMBERS = 2**32
 """Recorded steps of all runs together: 32 GiB an observable."""
 
 
+class Keywords(How, ExecutionKeywords, total=False):
+    """Further keywords of `sweep`."""
+
+    tolerance: float | None
+    blowup: float
+    delta: float | None
+
+
+_KEYWORDS = {
+    **HOW, **dict.fromkeys(ExecutionKeywords.__annotations__, anything),
+    "tolerance": anything, "blowup": anything, "delta": maybe(from_zero),
+}  # fmt: skip
+
+
 @door(
-    problem=anything, loss=anything, data=anything,
-    lr_ratio=maybe(rate_array), lr=maybe(rate_array), seeds=a_list, steps=step_count,
-    optimizer=anything, tolerance=maybe(positive), blowup=factor, delta=maybe(from_zero),
+    problem=anything, loss=anything, data=anything, optimizer=anything,
+    lr_ratio=maybe(rate_array), lr=maybe(rate_array), seeds=a_list, steps=maybe(step_count),
+    observables=maybe(named_observables),
     record=maybe(instance, Recording, "a trebuchet.Recording", "Recording(every=10) is one"),
-    observables=maybe(named_observables), engine=rule(choice, get_args(Engine)), span=flag,
-    chunk=maybe(whole, "a positive number"), workers=at_once,
-    memory=rule(whole, "a positive number of bytes"), device=maybe(a_device),
-    checkpoint=maybe(a_path), checkpoint_seconds=from_zero, progress=a_bar,
+    stop=maybe(instance, StopRule, "a trebuchet.StopRule", "StopRule(max_steps=100) is one"),
+    execution=maybe(instance, Execution, "a trebuchet.Execution", "Execution(workers=1) is one"),
+    progress=a_bar, **_KEYWORDS,
 )  # fmt: skip
 def sweep(
     problem: Problem | nn.Module | ModelFactory,
     loss: str | LossFn | ModelLoss | None = None,
     data: object = None,
+    optimizer: GradientDescent
+    | str
+    | torch.optim.Optimizer
+    | Sequence[torch.optim.Optimizer]
+    | Callable[..., Any]
+    | None = None,
     *,
     lr_ratio: ArrayLike | None = None,
     lr: ArrayLike | None = None,
     seeds: int | Sequence[int] = 1,
-    steps: int = 1000,
-    optimizer: GradientDescent
-    | str
-    | torch.optim.Optimizer
-    | Callable[..., torch.optim.Optimizer]
-    | None = None,
-    tolerance: float | None = None,
-    blowup: float = 1e8,
-    delta: float | None = None,
-    record: Recording | None = None,
+    steps: int | None = None,
     observables: Sequence[str | Observable] | None = None,
-    engine: Engine = "auto",
-    span: bool = True,
-    chunk: int | None = None,
-    workers: int | None = None,
-    memory: int = chunking.MEMORY_BYTES,
-    device: str | torch.device | None = None,
-    checkpoint: str | Path | None = None,
-    checkpoint_seconds: float = 5.0,
+    record: Recording | None = None,
+    stop: StopRule | None = None,
+    execution: Execution | None = None,
     progress: bool | Progress = False,
+    **keywords: Unpack[Keywords],
 ) -> xr.Dataset:
     """Train a problem at many learning rates, from many seeds, every run to its end.
 
@@ -117,40 +110,29 @@ def sweep(
         problem: What is trained, and how: a `Problem`; or a model, beside `loss` and `data`.
         loss: As for `Problem`, beside a model.
         data: As for `Problem`, beside a model.
+        optimizer: As for `Problem`; beside one, in place of its own.
         lr_ratio: Rates as ηλ₀, with λ₀ each seed's own top eigenvalue at the initialisation, of the
             operator that the result names: the NTK divided by the number of samples, which for the
             half mean squared error is Gauss–Newton, or the curvature of another loss.
         lr: Rates as η, instead of `lr_ratio`.
         seeds: How many seeds (0, 1, …), or which: initialisations where the problem has a function
             of the seed, and orders of the batches.
-        steps: Most updates a run may make.
-        optimizer: In place of the problem's.
-        tolerance: A run has converged when its loss changes by less than this in a step.
-        blowup: A run has blown up when its loss passes this many times its start.
-        delta: A loss is above its start when it exceeds (1 + δ) times it; as for ``scan`` unless
-            given: 1e-3 where losses are those of all data without noise.
-        record: Which steps are recorded; unless given every one, or those at which a scan looks at
-            runs where a look costs extra.
+        steps: Most updates a run may make; 1000 unless given.
         observables: What is recorded beside the loss and the weight norm: names in
             :data:`trebuchet.observables.OBSERVABLES`, or `Observable` s of your own; unless given
             ``"top_eigenvalue"`` and ``"sparsity"`` where they cost little. A test loss at the end
             is always measured where the problem has test data.
-        engine: ``"auto"``: the theory's models by their own kernels, others on the module itself;
-            ``"batched"``: runs of any module that ``torch.vmap`` takes, stacked; ``"sequential"``:
-            outputs one run at a time; ``"module"``: never a kernel of its own. All give the same
-            runs to rounding; the two in the middle are for full-batch gradient descent.
-        span: Use data-span compression where the model allows it.
-        chunk: Runs stacked together; measured unless given. Give it where digits must repeat
-            exactly, since another stack rounds differently.
-        workers: Chunks in flight together; a core each unless given, one on a GPU.
-        memory: Bound, in bytes, on all chunks in flight.
-        device: Where to run; where the model's weights are unless given.
-        checkpoint: A folder to save to and to resume from: the same sweep called again goes on
-            where it was, and equals the uninterrupted one bit for bit (on another kind of machine
-            or another torch: to rounding). One process at a time may use it.
-        checkpoint_seconds: How often an unfinished chunk is saved.
+        record: Which steps are recorded; unless given every one, or those at which a scan looks at
+            runs where a look costs extra.
+        stop: When runs end: a `StopRule`, in place of `steps`, ``tolerance`` and ``blowup``.
+        execution: How runs are computed, and where they are saved: an `Execution`.
         progress: Show a progress bar once the work has taken two seconds; or a function of
             (steps done, steps in all).
+        **keywords: The fields of `StopRule` (``tolerance``, ``blowup``), of `Execution`
+            (``checkpoint``, ``workers``, ``chunk``, ``engine``, ``device`` …) and of `Problem`
+            (``batch_size``, ``schedule``, ``test`` …; beside a `Problem`, in place of its own); and
+            ``delta``: a loss is above its start when it exceeds (1 + δ) times it, as for ``scan``
+            unless given, 1e-3 where losses are those of all data without noise.
 
     Returns:
         A dataset with dims ``lr, seed, step`` (:mod:`trebuchet.results.schema`). Interrupted by
@@ -172,14 +154,15 @@ def sweep(
         >>> runs.status.sel(lr=5.0).values.tolist()
         ['blew_up', 'blew_up']
     """
-    problem = as_problem(problem, loss, data, called="problem")
-    if optimizer is not None:
-        problem = trained_with(problem, optimizer=optimizer)
-    check_schedule(problem, steps)
+    problem = as_problem(problem, loss, data, keywords, optimizer=optimizer, called="problem")
+    ends = grouped(StopRule, "stop", stop, _renamed(keywords, steps))
+    how = grouped(Execution, "execution", execution, keywords)
+    check_schedule(problem, ends.max_steps)
     swept, rates = _rates(lr_ratio, lr)
     seed_list = list(checked_seeds(seeds))
     with binding(
-        problem, seed_list, steps=steps, device=device, engine=engine, span=span,
+        problem, seed_list, steps=ends.max_steps, device=how.device, engine=how.engine,
+        span=how.span,
         ratios=swept == "lr_ratio", watched=_asks_for_top(observables),
     ) as bound:  # fmt: skip
         chosen = (
@@ -187,9 +170,7 @@ def sweep(
             if observables is None
             else named_observables("observables", observables)
         )
-        plan = _plan(
-            bound, StopRule(steps, tolerance, blowup), record, chosen, delta, checkpoint_seconds
-        )
+        plan = _plan(bound, ends, record, chosen, keywords.get("delta"), how.checkpoint_seconds)
         kept = rates.size * len(seed_list) * plan.schedule.size
         if kept > MOST_NUMBERS:
             msg = (
@@ -199,21 +180,23 @@ def sweep(
             raise InputError(msg)
         _try(bound, chosen, 1.0 if swept == "lr_ratio" else float(rates[0]))
         inline = bound.most_in_a_stack == 1
-        workers = 1 if inline else workers or _cores(bound)
+        workers = 1 if inline else how.workers or _cores(bound)
         settings: dict[str, Any] = {
             "problem": problem.name, "loss": problem.loss_name, "swept": swept,
-            "rates": rates.tolist(), "seeds": seed_list, "steps": steps, "tolerance": tolerance,
-            "blowup": blowup, "delta": plan.delta, "optimizer": bound.optimizer,
+            "rates": rates.tolist(), "seeds": seed_list, "steps": ends.max_steps,
+            "tolerance": ends.tolerance, "blowup": ends.blowup, "delta": plan.delta,
+            "optimizer": bound.optimizer,
             "schedule": plan.schedule.tolist(), "observables": described(chosen),
-            "engine": engine, "span": span, "initial": bound.fingerprint,
+            "engine": how.engine, "span": how.span, "initial": bound.fingerprint,
             "dtype": str(bound.dtype).removeprefix("torch."), "trained": bound.trained(),
         }  # fmt: skip
         rounding = float(torch.finfo(bound.dtype).eps) ** 0.5
         identity = Identity(settings, bound.device.type, bound.start, rounding)
-        held = nullcontext() if checkpoint is None else hold(Path(checkpoint), identity)
+        place = how.checkpoint
+        held = nullcontext() if place is None else hold(Path(place), identity)
         alone = nullcontext() if inline else one_thread(bound.device)
         with alone, held as folder:
-            chunk, top = _begun(chunk, bound, rates.size, memory, workers, folder)
+            chunk, top = _begun(how.chunk, bound, rates.size, how.memory, workers, folder)
             scale = top[None, :] if swept == "lr_ratio" else np.ones((1, len(seed_list)))
             learning_rate = rates[:, None] / scale
             chunks = _split(rates.size, len(seed_list), chunk, bound.mixes_seeds)
@@ -244,6 +227,11 @@ def sweep(
             },
             settings=settings,
         )
+
+
+def _renamed(keywords: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
+    """Keywords, with the number of steps by the name it has in a `StopRule`."""
+    return {**keywords, **({} if steps is None else {"max_steps": steps})}
 
 
 def _try(bound: Binding, chosen: Sequence[Observable], rate: float) -> None:
