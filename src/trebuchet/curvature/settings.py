@@ -33,9 +33,10 @@ class Lanczos:
         >>> import torch, trebuchet as tb
         >>> net = torch.nn.Linear(1, 1, bias=False).double()
         >>> x = torch.tensor([[1.0], [3.0]], dtype=torch.float64)
-        >>> top = tb.top_eigen(net, "half_mse", (x, x), lanczos=tb.Lanczos(method="dense"))
+        >>> search = tb.Lanczos(method="lanczos", failure=1e-9)
+        >>> top = tb.top_eigen(net, "half_mse", (x, x), lanczos=search)
         >>> top.method, round(top.value, 6)
-        ('dense', 5.0)
+        ('lanczos', 5.0)
     """
 
     method: Method = "auto"
