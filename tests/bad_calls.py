@@ -167,7 +167,8 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
                         "seed": 1},
     "Recording.steps": lambda: {"self": tb.Recording(), "last": 10},
     "early.early_constants": lambda: {**_training(), "steps": 1, "train_steps": 2, "rtol": 0.5,
-                                      "delta": 0.01, "weights": None, "size_of": None},
+                                      "delta": 0.01, "weights": None, "size_of": None,
+                                      "seeds": 1, "progress": False},
     "edges.edges": lambda: {"problem": net(), "loss": "half_mse", "data": data(), "seed": 0},
     "forward_rate.forward_critical_rate": lambda: {
         **_training(), "optimizer": "sgd", "delta": 0.1, "micro_batch": 4, "weights": None,
@@ -284,6 +285,9 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
         "model": net(), "mode": "train", "loader": data(), "optimizer": None,
         "parameters_too": True, "also": nn.BatchNorm1d(2)},
     "progress.progress_line": lambda: {"console": None},
+    "early.early_diagram": lambda: {
+        "widths": [4], "depths": [2], "seeds": 1, "zero_last": False, "steps": 2, "train_steps": 4,
+        "rtol": 0.5, "batch_size": None, "data": "digits", "data_root": ".", "n_train": 8},
     "edge.divergence_edge": lambda: {
         "activations": ["relu"], "hidden": [1], "widths": [4], "seeds": 1, "steps": 5,
         "start": 1.5, "stop": 8.0, "growth": 2.0, "precision": 0.5, "data": "digits",

@@ -1,5 +1,6 @@
 """The published early-training constants: exact where they are known, directions where not."""
 
+import copy
 import itertools
 import math
 from typing import Any
@@ -95,3 +96,76 @@ def test_nothing_changes_and_bad_input_is_named() -> None:
     flat = nn.Linear(8, 1, dtype=torch.float64)
     with pytest.raises(InputError, match="sharpness"):
         early_constants(flat, lambda z, y: (z - y).mean(), _data())
+
+
+def _plain_losses(net: nn.Module, lr: float, steps: int) -> tuple[list[float], nn.Module]:
+    """Gradient descent by hand; the losses, and the net where it ended."""
+    x, y = _data()
+    moved = copy.deepcopy(net)
+    losses = []
+    for _ in range(steps + 1):
+        value = nn.functional.mse_loss(moved(x), y)
+        losses.append(float(value.detach()))
+        grads = torch.autograd.grad(value, list(moved.parameters()))
+        if len(losses) <= steps:
+            with torch.no_grad():
+                for p, g in zip(moved.parameters(), grads, strict=True):
+                    p.sub_(lr * g)
+    return losses, moved
+
+
+def test_both_sides_of_the_barrier_by_hand() -> None:
+    x, y = _data()
+    net = _relu_net(16, 2, 1)
+    found = early_constants(net, "mse", (x, y), rtol=0.02, train_steps=40)
+    assert found.c_loss < found.c_barrier < found.c_max
+
+    def highest(c: float) -> float:
+        losses, end = _plain_losses(net, c / found.sharpness, 40)
+        between = copy.deepcopy(net)
+        worst = 0.0
+        for share in torch.linspace(0, 1, 22)[1:-1].tolist():
+            with torch.no_grad():
+                for p, a, b in zip(
+                    between.parameters(), net.parameters(), end.parameters(), strict=True
+                ):
+                    p.copy_(a + share * (b - a))
+                worst = max(worst, float(nn.functional.mse_loss(between(x), y)))
+        return worst / losses[0]
+
+    assert highest(0.97 * found.c_barrier) < 1.01 < highest(1.03 * found.c_barrier)
+
+
+def test_several_seeds_are_medians_of_each() -> None:
+    def make(seed: int) -> nn.Module:
+        return _relu_net(12, 1, seed)
+
+    found = early_constants(make, "mse", _data(), rtol=0.1, train_steps=20, seeds=3)
+    assert len(found.by_seed) == 3
+    assert found.c_loss == pytest.approx(np.median([one.c_loss for one in found.by_seed]))
+    alone = early_constants(make(2), "mse", _data(), rtol=0.1, train_steps=20)
+    assert alone == found.by_seed[2]
+    with pytest.raises(InputError, match="seeds: expected one, since a module on all data"):
+        early_constants(make(0), "mse", _data(), seeds=2)
+
+
+def test_mini_batches_train_on_their_own_batches() -> None:
+    """A batch as large as the data is the full batch; small ones rise elsewhere, seed by seed."""
+    net = _relu_net(12, 1, 0)
+    how: dict[str, Any] = {"rtol": 0.05, "train_steps": 20}
+    whole = early_constants(net, "mse", _data(), **how)
+    same = early_constants(net, "mse", _data(), batch_size=32, **how)
+    assert same.c_loss == pytest.approx(whole.c_loss, rel=0.05)
+    small = early_constants(net, "mse", _data(), batch_size=4, seeds=2, **how)
+    assert small.sharpness == pytest.approx(whole.sharpness, rel=1e-2)  # on all of them, still
+    assert small.by_seed[0] != small.by_seed[1]
+    assert small.c_max < whole.c_max  # noise
+
+
+@pytest.mark.parametrize("width", [16, 64])
+def test_a_last_layer_of_zeros_rises_at_two(width: int) -> None:
+    net = _relu_net(width, 3, 0)
+    last = [m for m in net.modules() if isinstance(m, nn.Linear)][-1]
+    nn.init.zeros_(last.weight)
+    found = early_constants(net, "mse", _data(), steps=10, delta=1e-3, rtol=0.02, train_steps=30)
+    assert 1.95 < found.c_loss < 2.3

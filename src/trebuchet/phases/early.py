@@ -1,28 +1,41 @@
-"""The constants of early training: c_loss, c_sharp and c_max, in units of the critical rate.
+"""The constants of early training: c_loss, c_sharp, c_barrier, c_max, in units of 1/sharpness.
 
 Kalra & Barkeshli (arXiv 2302.12250) write η = c/λ₀ᴴ with λ₀ᴴ the sharpness at the initialisation,
-and find, over random initialisations of a net trained by gradient descent on the MSE:
+and find, over random initialisations of a net trained by (stochastic) gradient descent:
 
 - c_loss: the smallest c at which the loss exceeds L₀ in the first steps; 2 for a quadratic loss;
 - c_sharp: the smallest c at which the sharpness exceeds λ₀ᴴ within them;
+- c_barrier: the smallest c at which the straight line from θ₀ to where training ended rises
+  above L₀;
 - c_max: the largest c that trains.
 
 Between c_loss and c_sharp the loss catapults while the sharpness only falls; this *sharpness
-reduction* opens up as depth and 1/width grow, and closes at 2 for wide nets.
+reduction* opens up as depth and 1/width grow, and closes at 2 for wide nets. At finite width and
+depth the loss need not rise right past 2/λ₀: c_loss is measured, not assumed.
 """
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 import numpy as np
+import torch
 from torch import nn
 
-from trebuchet._checks import anything, from_zero, real, steps as step_count
+from trebuchet._checks import (
+    anything,
+    checked_seeds,
+    from_zero,
+    progress as a_bar,
+    real,
+    seeds as a_list,
+    steps as step_count,
+)
 from trebuchet._content import ByContent
 from trebuchet._doors import door, rule
+from trebuchet._progress import Progress, progress_bar
 from trebuchet.curvature.top import top_eigen
 from trebuchet.engine.advance import Engine, Run
 from trebuchet.engine.kernels.host import Host
@@ -43,29 +56,40 @@ BLOWUP = 1e8
 """A loss above so many times its start has diverged."""
 
 
+LINE = 20
+"""Points inside the straight line from the initialisation to the end of training."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class EarlyConstants(ByContent):
-    """Edges of one initialisation, as c = ηλ₀ᴴ.
+    """Edges, as c = ηλ₀ᴴ; of several seeds the medians.
 
     Attributes:
         c_loss: Smallest c whose loss exceeds (1 + δ) L₀ in the first steps.
         c_sharp: Smallest c whose sharpness exceeds (1 + δ) λ₀ᴴ in them; NaN if none below c_max.
+        c_barrier: Smallest c for which the loss exceeds (1 + δ) L₀ somewhere on the straight line
+            from θ₀ to where `train_steps` led; NaN if none below c_max.
         c_max: Largest c whose loss is below L₀ after `train_steps`.
         sharpness: λ₀ᴴ.
+        by_seed: The constants of each seed, where there are several.
     """
 
     c_loss: float
     c_sharp: float
+    c_barrier: float
     c_max: float
     sharpness: float
+    by_seed: tuple["EarlyConstants", ...] = ()
 
 
 _RTOL = rule(real, "a number from 1e-4 to 1", lambda x: 1e-4 <= x <= 1)
+NAMES = ("c_loss", "c_sharp", "c_barrier", "c_max", "sharpness")
+"""The constants, in the order in which they lie for deep nets, and λ₀ᴴ."""
 
 
 @door(
     model=anything, loss=anything, data=anything, steps=step_count, train_steps=step_count,
-    rtol=_RTOL, delta=from_zero, **HOW,
+    rtol=_RTOL, delta=from_zero, seeds=a_list, progress=a_bar, **HOW,
 )  # fmt: skip
 def early_constants(
     model: nn.Module | ModelFactory | Problem,
@@ -76,20 +100,28 @@ def early_constants(
     train_steps: int = 100,
     rtol: float = 0.02,
     delta: float = 1e-2,
+    seeds: int | Sequence[int] = 1,
+    progress: bool | Progress = False,
     **keywords: Unpack[How],
 ) -> EarlyConstants:
-    """Measure the constants of one initialisation, with full-batch gradient descent.
+    """Measure the constants of early training, with plain gradient descent or SGD.
+
+    Each edge is found by going out and bisecting, every trial a fresh training of the same seed.
 
     Args:
-        model: Any module, of which nothing changes, or a function of a seed, for that of seed 0; or
-            a `Problem`, without loss and data.
+        model: Any module, of which nothing changes, or a function of a seed; or a `Problem`,
+            without loss and data, whose optimizer is replaced by plain gradient descent.
         loss: As for ``scan``.
-        data: As for ``scan``; all of it is one batch.
+        data: As for ``scan``.
         steps: What counts as early.
         train_steps: Steps after which a loss below L₀ has trained.
         rtol: Relative width to which each edge is bisected.
         delta: δ.
-        **keywords: The fields of `Problem`: ``micro_batch``, ``weights``, ``size_of`` …
+        seeds: How many initialisations and orders of the batches, or which.
+        progress: Show a progress bar, or call a function with (done, total).
+        **keywords: The fields of `Problem`. ``batch_size`` trains on mini-batches, and losses and
+            sharpness are then those of the fixed set that a scan compares runs on; without it all
+            data, a loader's too, are one batch.
 
     Returns:
         The constants.
@@ -115,58 +147,109 @@ def early_constants(
         msg = f"steps: expected from 1 to train_steps = {train_steps}, got {steps}"
         raise InputError(msg)
     problem = as_problem(model, loss, data, keywords)
-    net = unwrap(problem.initial(0))
+    chosen = checked_seeds(seeds)
+    if len(chosen) > 1 and not problem.reseeds and problem.batch_size is None:
+        msg = (
+            f"seeds: expected one, since a module on all data at once has one training, got "
+            f"{len(chosen)}; give a function of the seed that makes the module, or a batch_size"
+        )
+        raise InputError(msg)
+    bar = progress if callable(progress) else progress_bar("early constants", shown=progress)
+    found = []
+    for position, seed in enumerate(chosen):
+        tell = _Share(bar, position, len(chosen))
+        found.append(_of_seed(problem, seed, steps, train_steps, rtol, delta, tell))
+    if len(found) == 1:
+        return found[0]
+    medians = {name: _median([getattr(one, name) for one in found]) for name in NAMES}
+    return EarlyConstants(**medians, by_seed=tuple(found))
+
+
+def _of_seed(
+    problem: Problem,
+    seed: int,
+    steps: int,
+    train_steps: int,
+    rtol: float,
+    delta: float,
+    tell: Callable[[int], None],
+) -> EarlyConstants:
+    net = unwrap(problem.initial(seed))
     plain = replace(
-        problem, optimizer="sgd", batch_size=None, accumulate=1, schedule=None,
-        clip_grad_norm=None, clip_grad_value=None,
+        problem, optimizer="sgd", schedule=None, clip_grad_norm=None, clip_grad_value=None,
     )  # fmt: skip
+    joint = problem.batch_size is None
+    if joint:
+        plain = replace(plain, accumulate=1)
     off = WithoutDropout() if may_drop(net) else contextlib.nullcontext()
     still = held_still(net, mode=MODE, loader=problem.data, parameters_too=True, also=problem.loss)
-    with still, off, bound(plain, net, joint=True) as trained:
+    with still, off, bound(plain, net, steps=train_steps, joint=joint) as trained:
         warn_uncounted(trained.stream.pool)
-        run = _Descent(trained, delta)
+        run = _Descent(trained, seed, delta)
         if not run.sharpness > 0:
             msg = f"model: its sharpness is {run.sharpness:.3g}; a positive one is needed for c"
             raise InputError(msg)
+        tell(0)
         c_max = _edge(lambda c: not run.trains(c, train_steps), rtol)
+        tell(1)
         c_loss = _edge(lambda c: run.rises(c, steps), rtol)
+        tell(2)
         c_sharp = _edge(lambda c: run.sharpens(c, steps), rtol, at_most=c_max)
-    return EarlyConstants(c_loss, c_sharp, c_max, run.sharpness)
+        tell(3)
+        c_barrier = _edge(lambda c: run.crosses(c, train_steps), rtol, at_most=c_max)
+        tell(4)
+    return EarlyConstants(c_loss, c_sharp, c_barrier, c_max, run.sharpness)
+
+
+class _Share:
+    """The progress of one seed as that of all."""
+
+    def __init__(self, bar: Progress, position: int, count: int) -> None:
+        self._bar, self._position, self._count = bar, position, count
+
+    def __call__(self, edges: int) -> None:
+        self._bar(4 * self._position + edges, 4 * self._count)
+
+
+def _median(values: Sequence[float]) -> float:
+    """The median, where a missing edge lies above every other."""
+    middle = float(np.median([math.inf if math.isnan(v) else v for v in values]))
+    return math.nan if math.isinf(middle) else middle
 
 
 class _Descent:
-    """Gradient descent from one initialisation, again and again."""
+    """Gradient descent of one seed, again and again."""
 
-    def __init__(self, trained: Bound, delta: float) -> None:
-        self.host, self.delta = Host(trained), delta
+    def __init__(self, trained: Bound, seed: int, delta: float) -> None:
+        self.host, self.seed, self.delta = Host(trained), seed, delta
         self.sharpness = self._sharpness()
 
     def _sharpness(self) -> float:
         objective, batches = self.host.objective, self.host.fixed
         return top_eigen(objective.model, objective.loss, batches, "hessian", rtol=1e-3).value
 
-    def _engine(self, steps: int) -> Engine:
-        stop, schedule = StopRule(steps, None, BLOWUP), np.arange(steps + 1)
-        plan = Plan(stop, schedule, delta=self.delta, check_law=False)
+    def _engine(self, steps: int, *, looks: bool = True) -> Engine:
+        schedule = np.arange(steps + 1) if looks else np.array([0, steps])
+        plan = Plan(StopRule(steps, None, BLOWUP), schedule, delta=self.delta, check_law=False)
         return Engine(self.host, plan)
 
-    def _taken(self, c: float, steps: int) -> Run:
-        engine = self._engine(steps)
-        run = engine.start(c / self.sharpness, 0)
+    def _taken(self, c: float, steps: int, *, looks: bool = True) -> tuple[Engine, Run]:
+        engine = self._engine(steps, looks=looks)
+        run = engine.start(c / self.sharpness, self.seed)
         engine.advance([run], steps)
-        return run
+        return engine, run
 
     def trains(self, c: float, steps: int) -> bool:
-        run = self._taken(c, steps)
+        _, run = self._taken(c, steps, looks=False)
         return not run.dead and run.last_loss < self.host.loss_first
 
     def rises(self, c: float, steps: int) -> bool:
-        run = self._taken(c, steps)
+        _, run = self._taken(c, steps)
         return run.dead or bool(risen(run.peak, self.host.loss_first, self.delta))
 
     def sharpens(self, c: float, steps: int) -> bool:
         engine = self._engine(steps)
-        run = engine.start(c / self.sharpness, 0)
+        run = engine.start(c / self.sharpness, self.seed)
         for step in range(1, steps + 1):
             engine.advance([run], step)
             if run.kernel is None:  # diverged
@@ -175,6 +258,24 @@ class _Descent:
             if self._sharpness() > (1 + self.delta) * self.sharpness:
                 return True
         return False
+
+    def crosses(self, c: float, steps: int) -> bool:
+        """Whether the straight line from the start to the end rises above the start."""
+        engine, run = self._taken(c, steps, looks=False)
+        if run.kernel is None:  # diverged: there is no end to draw a line to
+            return True
+        engine.load(run)
+        params, start = self.host.objective.params, self.host.state.start.weights
+        end = [p.detach().clone() for p in params]
+        self.host.forget(run.kernel)
+        losses = []
+        for share in np.linspace(0, 1, LINE + 2)[1:-1].tolist():
+            with torch.no_grad():
+                for p, a, b in zip(params, start, end, strict=True):
+                    p.copy_(torch.lerp(a, b, share))
+            losses.append(self.host.objective.value(self.host.fixed))
+        self.host.load_start()
+        return bool(risen(max(losses), self.host.loss_first, self.delta))
 
 
 def _edge(beyond: Callable[[float], bool], rtol: float, at_most: float = 1e4) -> float:

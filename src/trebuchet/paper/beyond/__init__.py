@@ -5,6 +5,7 @@
 - :func:`norm_ceiling`: does the weight norm of a net of k layers fall up to ηλ = 2k, and no higher?
 - :func:`divergence_edge`: where do ReLU and tanh nets stop training, and does it move with width
   and depth?
+- :func:`early_diagram`: from which rates on do loss and sharpness rise early, over width and depth?
 
 `EXPERIMENTS` is the table of them all, with the settings, a picture and a few sentences each:
 ``trebuchet beyond NAME``, or ``EXPERIMENTS["edge"].run(quick=True)``. Only
@@ -12,6 +13,7 @@ public names of trebuchet are used, so that this doubles as an example of the pu
 """
 
 from trebuchet.paper.beyond.ceiling import norm_ceiling
+from trebuchet.paper.beyond.early import early_diagram
 from trebuchet.paper.beyond.edge import divergence_edge
 from trebuchet.paper.beyond.experiments import EXPERIMENTS
 from trebuchet.paper.beyond.problems import relu_problem, tanh_problem
@@ -20,6 +22,7 @@ from trebuchet.paper.beyond.sparsity import sparsity_over_widths
 __all__ = [
     "EXPERIMENTS",
     "divergence_edge",
+    "early_diagram",
     "norm_ceiling",
     "relu_problem",
     "sparsity_over_widths",

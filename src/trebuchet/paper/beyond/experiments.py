@@ -2,11 +2,13 @@
 
 from trebuchet.paper.beyond import pictures
 from trebuchet.paper.beyond.ceiling import norm_ceiling
+from trebuchet.paper.beyond.early import draw_early, early_diagram, tell_early
 from trebuchet.paper.beyond.edge import divergence_edge
 from trebuchet.paper.beyond.sparsity import sparsity_over_widths
 from trebuchet.paper.experiment import Experiment
 
 PAPER = "Meltzer & Liu, arXiv 2301.07737"
+EARLY = "Kalra & Barkeshli, arXiv 2302.12250"
 PHASES = "Lewkowycz et al., arXiv 2003.02218"
 
 _ROWS = (
@@ -68,6 +70,36 @@ _ROWS = (
         },
         quick={"widths": (128, 256), "seeds": 2, "growth": 1.6, "precision": 0.1},
         minutes=3,
+    ),
+    Experiment(
+        name="early",
+        title="Early training over width and depth",
+        question="From which rates on do loss and sharpness rise early, and which train no more?",
+        source=EARLY,
+        function=early_diagram,
+        draw=draw_early,
+        tell=tell_early,
+        settings={"data": "cifar10"},
+        quick={
+            "widths": (8, 32), "depths": (2, 4), "seeds": 2, "rtol": 0.2, "n_train": 32,
+            "data": "digits",
+        },
+        minutes=20,
+    ),
+    Experiment(
+        name="early_zero",
+        title="Early training from a last layer of zeros",
+        question="Is c_loss = 2 at any width and depth where the outputs start at zero?",
+        source=EARLY,
+        function=early_diagram,
+        draw=draw_early,
+        tell=tell_early,
+        settings={"data": "cifar10", "zero_last": True, "depths": (2, 8), "widths": (64, 256)},
+        quick={
+            "widths": (8, 32), "depths": (2,), "seeds": 1, "rtol": 0.1, "n_train": 32,
+            "data": "digits",
+        },
+        minutes=6,
     ),
 )  # fmt: skip
 
