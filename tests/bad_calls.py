@@ -288,6 +288,11 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "early.early_diagram": lambda: {
         "widths": [4], "depths": [2], "seeds": 1, "zero_last": False, "steps": 2, "train_steps": 4,
         "rtol": 0.5, "batch_size": None, "data": "digits", "data_root": ".", "n_train": 8},
+    "width.critical_over_width": lambda: {
+        "widths": [4], "optimizers": ["sgd"], "seeds": 1, "horizon": 10, "data": "digits",
+        "data_root": ".", "n_train": 8},
+    "first_rise.first_rise": lambda: {
+        "width": 4, "steps": 2, "rates": 3, "seeds": 1, "n_train": 8},
     "edge.divergence_edge": lambda: {
         "activations": ["relu"], "hidden": [1], "widths": [4], "seeds": 1, "steps": 5,
         "start": 1.5, "stop": 8.0, "growth": 2.0, "precision": 0.5, "data": "digits",

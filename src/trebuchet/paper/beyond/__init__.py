@@ -5,6 +5,8 @@
 - :func:`norm_ceiling`: does the weight norm of a net of k layers fall up to ηλ = 2k, and no higher?
 - :func:`divergence_edge`: where do ReLU and tanh nets stop training, and does it move with width
   and depth?
+- :func:`critical_over_width`: does the critical rate move with width, and the best one?
+- :func:`first_rise`: from which rate on does the loss rise in the first steps?
 - :func:`early_diagram`: from which rates on do loss and sharpness rise early, over width and depth?
 
 `EXPERIMENTS` is the table of them all, with the settings, a picture and a few sentences each:
@@ -16,13 +18,17 @@ from trebuchet.paper.beyond.ceiling import norm_ceiling
 from trebuchet.paper.beyond.early import early_diagram
 from trebuchet.paper.beyond.edge import divergence_edge
 from trebuchet.paper.beyond.experiments import EXPERIMENTS
+from trebuchet.paper.beyond.first_rise import first_rise
 from trebuchet.paper.beyond.problems import relu_problem, tanh_problem
 from trebuchet.paper.beyond.sparsity import sparsity_over_widths
+from trebuchet.paper.beyond.width import critical_over_width
 
 __all__ = [
     "EXPERIMENTS",
+    "critical_over_width",
     "divergence_edge",
     "early_diagram",
+    "first_rise",
     "norm_ceiling",
     "relu_problem",
     "sparsity_over_widths",

@@ -4,7 +4,9 @@ from trebuchet.paper.beyond import pictures
 from trebuchet.paper.beyond.ceiling import norm_ceiling
 from trebuchet.paper.beyond.early import draw_early, early_diagram, tell_early
 from trebuchet.paper.beyond.edge import divergence_edge
+from trebuchet.paper.beyond.first_rise import draw_first_rise, first_rise, tell_first_rise
 from trebuchet.paper.beyond.sparsity import sparsity_over_widths
+from trebuchet.paper.beyond.width import critical_over_width, draw_width, tell_width
 from trebuchet.paper.experiment import Experiment
 
 PAPER = "Meltzer & Liu, arXiv 2301.07737"
@@ -99,6 +101,28 @@ _ROWS = (
             "widths": (8, 32), "depths": (2,), "seeds": 1, "rtol": 0.1, "n_train": 32,
             "data": "digits",
         },
+        minutes=6,
+    ),
+    Experiment(
+        name="width",
+        title="The critical rate over width, standard and maximal-update parametrisation",
+        question="Does the critical rate stay where it is as the net gets wider, and the best one?",
+        source="Yang et al., arXiv 2203.03466",
+        function=critical_over_width,
+        draw=draw_width,
+        tell=tell_width,
+        quick={"widths": (16, 64, 256), "seeds": 1, "horizon": 10, "n_train": 32},
+        minutes=3,
+    ),
+    Experiment(
+        name="first_rise",
+        title="Where the loss first rises, step by step",
+        question="From which rate on does the loss rise in the first steps of momentum and Adam?",
+        source="Cohen et al., arXiv 2207.14484",
+        function=first_rise,
+        draw=draw_first_rise,
+        tell=tell_first_rise,
+        quick={"width": 8, "steps": 20, "rates": 40, "seeds": 1, "n_train": 16},
         minutes=6,
     ),
 )  # fmt: skip
