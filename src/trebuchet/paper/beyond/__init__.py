@@ -6,12 +6,14 @@
 - :func:`divergence_edge`: where do ReLU and tanh nets stop training, and does it move with width
   and depth?
 - :func:`early_diagram`: from which rates on do loss and sharpness rise early, over width and depth?
+- :func:`cycles_and_chaos`: what becomes of training past the last stable minimum?
 
 `EXPERIMENTS` is the table of them all, with the settings, a picture and a few sentences each:
 ``trebuchet beyond NAME``, or ``EXPERIMENTS["edge"].run(quick=True)``. Only
 public names of trebuchet are used, so that this doubles as an example of the public API.
 """
 
+from trebuchet.paper.beyond.bifurcation import cycles_and_chaos, map_runs
 from trebuchet.paper.beyond.ceiling import norm_ceiling
 from trebuchet.paper.beyond.early import early_diagram
 from trebuchet.paper.beyond.edge import divergence_edge
@@ -21,8 +23,10 @@ from trebuchet.paper.beyond.sparsity import sparsity_over_widths
 
 __all__ = [
     "EXPERIMENTS",
+    "cycles_and_chaos",
     "divergence_edge",
     "early_diagram",
+    "map_runs",
     "norm_ceiling",
     "relu_problem",
     "sparsity_over_widths",
