@@ -39,7 +39,8 @@ class NoSecondDerivative(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
-        return g * ctx.saved_tensors[0]
+        out: torch.Tensor = g * ctx.saved_tensors[0]
+        return out
 
 
 class Once(OneWeight):
@@ -157,6 +158,8 @@ def test_runs_that_cannot_be_judged_say_why() -> None:
         assert np.isnan(tb.label(runs).lyapunov_exponent).all()
     with pytest.raises(InputError, match="steps"):
         Lyapunov(100)
+    with pytest.raises(InputError, match="sweep"):
+        tb.scan(nn.Linear(2, 1), "half_mse", (x, y), horizon=20, observables=["lyapunov"])
     # it leaves the run's own weights where they were, and is saved and read
     net = nn.Linear(2, 1)
     before = [p.detach().clone() for p in net.parameters()]

@@ -84,25 +84,43 @@ class _OneWeight(nn.Module):
 
 def test_cycles_of_a_scan_and_a_sweep_in_either_recording(tmp_path: Any) -> None:
     data = torch.ones(1, 1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    rates, wanted = [0.5, 0.9, 1.1, 1.25], [math.nan, math.nan, 2, 4]
-    phases_ = ["lazy", "lazy", "periodic", "periodic"]
+    rates, wanted = [0.9, 1.1, 1.25], [math.nan, 2, 4]
+    phases_ = ["lazy", "periodic", "periodic"]
     scan = tb.scan(
-        _OneWeight(), "half_mse", data, rates=[1.1], horizon=400, curvature="none", edge_rtol=0.5
+        _OneWeight(), "half_mse", data, rates=[1.1], horizon=200, curvature="none", edge_rtol=0.5
     )  # alone it is taken to the horizon
     run = scan.run_table.set_index("rate").loc[1.1]
     assert run["status"] == "max_steps"
     assert run["phase"] == "periodic"
     assert float(scan.runs.sel(lr=1.1).period[0]) == 2
-    for record in (None, tb.Recording(every=400, tail=200), tb.Recording(dense=10, tail=400)):
+    for record in (None, tb.Recording(every=200, tail=100), tb.Recording(dense=10, tail=150)):
         runs = tb.label(
-            tb.sweep(_OneWeight(), "half_mse", data, lr=rates, steps=400, record=record)
+            tb.sweep(
+                _OneWeight(),
+                "half_mse",
+                data,
+                lr=rates,
+                steps=200,
+                record=record,
+                engine="batched",
+                observables=(),
+            )
         )
         assert runs.phase.values[:, 0].tolist() == phases_
         np.testing.assert_array_equal(runs.period.values[:, 0], wanted)
     # what was not recorded is not guessed
-    for record in (tb.Recording(every=2), tb.Recording(dense=50), tb.Recording(every=400, tail=20)):
+    for record in (tb.Recording(every=2), tb.Recording(dense=50), tb.Recording(every=200, tail=20)):
         runs = tb.label(
-            tb.sweep(_OneWeight(), "half_mse", data, lr=[1.1], steps=400, record=record)
+            tb.sweep(
+                _OneWeight(),
+                "half_mse",
+                data,
+                lr=[1.1],
+                steps=200,
+                record=record,
+                engine="batched",
+                observables=(),
+            )
         )
         assert runs.phase.values.ravel().tolist() == ["lazy"]
         assert np.isnan(runs.period).all()
@@ -130,7 +148,8 @@ def test_a_swing_to_and_fro_past_the_edge_of_a_valley_is_a_cycle() -> None:
         return (outputs - targets).mean()
 
     data = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    lr, found = 2.3, {}  # λ = 1 at the bottom: the edge is 2
+    found: dict[float, tuple[str, float]] = {}
+    lr = 2.3  # λ = 1 at the bottom: the edge is 2
     for tilt in (0.0, 0.05):
         runs = tb.label(tb.sweep(Valley(tilt), height, data, lr=[lr], steps=2000))
         found[tilt] = str(runs.phase.values[0, 0]), float(runs.period[0, 0])
@@ -140,9 +159,8 @@ def test_a_swing_to_and_fro_past_the_edge_of_a_valley_is_a_cycle() -> None:
             seen.append(w)
         assert abs(seen[-1] - seen[-3]) < 1e-12
         assert abs(seen[-1] - seen[-2]) > 0.5  # a cycle of two in w
-    assert found[0.05] == ("periodic", 2)
-    assert found[0.0][0] != "periodic"
-    assert math.isnan(found[0.0][1])
+    assert [phase for phase, _ in found.values()] == ["lazy", "periodic"]
+    np.testing.assert_array_equal([period for _, period in found.values()], [math.nan, 2])
 
 
 def test_the_edge_of_stability_is_neither_periodic_nor_chaotic() -> None:
