@@ -57,7 +57,7 @@ def bifurcation(
     values = values.transpose("lr", "seed", "step") if along else values.transpose("lr", "seed")
     held = values.values if along else values.values[..., None]  # (lr, seed, step)
     held = held[..., -LAST:]
-    small = 0.8 if position.size > 60 and along else 2.5
+    small = 1.3 if position.size > 60 and along else 2.5
     for phase, colour in PHASE_COLOURS.items():
         if phase == "divergent":
             continue

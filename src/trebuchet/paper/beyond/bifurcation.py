@@ -215,6 +215,8 @@ def cycles_and_chaos(
     )
     for name in ("phase", "status"):  # of seeds that the map has not
         result[name] = result[name].fillna("" if name == "phase" else "not_run").astype(np.str_)
+    rate = result.learning_rate
+    result["learning_rate"] = rate.fillna(result.lr).transpose(*rate.dims).assign_attrs(rate.attrs)
     result["model"].attrs = {"units": "", "long_name": "what was iterated"}
     result.attrs = {"width": width, "steps": steps}
     return result
@@ -257,7 +259,7 @@ def draw_cycles(found: xr.Dataset) -> Picture:
                 if name not in labels:
                     handles.append(handle)
                     labels.append(name)
-        axes[0, 0].legend(handles, labels, loc="upper left", markerscale=6)
+        picture.legend(handles, labels, loc="outside upper right", ncols=len(labels), markerscale=5)
     return picture
 
 
