@@ -42,7 +42,7 @@ NAMES = {
     "relu": "two-layer ReLU net",
 }  # fmt: skip
 RATES = tuple(np.linspace(0.8, 2.0, 161).round(6).tolist())
-KEPT = 24
+KEPT = 16
 """So many last losses are kept of each run."""
 
 
@@ -254,7 +254,7 @@ def draw_cycles(found: xr.Dataset) -> Picture:
         axes[0, 0].set_ylabel("last losses × ζ²η²")
         axes[1, 0].set_ylabel("Lyapunov exponent")
         handles, labels = [], []
-        for ax in axes[0]:
+        for ax in axes.flat:
             for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
                 if name not in labels:
                     handles.append(handle)

@@ -114,7 +114,7 @@ _ROWS = (
             "a": tuple(0.8 + 0.05 * k for k in range(25)), "seeds": 1, "steps": 1200,
             "exponent_steps": 128,
         },
-        minutes=15,
+        minutes=6,
     ),
 )  # fmt: skip
 
