@@ -23,4 +23,6 @@ class Phase(StrEnum):
     CATAPULT = "catapult"  # it rose above its start, and came back below it
     DIVERGENT = "divergent"  # it became non-finite, or blew up
     COLLAPSED = "collapsed"  # the output no longer depends on the input
+    PERIODIC = "periodic"  # the loss settled on a cycle of two steps or more
+    CHAOTIC = "chaotic"  # it stays bounded and settles on no cycle, and nearby runs part
     UNSETTLED = "unsettled"  # none of these when the budget ended

@@ -19,6 +19,7 @@ from trebuchet.errors import InputError
 from trebuchet.paper import beyond
 from trebuchet.paper.beyond import (
     EXPERIMENTS,
+    cycles_and_chaos,
     divergence_edge,
     norm_ceiling,
     relu_problem,
@@ -40,7 +41,8 @@ def test_only_public_names_are_used() -> None:
                 imported += [(node.module, alias.name) for alias in node.names]
     foreign = [(m, name) for m, name in imported if not str(m).startswith(beyond.__name__)]
     assert len(foreign) > 10
-    submodules = [getattr(tb, name) for name in ("data", "models", "theory")]
+    rooms = ("data", "models", "observables", "plots", "results", "theory")
+    submodules = [importlib.import_module(f"trebuchet.{name}") for name in rooms]
     public = [getattr(tb, name) for name in tb.__all__]
     public += [getattr(module, name) for module in submodules for name in module.__all__]
     for module, name in foreign:
@@ -298,3 +300,28 @@ def test_tanh_net_is_drawn_at_one_over_fan_in_and_leaves_the_global_generator_al
     other = list(problem.initial(8).parameters())
     assert torch.equal(again[0], first)
     assert not torch.equal(other[0], first)
+
+
+def test_models_on_one_sample_settle_on_the_cycles_of_the_map() -> None:
+    rates = [0.9, 1.1, 1.25]
+    found = cycles_and_chaos(rates, width=4, seeds=2, steps=800, exponent_steps=16)
+    orbits = {}
+    for a in rates:
+        x, seen = -0.3, []
+        for _ in range(5000):
+            x = (x + a) * (1 - x) ** 2 - a
+            seen.append(x * x / 2)
+        orbits[a] = np.sort(seen[-4:])
+    for model in found.model.values:
+        runs = found.sel(model=model)
+        for seed in (0,) if model == "map" else (0, 1):
+            assert runs.phase.values[:, seed].tolist() == ["lazy", "periodic", "periodic"]
+            np.testing.assert_array_equal(runs.period.values[:, seed], [np.nan, 2, 4])
+            for a in rates[1:]:
+                last = np.sort(runs.loss.sel(lr=a).isel(seed=seed).values[-4:])
+                np.testing.assert_allclose(last, orbits[a], rtol=1e-6, atol=1e-9)
+    row = EXPERIMENTS["bifurcation"]
+    assert len(row.draw(found).axes) == 8
+    told = row.tell(found)
+    assert len(told) == 4
+    assert "4 of 4 cycles" in told[1]

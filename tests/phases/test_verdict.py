@@ -71,6 +71,121 @@ def test_scan_and_sweep_agree_run_by_run(name: str, seed: int) -> None:
     )
 
 
+class _OneWeight(nn.Module):
+    """z = θ²/2: under the rate η and the label 1 its residual is the quadratic map with a = η."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([0.9], dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.theta**2 / 2 * x[:, 0]
+
+
+def test_cycles_of_a_scan_and_a_sweep_in_either_recording(tmp_path: Any) -> None:
+    data = torch.ones(1, 1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    rates, wanted = [0.9, 1.1, 1.25], [math.nan, 2, 4]
+    phases_ = ["lazy", "periodic", "periodic"]
+    scan = tb.scan(
+        _OneWeight(), "half_mse", data, rates=[1.1], horizon=200, curvature="none", edge_rtol=0.5
+    )  # alone it is taken to the horizon
+    run = scan.run_table.set_index("rate").loc[1.1]
+    assert run["status"] == "max_steps"
+    assert run["phase"] == "periodic"
+    assert float(scan.runs.sel(lr=1.1).period[0]) == 2
+    for record in (None, tb.Recording(every=200, tail=100), tb.Recording(dense=10, tail=150)):
+        runs = tb.label(
+            tb.sweep(
+                _OneWeight(),
+                "half_mse",
+                data,
+                lr=rates,
+                steps=200,
+                record=record,
+                engine="batched",
+                observables=(),
+            )
+        )
+        assert runs.phase.values[:, 0].tolist() == phases_
+        np.testing.assert_array_equal(runs.period.values[:, 0], wanted)
+    # what was not recorded is not guessed
+    for record in (tb.Recording(every=2), tb.Recording(dense=50), tb.Recording(every=200, tail=20)):
+        runs = tb.label(
+            tb.sweep(
+                _OneWeight(),
+                "half_mse",
+                data,
+                lr=[1.1],
+                steps=200,
+                record=record,
+                engine="batched",
+                observables=(),
+            )
+        )
+        assert runs.phase.values.ravel().tolist() == ["lazy"]
+        assert np.isnan(runs.period).all()
+    kept = tb.label(tb.load(tb.save(runs, tmp_path / "runs.zarr")))
+    assert kept.phase.values.ravel().tolist() == ["lazy"]
+
+
+def test_a_swing_to_and_fro_past_the_edge_of_a_valley_is_a_cycle() -> None:
+    """L = log cosh-like valleys bound the sharpness: past 2/λ runs settle on a cycle of two.
+
+    Across a symmetric valley both sides have one loss, which then stands: not a cycle of the loss.
+    """
+
+    class Valley(nn.Module):
+        def __init__(self, tilt: float) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor([0.8], dtype=torch.float64))
+            self.tilt = tilt
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            w = self.w
+            return (torch.sqrt(1 + w * w) + self.tilt * torch.sin(w) ** 3) * x[:, 0]
+
+    def height(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (outputs - targets).mean()
+
+    data = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    found: dict[float, tuple[str, float]] = {}
+    lr = 2.3  # λ = 1 at the bottom: the edge is 2
+    for tilt in (0.0, 0.05):
+        runs = tb.label(tb.sweep(Valley(tilt), height, data, lr=[lr], steps=2000))
+        found[tilt] = str(runs.phase.values[0, 0]), float(runs.period[0, 0])
+        w, seen = 0.8, []
+        for _ in range(4000):
+            w -= lr * (w / math.sqrt(1 + w * w) + 3 * tilt * math.sin(w) ** 2 * math.cos(w))
+            seen.append(w)
+        assert abs(seen[-1] - seen[-3]) < 1e-12
+        assert abs(seen[-1] - seen[-2]) > 0.5  # a cycle of two in w
+    assert [phase for phase, _ in found.values()] == ["lazy", "periodic"]
+    np.testing.assert_array_equal([period for _, period in found.values()], [math.nan, 2])
+
+
+def test_the_edge_of_stability_is_neither_periodic_nor_chaotic() -> None:
+    """A net that fits noise swings for thousands of steps at ηλ ≈ 2 while its loss still falls."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.linspace(-1, 1, 12, dtype=torch.float64)[:, None]
+    y = torch.randn(12, 1, dtype=torch.float64, generator=g)
+
+    def net(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1)).double()
+
+    runs = tb.label(
+        tb.sweep(
+            net, "half_mse", (x, y), lr=[0.27, 0.36, 0.4, 0.5, 0.6], steps=1500,
+            engine="batched", observables=[tb.observables.Lyapunov(128, 32)],
+        )
+    )  # fmt: skip
+    assert set(runs.phase.values.ravel()) <= {"lazy", "catapult", "unsettled", "divergent"}
+    assert np.isnan(runs.period).all()
+    assert np.isfinite(runs.lyapunov_exponent).any()
+    rises = np.diff(runs.loss.isel(step=slice(-500, None)).values, axis=-1) > 0
+    assert ((rises.mean(-1) > 0.02) & (rises.mean(-1) < 0.98)).sum() >= 2  # it does swing
+
+
 def _one(**numbers: Any) -> str:
     given: dict[str, Any] = {
         "first": 1.0, "peak": 1.0, "final": 0.5, "last_above": -1, "steps": 100,
@@ -100,6 +215,21 @@ def _one(**numbers: Any) -> str:
         ({"status": "interrupted"}, "unsettled"),
         ({"first": 0.0, "peak": 0.0, "final": 0.0}, "lazy"),
         ({"final_start": 0.4}, "unsettled"),  # below L₀, but not on the same samples
+        ({"period": 2}, "periodic"),
+        ({"period": 2, "peak": 9.0, "final": 3.0, "last_above": 100}, "periodic"),
+        ({"period": 2, "status": "interrupted"}, "unsettled"),
+        ({"period": 2, "status": "converged"}, "lazy"),
+        ({"period": 2, "peak": 1.1e8}, "divergent"),
+        ({"period": 2, "steady": True, "exponent": 0.5, "exponent_error": 0.01}, "periodic"),
+        ({"steady": True, "exponent": 0.5, "exponent_error": 0.01}, "chaotic"),
+        ({"steady": True, "exponent": 0.5, "exponent_error": 0.2}, "lazy"),  # within its error
+        ({"steady": True, "exponent": 5e-3, "exponent_error": 1e-6}, "lazy"),
+        ({"steady": False, "exponent": 0.5, "exponent_error": 0.01}, "lazy"),
+        ({"steady": True, "exponent": 0.5}, "lazy"),  # of no known error
+        (
+            {"steady": True, "exponent": 0.5, "exponent_error": 0.01, "status": "dropped"},
+            "unsettled",
+        ),
     ],
 )
 def test_each_phase_from_its_numbers(numbers: dict[str, Any], phase: str) -> None:

@@ -1,6 +1,7 @@
 """Named numbers of a run at a step: one observable a file."""
 
 from trebuchet.observables.base import Observable, Runs, UnavailableError
+from trebuchet.observables.lyapunov import Lyapunov
 from trebuchet.observables.registry import OBSERVABLES
 
-__all__ = ["OBSERVABLES", "Observable", "Runs", "UnavailableError"]
+__all__ = ["OBSERVABLES", "Lyapunov", "Observable", "Runs", "UnavailableError"]

@@ -77,6 +77,16 @@ class Runs(ABC):
         """The loss on the problem's test data, ``(R,)``."""
         raise UnavailableError("the problem has no test data")
 
+    def descent(self) -> tuple[FloatArray, tuple[float, float] | None]:
+        """η of every run, ``(R,)``, and momentum and weight decay where it is gradient descent.
+
+        Of runs whose steps all follow one rule without noise; None for another optimizer.
+
+        Raises:
+            UnavailableError: If they do not.
+        """
+        raise UnavailableError("their steps are not those of all data, without noise, at one rate")
+
     def outputs_and_targets(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Of each run on the test data, or else the training data, in evaluation mode."""
         raise UnavailableError("the data are no pairs of inputs and targets")
@@ -98,6 +108,7 @@ class Observable(ABC):
         final: Whether it is measured at the end of a run too, recorded or not, as ``name_final``.
         first: Whether its value at the start is a variable too, ``name_first``.
         largest: Whether its largest recorded value is, ``name_max``.
+        recorded: Whether it is measured at recorded steps; if not, at the end alone.
         cheap: Whether it costs no more than a step, and means something of a run that diverged.
         cost: What measuring it once costs, in words.
     """
@@ -110,6 +121,7 @@ class Observable(ABC):
     final: ClassVar[bool] = True
     first: ClassVar[bool] = False
     largest: ClassVar[bool] = False
+    recorded: ClassVar[bool] = True
     cheap: ClassVar[bool] = False
     cost: str = "unknown"
 

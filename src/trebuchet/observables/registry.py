@@ -11,6 +11,7 @@ from trebuchet.observables.eigenvector_overlap import EigenvectorOverlap
 from trebuchet.observables.gradient_norm import GradientNorm
 from trebuchet.observables.held_out_loss import HeldOutLoss
 from trebuchet.observables.loss_directions import LossDirections
+from trebuchet.observables.lyapunov import Lyapunov
 from trebuchet.observables.sharpness import Sharpness
 from trebuchet.observables.sparsity import Sparsity
 from trebuchet.observables.top_eigenvalue import TopEigenvalue
@@ -22,7 +23,7 @@ OBSERVABLES: dict[str, type[Observable]] = {
     kind.name: kind
     for kind in (
         TopEigenvalue, Sparsity, HeldOutLoss, WeightNorm, GradientNorm, Accuracy, TopEigenvalues,
-        LossDirections, EigenvectorOverlap, Sharpness,
+        LossDirections, EigenvectorOverlap, Sharpness, Lyapunov,
     )
 }  # fmt: skip
 """By name. The loss is always recorded."""

@@ -11,6 +11,11 @@ from trebuchet.results.levels import blown_up, risen
 
 SWINGING_TAIL = 0.1
 """A run that ended on its budget is still swinging if its loss was above L₀ in this last part."""
+ERRORS = 4.0
+"""An exponent is positive if it is so many of its standard errors above zero …"""
+LEAST_GROWTH = 1e-2
+"""… and above this, one factor e in a hundred steps: nearby runs part by powers of time, or on the
+edge of stability for a while, without chaos."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,11 @@ class Evidence:
         output_spread: How far outputs differ over the inputs and the inputs doubled; NaN unknown.
         lowest: The smallest loss; `final` unless given.
         final_start: What `final` is compared with: L₀ on the same samples; `first` unless given.
+        period: Of the cycle that the loss has settled on, at least 2; NaN for none, or unknown
+            (`trebuchet.phases.tail`).
+        steady: Whether the loss swings without a trend.
+        exponent: The Lyapunov exponent; NaN unknown.
+        exponent_error: Its standard error.
     """
 
     first: ArrayLike
@@ -39,6 +49,10 @@ class Evidence:
     output_spread: ArrayLike = np.nan
     lowest: ArrayLike | None = None
     final_start: ArrayLike | None = None
+    period: ArrayLike = np.nan
+    steady: ArrayLike = False
+    exponent: ArrayLike = np.nan
+    exponent_error: ArrayLike = np.nan
 
     def below(self) -> NDArray[np.bool_]:
         """Whether the loss ended below its start."""
@@ -59,6 +73,10 @@ def phases(runs: Evidence, *, delta: float, blowup: float) -> NDArray[np.str_]:
     - catapult: the loss rose above (1+δ)L₀ and came back below L₀ (and, where the run ended on
       its budget, had stayed down for its last tenth).
     - lazy: the loss never rose above (1+δ)L₀ and ended below L₀. A loss of zero throughout counts.
+    - periodic: the budget ended, and the loss had settled on a cycle of two steps or more; whether
+      it rose before, and how high the cycle is, does not matter.
+    - chaotic: the budget ended, and the loss had settled on no cycle, showed no trend, and the
+      exponent is positive beyond its error (`ERRORS`, `LEAST_GROWTH`). Without one nothing is.
     - unsettled: none of these; also a run that was interrupted, or dropped.
 
     Args:
@@ -89,11 +107,17 @@ def phases(runs: Evidence, *, delta: float, blowup: float) -> NDArray[np.str_]:
     # A run whose start already had no loss has nowhere to fall to.
     solved = (first == 0) & (peak == 0) & (final == 0)
     over = _over(runs)
+    budget, cycle = runs.of(Status.MAX_STEPS), np.asarray(runs.period, np.float64) >= 2
+    growth = np.asarray(runs.exponent, np.float64)
+    chaos = growth > np.maximum(ERRORS * np.asarray(runs.exponent_error), LEAST_GROWTH)
+    chaos = chaos & np.asarray(runs.steady, np.bool_)
 
     found = np.full(np.broadcast_shapes(first.shape, below.shape), str(Phase.UNSETTLED), "<U9")
     for name, verdict in (
         (Phase.LAZY, over & ~above & (below | solved)),
         (Phase.CATAPULT, over & above & below & settled),
+        (Phase.CHAOTIC, budget & chaos),
+        (Phase.PERIODIC, budget & cycle),
         (Phase.COLLAPSED, collapsed),
         (Phase.DIVERGENT, divergent),
     ):

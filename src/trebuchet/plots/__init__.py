@@ -1,6 +1,7 @@
 """Pictures of labelled sweeps: one plot a file, each takes ``ax=`` and returns it; and pages."""
 
 from trebuchet.plots.against_rate import against_rate
+from trebuchet.plots.bifurcation import bifurcation
 from trebuchet.plots.edge_lines import draw_edges
 from trebuchet.plots.figure_panels import paper_panels
 from trebuchet.plots.phase_bar import majority_phase, phase_bar, shade_phases
@@ -10,6 +11,7 @@ from trebuchet.plots.traces import traces
 
 __all__ = [
     "against_rate",
+    "bifurcation",
     "draw_edges",
     "majority_phase",
     "paper_panels",

@@ -17,7 +17,8 @@ from trebuchet.results.schema import results
 from trebuchet.results.summary import shown_phases
 
 # red lies close to orange once both are pale, so it is drawn stronger
-SHADE: dict[str, float] = {phase: 0.27 if phase is Phase.DIVERGENT else 0.17 for phase in Phase}
+STRONG = (Phase.DIVERGENT, Phase.CHAOTIC)
+SHADE: dict[str, float] = {phase: 0.27 if phase in STRONG else 0.17 for phase in Phase}
 GREY_HATCH = "#AAAAAA"
 DROPPED = str(Status.DROPPED)
 
@@ -26,7 +27,8 @@ DROPPED = str(Status.DROPPED)
 def majority_phase(ds: Any) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
     """The phase that most seeds are in, at each rate.
 
-    A tie goes to the phase that claims less: divergent, then collapsed, unsettled, catapult, lazy.
+    A tie goes to the phase that claims less: divergent, then collapsed, unsettled, chaotic,
+    periodic, catapult, lazy.
     Runs that a scan dropped have no vote.
 
     Args:
@@ -40,7 +42,10 @@ def majority_phase(ds: Any) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
         InputError: If the dataset is not labelled.
     """
     phases = shown_phases(ds)  # (lr, seed)
-    cautious = [Phase.DIVERGENT, Phase.COLLAPSED, Phase.UNSETTLED, Phase.CATAPULT, Phase.LAZY]
+    cautious = [
+        Phase.DIVERGENT, Phase.COLLAPSED, Phase.UNSETTLED, Phase.CHAOTIC, Phase.PERIODIC,
+        Phase.CATAPULT, Phase.LAZY,
+    ]  # fmt: skip
     counts = np.stack([(phases == str(phase)).sum(axis=1) for phase in cautious])  # (5, lr)
     winner = counts.argmax(axis=0)  # the first of equals
     votes = counts.sum(axis=0)

@@ -29,6 +29,8 @@ PHASE_COLOURS: dict[str, str] = {
     Phase.CATAPULT: ORANGE,
     Phase.DIVERGENT: RED,
     Phase.COLLAPSED: PURPLE,
+    Phase.PERIODIC: GREEN,
+    Phase.CHAOTIC: BLUE,
     Phase.UNSETTLED: GREY,
 }
 SERIES_COLOURS = (BLUE, RED, GREEN, PURPLE, INK)

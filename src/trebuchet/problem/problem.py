@@ -289,6 +289,14 @@ class Problem:
         return Clip(self.clip_grad_norm, self.clip_grad_value)
 
     @property
+    def unchanging(self) -> bool:
+        """Whether every step is made by one rule, exactly: no schedule, and no autocast.
+
+        Only then can a loss that repeats be told from one that is made to.
+        """
+        return self.schedule is None and self.autocast is None
+
+    @property
     def scheduler(self) -> MakeScheduler | None:
         """What makes a scheduler for each run's optimizer, if that is what the schedule is."""
         if self.schedule is None or not makes_scheduler(self.schedule):

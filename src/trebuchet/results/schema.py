@@ -48,6 +48,7 @@ COORDINATES: dict[str, Variable] = {
     "step":  Variable(("step",), "i", "step", "recorded step"),
     "layer": Variable(("layer",), "i", "1", "hidden layer, from 1"),
     "direction": Variable(("direction",), "i", "1", "eigendirection of the kernel, from 1"),
+    "block": Variable(("block",), "i", "1", "block of steps past the end, from 1"),
 }
 VARIABLES: dict[str, Variable] = {
     # traces, all at the same θ_t
@@ -87,6 +88,7 @@ VARIABLES: dict[str, Variable] = {
     "gradient_norm_final":  Variable(RUN, "f", "loss", "|∇L| of the last step"),
     "accuracy_final":       Variable(RUN, "f", "1", "accuracy at the end"),
     "sharpness_final":      Variable(RUN, "f", "1", "sharpness at the end"),
+    "lyapunov_final":       Variable((*RUN, "block"), "f", "1/step", "log growth of a separation"),
     "output_spread":        Variable(RUN, "f", "output", "spread of final outputs over inputs"),
     # one number a seed
     "top_eigenvalue_init":  Variable(("seed",), "f", "1", "λ₀, at initialisation"),
@@ -97,6 +99,10 @@ VARIABLES: dict[str, Variable] = {
     "recovery_step":        Variable(RUN, "f", "step", "first step back below the start"),
     "kernel_drift":         Variable(RUN, "f", "1", "|λ_T − λ₀|/λ₀"),
     "lr_ratio_max":         Variable(RUN, "f", "1", "largest recorded ηλ_t"),
+    "period":               Variable(RUN, "f", "step", "period of the loss's cycle"),
+    "amplitude":            Variable(RUN, "f", "loss", "how far the loss swings at the end"),
+    "lyapunov_exponent":    Variable(RUN, "f", "1/step", "Lyapunov exponent"),
+    "lyapunov_error":       Variable(RUN, "f", "1/step", "standard error of the exponent"),
 }
 # fmt: on
 
@@ -200,7 +206,7 @@ def make_dataset(
     data: dict[str, xr.Variable] = {}
     for name, values in variables.items():
         data[name] = _variable(name, values)
-        for dim in ("layer", "direction"):
+        for dim in ("layer", "direction", "block"):
             if dim in data[name].dims:
                 coordinates[dim] = np.arange(1, data[name].sizes[dim] + 1)
     try:

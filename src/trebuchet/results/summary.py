@@ -19,6 +19,8 @@ PHASE_LETTERS: dict[str, str] = {
     Phase.CATAPULT: "C",
     Phase.DIVERGENT: "D",
     Phase.COLLAPSED: "X",
+    Phase.PERIODIC: "P",
+    Phase.CHAOTIC: "~",
     Phase.UNSETTLED: "?",
 }
 LETTERS: dict[str, str] = {**PHASE_LETTERS, Status.DROPPED: "o", "": "·"}
@@ -131,8 +133,8 @@ def table(ds: Any) -> pd.DataFrame:
         final ηλ), ``weight_norm_ratio`` (final |θ|²/|θ₀|²) and ``sparsity`` (``sparsity_1`` … for
         several layers); then ``accuracy_final`` and what else was observed of one number a run, at
         its end. A column whose numbers are missing from the dataset is left out. Phase letters:
-        L lazy, C catapult, D divergent, X collapsed, ? unsettled, o dropped by a scan, · not run.
-        Dropped runs have no final numbers.
+        L lazy, C catapult, D divergent, X collapsed, P periodic, ~ chaotic, ? unsettled, o dropped
+        by a scan, · not run. Dropped runs have no final numbers.
 
     Raises:
         InputError: If `ds` is neither.

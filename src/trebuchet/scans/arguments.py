@@ -70,7 +70,7 @@ class Arguments:
             "stacked": optional(flag, "stacked", self.stacked, "True, False or None"),
             "delta": optional(from_zero, "delta", self.delta),
             "blowup": factor("blowup", self.blowup),
-            "observables": observables("observables", self.observables),
+            "observables": _recorded(self.observables),
         }  # fmt: skip
 
     @property
@@ -82,3 +82,16 @@ class Arguments:
     def limit_with_edges(self) -> float:
         """The same, bisected edges included: unlimited if they were asked for without a budget."""
         return math.inf if self.budget is None and self.edge_rtol is not None else self.limit
+
+
+def _recorded(given: Sequence[str | Observable]) -> tuple[Observable, ...]:
+    """Observables that can be looked at while the search goes on."""
+    chosen = observables("observables", given)
+    for o in chosen:
+        if not o.recorded:
+            msg = (
+                f"observables: {o.name!r} is measured from the end of a run on, and a scan leaves "
+                "most runs before theirs; give it to trebuchet.sweep"
+            )
+            raise InputError(msg)
+    return chosen

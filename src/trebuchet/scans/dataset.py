@@ -67,6 +67,7 @@ def dataset(setup: Setup) -> xr.Dataset:
             "dtype": str(params[0].dtype).removeprefix("torch."),
             "device": str(params[0].device),
             "kernel": "ModuleKernel",
+            "deterministic": int(setup.engine.host.deterministic),
         },
         settings=settings,
         wanted=setup.engine.plan.watched,

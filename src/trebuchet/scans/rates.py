@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trebuchet._types import Phase
+from trebuchet._types import Phase, Status
 from trebuchet.engine.advance import Engine, Run
+from trebuchet.phases.tail import consecutive, rounding_of, tail_of
 from trebuchet.phases.verdict import Evidence, phases, trained
 from trebuchet.results.levels import risen
 from trebuchet.scans.halving import SOFT, BudgetSpentError
@@ -245,8 +246,17 @@ class Rates:
         return Evidence(
             self.loss_first, run.peak, run.number("loss_final"), run.number("last_above"),
             run.steps, str(run.status), run.number("output_spread"), run.number("loss_min"),
-            self.loss_first if np.isnan(start) else start,
+            self.loss_first if np.isnan(start) else start, period=self._period(run),
         )  # fmt: skip
+
+    def _period(self, run: Run) -> float:
+        """Of the cycle that a run's loss has settled on, where it can be judged by its tail."""
+        host = self.engine.host
+        if not host.deterministic or run.status is not Status.MAX_STEPS:
+            return float("nan")
+        dtype = str(host.objective.params[0].dtype).removeprefix("torch.")
+        losses = consecutive(*run.trace(), run.steps)
+        return tail_of(losses, self.loss_first, rounding_of(dtype)).period
 
     def phase(self, run: Run) -> Phase:
         """The verdict; a run that was dropped before the horizon is unsettled."""

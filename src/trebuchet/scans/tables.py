@@ -38,7 +38,8 @@ DROPPED = str(Status.DROPPED)
 """Status of a run that the search left behind before the horizon, and that had not diverged."""
 
 WORST_FIRST = (
-    Phase.DIVERGENT, Phase.COLLAPSED, Phase.UNSETTLED, Phase.CATAPULT, Phase.LAZY,
+    Phase.DIVERGENT, Phase.COLLAPSED, Phase.UNSETTLED, Phase.CHAOTIC, Phase.PERIODIC,
+    Phase.CATAPULT, Phase.LAZY,
 )  # fmt: skip
 """Seeds that disagree about a rate give it the first of these phases."""
 

@@ -13,7 +13,7 @@ DROPPED = str(Status.DROPPED)
 
 MARKS: dict[str, str] = {
     Phase.LAZY: "●", Phase.CATAPULT: "▲", Phase.DIVERGENT: "✕", Phase.COLLAPSED: "■",
-    Phase.UNSETTLED: "?", DROPPED: "○",
+    Phase.PERIODIC: "◆", Phase.CHAOTIC: "✱", Phase.UNSETTLED: "?", DROPPED: "○",
 }  # fmt: skip
 """One character a phase, for those who do not see its colour; in the order of a key."""
 
@@ -23,7 +23,8 @@ LETTERS: dict[str, str] = {name: summary.LETTERS[name] for name in MARKS}
 # the terminal's own colours, so that a reader's theme keeps them legible
 TERMINAL: dict[str, str] = {
     Phase.LAZY: "cyan", Phase.CATAPULT: "yellow", Phase.DIVERGENT: "bold red",
-    Phase.COLLAPSED: "magenta", Phase.UNSETTLED: "bold", DROPPED: "dim",
+    Phase.COLLAPSED: "magenta", Phase.PERIODIC: "green", Phase.CHAOTIC: "blue",
+    Phase.UNSETTLED: "bold", DROPPED: "dim",
 }  # fmt: skip
 
 NOTEBOOK: dict[str, str] = {

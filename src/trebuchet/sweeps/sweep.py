@@ -223,6 +223,7 @@ def sweep(
                 "chunk": chunk,
                 "workers": workers,
                 "interrupted": int(interrupted),
+                "deterministic": int(bound.free_looks and problem.unchanging),
                 **({"notes": "; ".join(notes)} if notes else {}),
             },
             settings=settings,
@@ -277,13 +278,15 @@ def _plan(
         schedule = looks(stop.max_steps)
     else:
         schedule = (record or Recording()).steps(stop.max_steps)
-    beside = [o for o in chosen if o.name != "weight_norm"]
-    at_end = [HeldOutLoss()] if bound.problem.test is not None else []
+    beside = [o for o in chosen if o.name != "weight_norm" and o.recorded]
+    at_end = [o for o in chosen if not o.recorded]
+    if bound.problem.test is not None and "test_loss" not in {o.name for o in chosen}:
+        at_end.append(HeldOutLoss())
     return Plan(
         stop=stop,
         schedule=schedule,
         observables=(WeightNorm(), *beside),
-        only_at_the_end=tuple(o for o in at_end if o.name not in {c.name for c in chosen}),
+        only_at_the_end=tuple(at_end),
         delta=bound.delta(delta),
         checkpoint_seconds=checkpoint_seconds,
     )

@@ -258,6 +258,11 @@ class DescentKernel(Kernel):
         for run in range(self.runs):
             yield z[run].reshape(z[run].shape), y
 
+    def descent(self) -> tuple[FloatArray, tuple[float, float] | None]:
+        """As for the step."""
+        rates: FloatArray = self.lr.double().cpu().numpy()
+        return rates, (self.optimizer.momentum, self.optimizer.weight_decay)
+
     def models(self) -> Iterator[nn.Module]:
         """Modules with the runs' weights."""
         for run in range(self.runs):

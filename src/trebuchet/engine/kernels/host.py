@@ -79,6 +79,11 @@ class Host:
         """The module."""
         return self.objective.model
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether a step depends on the weights and the optimizer's state alone."""
+        return self.free_looks and self.trained.problem.unchanging
+
     def begin(self, rate: float) -> State:
         """Where a new run at this rate starts."""
         # An optimizer may copy the weights that it finds (Lookahead's slow ones).

@@ -237,6 +237,14 @@ class ModuleKernel(Kernel):
         self.host.load(self)
         return np.array([self.host.objective.value(batches, evaluation=True)])
 
+    def descent(self) -> tuple[FloatArray, tuple[float, float] | None]:
+        """Of a full batch at one rate, without clipping."""
+        if not self.host.deterministic or self.problem.clip:
+            return super().descent()
+        found = self.host.descent()
+        known = None if found is None else (found.momentum, found.weight_decay)
+        return np.array([self.rate]), known
+
     def outputs_and_targets(self) -> Iterator[tuple[Tensor, Tensor]]:
         """On the test data, or else on the fixed set; in evaluation mode."""
         host = self.host

@@ -8,12 +8,14 @@
 - :func:`critical_over_width`: does the critical rate move with width, and the best one?
 - :func:`first_rise`: from which rate on does the loss rise in the first steps?
 - :func:`early_diagram`: from which rates on do loss and sharpness rise early, over width and depth?
+- :func:`cycles_and_chaos`: what becomes of training past the last stable minimum?
 
 `EXPERIMENTS` is the table of them all, with the settings, a picture and a few sentences each:
 ``trebuchet beyond NAME``, or ``EXPERIMENTS["edge"].run(quick=True)``. Only
 public names of trebuchet are used, so that this doubles as an example of the public API.
 """
 
+from trebuchet.paper.beyond.bifurcation import cycles_and_chaos, map_runs
 from trebuchet.paper.beyond.ceiling import norm_ceiling
 from trebuchet.paper.beyond.early import early_diagram
 from trebuchet.paper.beyond.edge import divergence_edge
@@ -26,9 +28,11 @@ from trebuchet.paper.beyond.width import critical_over_width
 __all__ = [
     "EXPERIMENTS",
     "critical_over_width",
+    "cycles_and_chaos",
     "divergence_edge",
     "early_diagram",
     "first_rise",
+    "map_runs",
     "norm_ceiling",
     "relu_problem",
     "sparsity_over_widths",

@@ -1,6 +1,7 @@
 """The table of experiments beyond the paper: one row a question."""
 
 from trebuchet.paper.beyond import pictures
+from trebuchet.paper.beyond.bifurcation import cycles_and_chaos, draw_cycles, tell_cycles
 from trebuchet.paper.beyond.ceiling import norm_ceiling
 from trebuchet.paper.beyond.early import draw_early, early_diagram, tell_early
 from trebuchet.paper.beyond.edge import divergence_edge
@@ -123,6 +124,20 @@ _ROWS = (
         draw=draw_first_rise,
         tell=tell_first_rise,
         quick={"width": 8, "steps": 20, "rates": 40, "seeds": 1, "n_train": 16},
+        minutes=6,
+    ),
+    Experiment(
+        name="bifurcation",
+        title="Cycles and chaos past the last minimum",
+        question="What becomes of training past the last stable minimum: does it follow the map?",
+        source="Chen et al., arXiv 2310.01687",
+        function=cycles_and_chaos,
+        draw=draw_cycles,
+        tell=tell_cycles,
+        quick={
+            "a": tuple(0.8 + 0.05 * k for k in range(25)), "seeds": 1, "steps": 1200,
+            "exponent_steps": 128,
+        },
         minutes=6,
     ),
 )  # fmt: skip
