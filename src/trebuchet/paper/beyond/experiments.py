@@ -82,7 +82,7 @@ _ROWS = (
         function=early_diagram,
         draw=draw_early,
         tell=tell_early,
-        settings={"data": "cifar10"},
+        settings={"data": "cifar10", "widths": (64, 256, 512), "depths": (2, 8)},
         quick={
             "widths": (8, 32), "depths": (2, 4), "seeds": 2, "rtol": 0.2, "n_train": 32,
             "data": "digits",
