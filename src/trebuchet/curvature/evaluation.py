@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trebuchet.curvature.explain import explained
-from trebuchet.curvature.swapped import swapped
+from trebuchet._swapped import swapped
 from trebuchet.errors import InputError
 from trebuchet.problem import losses
 from trebuchet.problem.autocast import Autocast

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from trebuchet.curvature.basis import normal
 from trebuchet.curvature.explain import NoDerivativeError, missing
-from trebuchet.curvature.swapped import swapped
+from trebuchet._swapped import swapped
 from trebuchet.curvature.twin import Twin
 from trebuchet.errors import InputError
 
