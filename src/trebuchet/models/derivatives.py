@@ -95,12 +95,10 @@ class Derivatives:
             ]
 
     def _curved(self, c: Parts, e: Parts) -> Tensor:
-        """B(c, e): B_u e, recorded as a function of u, transposed.
-
-        By the weights first, and by u at the end. The other way round, J e differentiated by the
-        weights, is wrong for layer and batch norm in torch 2.13: the second derivative of those
-        knows the saved mean and variance as constants.
-        """
+        """B(c, e): B_u e, recorded as a function of u, transposed."""
+        # By the weights first, and by u at the end. The other way round, J e differentiated by the
+        # weights, is wrong for layer and batch norm in torch 2.13: their second derivative takes
+        # the saved mean and variance for constants.
         return _transposed(self._bent(self._jacobian, e, graph=True), self._u, c)
 
     def _bent(self, first: Parts, e: Parts, *, graph: bool) -> Parts:
@@ -165,7 +163,7 @@ class Value(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> Any:
         """Jᵀ v + B_v δ."""
-        return None, *_Pull.apply(ctx.at, True, v, *ctx.saved_tensors)
+        return None, *_Pull.apply(ctx.at, True, v, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
 
 
 class _Pull(torch.autograd.Function):
@@ -180,7 +178,7 @@ class _Pull(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *c: Tensor) -> Any:
         v, *e = ctx.saved_tensors
-        by_v = _Push.apply(ctx.at, ctx.linear, *c, *e) if ctx.needs_input_grad[2] else None
+        by_v = _Push.apply(ctx.at, ctx.linear, *c, *e) if ctx.needs_input_grad[2] else None  # type: ignore[no-untyped-call]
         return None, None, by_v, *_by_e(ctx, 3, v, c)
 
 
@@ -196,14 +194,14 @@ class _Push(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> Any:
         c, e = ctx.saved_tensors[: ctx.n], ctx.saved_tensors[ctx.n :]
-        return None, None, *_Pull.apply(ctx.at, ctx.linear, v, *e), *_by_e(ctx, 2 + ctx.n, v, c)
+        return None, None, *_Pull.apply(ctx.at, ctx.linear, v, *e), *_by_e(ctx, 2 + ctx.n, v, c)  # type: ignore[no-untyped-call]
 
 
 def _by_e(ctx: Any, start: int, v: Tensor, c: Sequence[Tensor]) -> Any:
     """B_v c for each e that wants it."""
     if ctx.at.degree == 1 or not any(ctx.needs_input_grad[start:]):
         return (None,) * len(c)
-    return _Pull.apply(ctx.at, False, v, *c)
+    return _Pull.apply(ctx.at, False, v, *c)  # type: ignore[no-untyped-call]
 
 
 _OURS = {f"{kind.__name__}Backward" for kind in (Value, _Pull, _Push)}

@@ -2,11 +2,11 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from trebuchet import _torch_checks as checks
 from trebuchet._checks import one_line, whole
@@ -14,8 +14,6 @@ from trebuchet._doors import door, rule
 from trebuchet._swapped import swapped
 from trebuchet.errors import InputError
 from trebuchet.models.derivatives import Derivatives, Value
-
-Degree = Literal[1, 2]
 
 
 class _Node(nn.Module):
@@ -25,6 +23,9 @@ class _Node(nn.Module):
     take it for the net that it is not.
     """
 
+    _of: tuple[nn.Module]
+    _free: set[str]
+
     def __init__(self, module: nn.Module, known: dict[int, Any]) -> None:
         # In a tuple: no part of this one, and θ₀ no parameter.
         self.__dict__["_of"] = (module,)
@@ -32,8 +33,9 @@ class _Node(nn.Module):
         super().__init__()
         self.training = mode
         known[id(module)] = self
+        self._free = {n for n, p in module._parameters.items() if p is not None and p.requires_grad}
         for name, p in module._parameters.items():
-            if p is not None and p.requires_grad and id(p) not in known:
+            if p is not None and name in self._free and id(p) not in known:
                 known[id(p)] = nn.Parameter(p.detach().clone())
             self.register_parameter(name, p if p is None else known.get(id(p), p))
         for name, b in module._buffers.items():
@@ -60,7 +62,7 @@ class _Node(nn.Module):
 class TaylorModel(_Node):
     """The Taylor model of a module around its weights; `taylor_expand` makes it."""
 
-    def __init__(self, net: nn.Module, degree: Degree) -> None:
+    def __init__(self, net: nn.Module, degree: int) -> None:
         super().__init__(net, {})
         self._expanded_to = degree
 
@@ -69,8 +71,8 @@ class TaylorModel(_Node):
         return f"{type(self._of[0]).__name__}, degree {self._expanded_to}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TaylorModel":
-        super()._apply(fn, recurse)
-        self._of[0]._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._of[0]._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -86,7 +88,19 @@ class TaylorModel(_Node):
         Raises:
             InputError: If the module does not return one real tensor, has no second derivative, or
                 is to be differentiated by its inputs.
+            NotImplementedError: Inside a transform of ``torch.func``.
         """
+        if torch._C._are_functorch_transforms_active():
+            # It would see no graph in here, and the model as a constant.
+            msg = (
+                "a Taylor model is differentiated by torch.autograd; torch.func's vmap, grad and "
+                "jacrev cannot look into it"
+            )
+            raise NotImplementedError(msg)
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(mode=False), torch.no_grad():
+                args, kwargs = tree_map_only(Tensor, torch.clone, (args, kwargs))
+                return self.forward(*args, **kwargs)
         if torch.is_grad_enabled() and any(
             isinstance(t, Tensor) and t.requires_grad for t in tree_leaves((args, kwargs))
         ):
@@ -103,7 +117,7 @@ class TaylorModel(_Node):
         if not at.outputs.requires_grad:
             return at.outputs
         delta = [p - start.detach() for p, start in zip(theta, leaves, strict=True)]
-        z: Tensor = Value.apply(at, *delta)
+        z: Tensor = Value.apply(at, *delta)  # type: ignore[no-untyped-call]
         return z
 
     def _placed(self) -> tuple[list[Tensor], list[Tensor], Mapping[int, Tensor]]:
@@ -111,19 +125,20 @@ class TaylorModel(_Node):
         moved: dict[int, tuple[Tensor, Tensor]] = {}
         instead: dict[int, Tensor] = {}
         for node in self.modules():
+            assert isinstance(node, _Node)
             (module,) = node._of
             for name, here, start in _pairs(node._parameters, module._parameters):
-                if not start.requires_grad and here.requires_grad:
-                    msg = (
-                        f"module: parameter {name!r} was frozen when it was expanded, and trains "
-                        "now; unfreeze it before, with requires_grad_()"
-                    )
-                    raise InputError(msg)
-                if not start.requires_grad:
+                if name not in node._free:
+                    if here.requires_grad:
+                        msg = (
+                            f"module: parameter {name!r} was frozen when it was expanded, and "
+                            "trains now; unfreeze it before, with requires_grad_()"
+                        )
+                        raise InputError(msg)
                     instead[id(start)] = here.detach()
                 elif id(start) not in moved:
                     leaf = start
-                    if (start.dtype, start.device) != (here.dtype, here.device):
+                    if not leaf.requires_grad or _kind(leaf) != _kind(here):
                         leaf = start.detach().to(here).requires_grad_()
                         instead[id(start)] = leaf
                     moved[id(start)] = (here, leaf)
@@ -149,6 +164,10 @@ def parts(model: nn.Module) -> Iterator[nn.Module]:
             yield from module._of[0].modules()
 
 
+def _kind(t: Tensor) -> tuple[torch.dtype, torch.device]:
+    return t.dtype, t.device
+
+
 def _pairs(
     ours: Mapping[str, Tensor | None], theirs: Mapping[str, Tensor | None]
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -159,7 +178,7 @@ def _pairs(
 
 
 @door(module=checks.module, degree=rule(whole, "1 or 2", most=2))
-def taylor_expand(module: nn.Module, degree: Degree = 1) -> TaylorModel:
+def taylor_expand(module: nn.Module, degree: int = 1) -> TaylorModel:
     """A module's Taylor model around its present weights θ₀, of degree 1 or 2 in δ = θ − θ₀.
 
     f_lin = f₀ + ∇f·δ and f_quad = f_lin + ½ δᵀ∇²f δ, at every input. It starts at θ₀ with
@@ -201,8 +220,10 @@ def taylor_expand(module: nn.Module, degree: Degree = 1) -> TaylorModel:
     if not any(p.requires_grad for p in module.parameters()):
         msg = "module: expected parameters to expand in, got none that train"
         raise InputError(msg)
+    hung = [v for m in module.modules() for v in vars(m).values() if isinstance(v, Tensor)]
     try:
-        net = copy.deepcopy(module)
+        # What a forward pass hung onto a module (legacy weight_norm) is copied without its graph.
+        net = copy.deepcopy(module, {id(t): t.detach().clone() for t in hung if not t.is_leaf})
     except Exception as error:  # a user's module may hold anything
         if checks.out_of_memory(error):
             raise
