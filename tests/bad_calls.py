@@ -26,6 +26,7 @@ from .junk import JUNK, Planted
 from .specimens import (
     ax,
     data,
+    directed,
     edges,
     eye,
     figure,
@@ -283,7 +284,9 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
                                         "dampening": 0.1},
     "stability.edge_at": lambda: {"optimizer": "momentum", "curvature": 2.0},
     "stability.empirical_ceiling": lambda: {"activation": "relu"},
-    "stability.second_catapult": lambda: {"second_eigenvalue": 0.5},
+    "stability.second_catapult": lambda: {"eigenvalues": [0.5, 0.4]},
+    "taylor.taylor_expand": lambda: {"module": net(), "degree": 2},
+    "directions.loss_directions": lambda: {"ds": directed(), "rate": 0, "ax": ax()},
     "store.check_writable": lambda: {"path": "saved.zarr", "overwrite": True},
     "schema.make_dataset": lambda: {
         "variables": {"learning_rate": [[0.1]], "loss": [[[1.0, 0.5]]]}, "lr": [0.1], "seed": [0],
