@@ -39,9 +39,7 @@ class TopEigenvalues(Observable):
 
     def since(self, runs: Runs, start: FloatArray) -> FloatArray:
         """In the order of the start."""
-        vectors, gram = torch.as_tensor(start), runs.gram().double().cpu()
-        found: FloatArray = torch.einsum("rmk,rmn,rnk->rk", vectors, gram, vectors).numpy()
-        return found
+        return runs.gram_along(torch.as_tensor(start))
 
 
 def first_vectors(runs: Runs, k: int | None) -> FloatArray:
