@@ -320,6 +320,11 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
         "data_root": ".", "n_train": 8, "workers": 1},
     "problems.tanh_problem": lambda: {"width": 4, "hidden": 1, "data": "digits", "data_root": ".",
                                       "n_train": 8, "dtype": torch.float64},
+    "taylor.taylor_models": lambda: {
+        "width": 4, "lr_ratio": [1.0, 2.0], "seeds": 1, "steps": 4, "data": "digits",
+        "data_root": ".", "n_train": 8, "workers": 1},
+    "second.second_catapults": lambda: {"width": 100, "samples": 16, "seeds": [2], "steps": 4,
+                                        "workers": 1},
     "export.figure_paths": lambda: {"folder": Path("out"), "number": 6},
     "export.save_figure": lambda: {"result": figure(), "folder": Path("out"), "overwrite": False},
     "export.to_json": lambda: {"result": figure()},

@@ -43,6 +43,9 @@ def test_only_public_names_are_used() -> None:
     assert len(foreign) > 10
     rooms = ("data", "models", "observables", "plots", "results", "theory")
     submodules = [importlib.import_module(f"trebuchet.{name}") for name in rooms]
+    submodules = [
+        getattr(tb, name) for name in ("data", "models", "observables", "plots", "theory")
+    ]
     public = [getattr(tb, name) for name in tb.__all__]
     public += [getattr(module, name) for module in submodules for name in module.__all__]
     for module, name in foreign:
