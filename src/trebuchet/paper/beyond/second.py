@@ -36,7 +36,7 @@ from trebuchet.theory import second_catapult
 RATES = ("between 2/λ₁ and 2/λ₂", "1.25 · 2/λ₂", "1.9 · 2/λ₁", "2.1 · 2/λ₁")
 MODELS = ("quadratic", "net")
 DENSE = 40
-"""Steps that are all recorded: catapults are over in them."""
+"""Steps that are all recorded: catapults are over by then."""
 
 
 @door(
@@ -104,7 +104,7 @@ def second_catapults(
             lr=[float(np.sqrt(first * second)), 1.25 * second, 1.9 * first, 2.1 * first],
             seeds=[seed],
             steps=steps,
-            record=Recording(every=10, dense=DENSE),
+            record=Recording(dense=DENSE),
             observables=(LossDirections(2, of_start=True), TopEigenvalues(2, of_start=True)),
             workers=workers,
             progress=parts.inside,
