@@ -150,7 +150,7 @@ _ROWS = (
         draw=taylor.draw,
         tell=taylor.tell,
         quick={
-            "width": 64, "lr_ratio": (0.5, 1.5, 2.2, 3.0, 3.6, 4.4), "seeds": 2, "steps": 60,
+            "width": 256, "lr_ratio": (0.5, 1.5, 2.2, 3.0, 3.6, 4.4), "seeds": 1, "steps": 60,
             "n_train": 32,
         },
         minutes=6,
@@ -163,7 +163,7 @@ _ROWS = (
         function=second.second_catapults,
         draw=second.draw,
         tell=second.tell,
-        quick={"width": 500, "seeds": 1, "steps": 80},
+        quick={"width": 400, "samples": 48, "seeds": (1,), "steps": 50},
         minutes=4,
     ),
 )  # fmt: skip
