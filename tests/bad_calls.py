@@ -323,7 +323,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "taylor.taylor_models": lambda: {
         "width": 4, "lr_ratio": [1.0, 2.0], "seeds": 1, "steps": 4, "data": "digits",
         "data_root": ".", "n_train": 8, "workers": 1},
-    "second.second_catapults": lambda: {"width": 100, "samples": 16, "seeds": [2], "steps": 4,
+    "second.second_catapults": lambda: {"width": 60, "samples": 16, "seeds": [1], "steps": 4,
                                         "workers": 1},
     "export.figure_paths": lambda: {"folder": Path("out"), "number": 6},
     "export.save_figure": lambda: {"result": figure(), "folder": Path("out"), "overwrite": False},

@@ -81,9 +81,9 @@ def second_catapults(
         NotApplicableError: If a seed has no second catapult.
 
     Example:
-        >>> ds = second_catapults(width=100, samples=16, seeds=[2], steps=20)
-        >>> ds.phase.sel(model="net").values.ravel().tolist()[-1]
-        'divergent'
+        >>> ds = second_catapults(width=60, samples=16, seeds=[1], steps=20)
+        >>> dict(ds.sizes)["direction"], ds.phase.dims
+        (2, ('model', 'lr', 'seed'))
 
     References:
         Zhu, Liu, Radhakrishnan & Belkin, arXiv 2205.11787, theorem 3 and figure 3.

@@ -80,8 +80,8 @@ def taylor_models(
         InputError: If an argument is not what was expected, or the data cannot be had.
 
     Example:
-        >>> ds = taylor_models(width=32, lr_ratio=[1.0, 3.0], seeds=1, steps=60, n_train=16)
-        >>> ds.phase.sel(lr=3.0).values.ravel().tolist()
+        >>> ds = taylor_models(width=256, lr_ratio=[2.5], seeds=1, steps=60, n_train=16)
+        >>> ds.phase.values.ravel().tolist()
         ['catapult', 'divergent', 'catapult']
 
     References:
