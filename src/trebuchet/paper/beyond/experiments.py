@@ -153,7 +153,7 @@ _ROWS = (
             "width": 256, "lr_ratio": (0.5, 1.5, 2.2, 3.0, 3.6, 4.4), "seeds": 1, "steps": 60,
             "n_train": 32,
         },
-        minutes=6,
+        minutes=3,
     ),
     Experiment(
         name="second_catapult",
@@ -164,7 +164,7 @@ _ROWS = (
         draw=second.draw,
         tell=second.tell,
         quick={"width": 400, "samples": 48, "seeds": (1,), "steps": 50},
-        minutes=4,
+        minutes=3,
     ),
 )  # fmt: skip
 

@@ -38,6 +38,9 @@ MODELS = ("quadratic", "net")
 DENSE = 40
 """Steps that are all recorded: catapults are over by then."""
 
+SHOWN = 100
+"""Steps in the picture."""
+
 
 @door(
     width=checks.size, samples=checks.size, seeds=a_list, steps=step_count, workers=at_once,
@@ -159,7 +162,7 @@ def _named(found: xr.Dataset) -> xr.Dataset:
 
 
 def draw(found: xr.Dataset) -> Picture:
-    """Loss in the two directions over steps, a column a rate, a row a model.
+    """Loss in the two directions over steps, of the first seed, a column a rate, a row a model.
 
     Args:
         found: As `second_catapults` returned it.
@@ -172,12 +175,12 @@ def draw(found: xr.Dataset) -> Picture:
         axes = picture.subplots(len(MODELS), len(RATES), sharex=True, sharey=True)
         for row, model in zip(axes, MODELS, strict=True):
             for rate, ax in enumerate(row):
-                loss_directions(found.sel(model=model), rate=rate, ax=ax)
+                loss_directions(found.sel(model=model).isel(seed=[0]), rate=rate, ax=ax)
                 ax.set_title(f"{model}: η {'' if rate == 0 else '= '}{RATES[rate]}", fontsize=8)
                 ax.label_outer()
                 if rate or ax is not axes[0, 0]:
                     ax.get_legend().remove()
-                ax.set_ylim(1e-8, 1e3)
+                ax.set(xlim=(0, SHOWN), ylim=(1e-8, 1e5))
     return picture
 
 
