@@ -60,7 +60,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, *, scale: float = 1.0) -> Tensor:
         q, k, v = self.qkv(x.reshape(2, 4, 5)).chunk(3, -1)  # (2, 4, 4) each
         z: Tensor = scale * self.rnn(F.scaled_dot_product_attention(q, k, v))[0]
-        return z
+        return z.flatten(0, 1)
 
 
 def between(middle: Callable[[], nn.Module], width: int = 7) -> nn.Module:
