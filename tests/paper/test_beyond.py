@@ -45,9 +45,6 @@ def test_only_public_names_are_used() -> None:
     assert len(foreign) > 10
     rooms = ("data", "models", "observables", "plots", "results", "theory")
     submodules = [importlib.import_module(f"trebuchet.{name}") for name in rooms]
-    submodules = [
-        getattr(tb, name) for name in ("data", "models", "observables", "plots", "theory")
-    ]
     public = [getattr(tb, name) for name in tb.__all__]
     public += [getattr(module, name) for module in submodules for name in module.__all__]
     for module, name in foreign:
@@ -330,6 +327,8 @@ def test_models_on_one_sample_settle_on_the_cycles_of_the_map() -> None:
     told = row.tell(found)
     assert len(told) == 4
     assert "4 of 4 cycles" in told[1]
+
+
 # Taylor models
 
 
