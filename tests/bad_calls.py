@@ -26,6 +26,7 @@ from .junk import JUNK, Planted
 from .specimens import (
     ax,
     data,
+    directed,
     edges,
     eye,
     figure,
@@ -283,7 +284,9 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
                                         "dampening": 0.1},
     "stability.edge_at": lambda: {"optimizer": "momentum", "curvature": 2.0},
     "stability.empirical_ceiling": lambda: {"activation": "relu"},
-    "stability.second_catapult": lambda: {"second_eigenvalue": 0.5},
+    "stability.second_catapult": lambda: {"eigenvalues": [0.5, 0.4]},
+    "taylor.taylor_expand": lambda: {"module": net(), "degree": 2},
+    "directions.loss_directions": lambda: {"ds": directed(), "rate": 0, "ax": ax()},
     "store.check_writable": lambda: {"path": "saved.zarr", "overwrite": True},
     "schema.make_dataset": lambda: {
         "variables": {"learning_rate": [[0.1]], "loss": [[[1.0, 0.5]]]}, "lr": [0.1], "seed": [0],
@@ -317,6 +320,11 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
         "data_root": ".", "n_train": 8, "workers": 1},
     "problems.tanh_problem": lambda: {"width": 4, "hidden": 1, "data": "digits", "data_root": ".",
                                       "n_train": 8, "dtype": torch.float64},
+    "taylor.taylor_models": lambda: {
+        "width": 4, "lr_ratio": [1.0, 2.0], "seeds": 1, "steps": 4, "data": "digits",
+        "data_root": ".", "n_train": 8, "workers": 1},
+    "second.second_catapults": lambda: {"width": 60, "samples": 16, "seeds": [1], "steps": 4,
+                                        "workers": 1},
     "export.figure_paths": lambda: {"folder": Path("out"), "number": 6},
     "export.save_figure": lambda: {"result": figure(), "folder": Path("out"), "overwrite": False},
     "export.to_json": lambda: {"result": figure()},

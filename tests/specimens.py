@@ -36,6 +36,13 @@ def runs() -> xr.Dataset:
 
 
 @cache
+def directed() -> xr.Dataset:
+    return tb.label(
+        tb.sweep(problem(), lr_ratio=[1.0], seeds=1, steps=3, observables=["loss_directions"])
+    )
+
+
+@cache
 def scan() -> tb.Scan:
     return tb.scan(net(), "mse", data(), horizon=10)
 

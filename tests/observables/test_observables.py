@@ -11,6 +11,7 @@ from torch.func import functional_call, jacrev
 
 import trebuchet as tb
 from trebuchet.errors import InputError
+from trebuchet.observables import LossDirections, TopEigenvalues
 from trebuchet.observables.accuracy import share
 
 F64 = torch.float64
@@ -80,9 +81,29 @@ def test_kernels_of_both_kinds_by_dense_autograd(make: Any) -> None:
         np.testing.assert_allclose(here.gradient_norm, slope.norm(), rtol=1e-9)
 
 
-def test_all_directions_together_are_the_loss() -> None:
-    from trebuchet.observables.loss_directions import LossDirections
+@pytest.mark.parametrize("make", [_net, _mlp])
+def test_directions_of_the_start_by_dense_autograd(make: Any) -> None:
+    net = make()
+    chosen = [LossDirections(3, of_start=True), TopEigenvalues(3, of_start=True)]
+    runs = tb.sweep(
+        tb.Problem(net, "half_mse", (X, Y)), lr=[RATE], steps=STEPS, observables=chosen
+    ).isel(lr=0, seed=0)
+    assert "at the start" in runs.loss_directions.attrs["long_name"]
+    for t, at in enumerate(_trained(net, _half, Y)):
+        jacobian = _jacobian(at)
+        gram = jacobian @ jacobian.T / 7
+        if t == 0:
+            first = torch.linalg.eigh(gram)[1].flip(1)[:, :3]
+        residual = at(X).flatten().detach() - Y
+        here = runs.isel(step=t)
+        np.testing.assert_allclose(
+            here.loss_directions, (first.T @ residual).square() / 14, rtol=1e-6, atol=1e-10
+        )
+        along = torch.diagonal(first.T @ gram @ first)
+        np.testing.assert_allclose(here.top_eigenvalues, along, rtol=1e-7)
 
+
+def test_all_directions_together_are_the_loss() -> None:
     runs = tb.sweep(
         tb.Problem(_net(), "half_mse", (X, Y)), lr=[0.1], steps=3, observables=[LossDirections(7)]
     )

@@ -12,7 +12,7 @@ import pytest
 import torch
 import xarray as xr
 from hypothesis import given, strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 import trebuchet as tb
 from trebuchet.errors import InputError
@@ -23,8 +23,10 @@ from trebuchet.paper.beyond import (
     divergence_edge,
     norm_ceiling,
     relu_problem,
+    second_catapults,
     sparsity_over_widths,
     tanh_problem,
+    taylor_models,
 )
 from trebuchet.paper.beyond.ceiling import _observe
 from trebuchet.paper.beyond.edge import bracket
@@ -325,3 +327,57 @@ def test_models_on_one_sample_settle_on_the_cycles_of_the_map() -> None:
     told = row.tell(found)
     assert len(told) == 4
     assert "4 of 4 cycles" in told[1]
+
+
+# Taylor models
+
+
+def test_taylor_models_are_those_of_a_plain_loop() -> None:
+    ratio, steps, width, seed = 2.6, 20, 24, 1
+    ds = taylor_models(
+        width=width, lr_ratio=[1.0, ratio], seeds=[0, seed], steps=steps, n_train=16, workers=1
+    )
+    problem, samples = relu_problem(width, n_train=16), tb.data.load_digits01(16)
+    x, y = problem.x, problem.y
+    net = problem.initial(seed)
+    u0, v0 = (p.detach() for p in net.parameters())
+    top = tb.top_eigen(net, "half_mse", (x, y), "ntk", rtol=1e-6).value
+    c, on = (width * 64) ** -0.5, x @ u0.T > 0
+
+    def outputs(at: Tensor, active: Tensor, u: Tensor, v: Tensor, degree: int) -> Tensor:
+        """On the start's pattern f is bilinear: its Taylor models leave out δu δv, or nothing."""
+        z: Tensor = c * (active * (at @ u.T)) @ v.T
+        if degree == 1:
+            z = z - c * (active * (at @ (u - u0).T)) @ (v - v0).T
+        return z.squeeze(-1)
+
+    test, wanted = torch.as_tensor(samples.x_test).to(x), torch.as_tensor(samples.y_test).to(y)
+    for degree, name in ((1, "linear"), (2, "quadratic")):
+        u, v = (t.clone().requires_grad_() for t in (u0, v0))
+        for _ in range(steps):
+            loss = (outputs(x, on, u, v, degree) - y).square().mean() / 2
+            by_u, by_v = torch.autograd.grad(loss, (u, v))
+            with torch.no_grad():
+                u -= ratio / top * by_u
+                v -= ratio / top * by_v
+        z = outputs(test, test @ u0.T > 0, u.detach(), v.detach(), degree)
+        expected = float((z - wanted).square().mean() / 2)
+        found = float(ds.test_loss.sel(model=name, lr=ratio, seed=seed))
+        assert found == pytest.approx(expected, rel=1e-2)  # float32, past the edge
+
+
+# Second catapults
+
+
+def test_each_direction_catapults_at_its_own_rate() -> None:
+    ds = second_catapults(width=400, samples=48, seeds=[1], steps=40, workers=1).isel(seed=0)
+    assert (ds.phase.values == [["catapult"] * 3 + ["divergent"]] * 2).all()
+    peak = ds.loss_directions.max("step") / ds.loss_directions.isel(step=0)
+    left = ds.top_eigenvalues_final / ds.top_eigenvalues.isel(step=0)
+    for name in ("critical", "loss_directions"):
+        assert ds[name].attrs["long_name"]
+    between, past = ({"model": "quadratic", "lr": lr} for lr in (1.0, 2.0))
+    assert peak.sel(between)[1] == pytest.approx(1.0, abs=0.05)
+    assert left.sel(between)[1] > 0.95 > left.sel(between)[0]
+    assert (peak.sel(past) > 5).all()
+    assert (left.sel(past) < 0.8).all()

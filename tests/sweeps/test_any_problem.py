@@ -367,3 +367,12 @@ def test_a_checkpoint_is_not_taken_up_by_another_training(
     assert differing(sweep(first), whole) == []
     with pytest.raises(InputError, match=r"holds another sweep \(it differs in trained\)"):
         sweep(other)
+
+
+def test_a_rate_that_weights_cannot_take_is_refused() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    problem = tb.Problem(net, "mse", (torch.ones(4, 2), torch.zeros(4, 1)))
+    with pytest.raises(tb.errors.InputError, match=r"lr: expected rates up to 3\.4e\+38"):
+        tb.sweep(problem, lr=[1e300], seeds=[0], steps=2)
+    with pytest.raises(tb.errors.InputError, match=r"lr: expected rates up to 3\.4e\+38"):
+        tb.scan(problem, rates=[1e300], horizon=10)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from trebuchet.errors import InputError
-from trebuchet.theory import stability
+from trebuchet.errors import InputError, NotApplicableError
+from trebuchet.theory import second_catapult, stability
 from trebuchet.theory.stability import OptimizerName
 
 CURVATURE = 2.5
@@ -65,7 +65,18 @@ def test_known_values() -> None:
     for name in ("momentum", "nesterov"):
         assert stability.critical_lr(name, 5.0, momentum=0.0) == stability.critical_lr("sgd", 5.0)
     assert stability.empirical_ceiling("tanh") == 4.0
-    assert stability.second_catapult(0.5) == 4.0
+
+
+def test_a_second_catapult_needs_a_second_eigenvalue_above_half_the_first() -> None:
+    # Zhu et al.'s figure 3: 2/λ₁ = 0.37, 2/λ₂ = 0.39.
+    assert second_catapult([2 / 0.39, 2 / 0.37, 0.1]) == pytest.approx((0.37, 0.39, 0.74))
+    assert second_catapult([1.0, 0.51])[1] < second_catapult([1.0, 0.51])[2]
+    for second in (0.5, 0.2):
+        with pytest.raises(NotApplicableError, match=r"eigenvalues: there is no second catapult"):
+            second_catapult([1.0, second])
+    for wrong in ([1.0], [1.0, 0.0], [1.0, -1.0]):
+        with pytest.raises(InputError, match="eigenvalues: expected two or more positive"):
+            second_catapult(wrong)
 
 
 def test_free_adam_hovers_at_its_edge() -> None:

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from trebuchet._swapped import swapped
 from trebuchet.curvature.explain import explained
-from trebuchet.curvature.swapped import swapped
 from trebuchet.errors import InputError
 from trebuchet.problem import losses
 from trebuchet.problem.autocast import Autocast

@@ -22,9 +22,9 @@ import torch
 import torch.autograd.forward_ad as fwd
 from torch import Tensor
 
+from trebuchet._swapped import swapped
 from trebuchet.curvature.basis import normal
 from trebuchet.curvature.explain import NoDerivativeError, missing
-from trebuchet.curvature.swapped import swapped
 from trebuchet.curvature.twin import Twin
 from trebuchet.errors import InputError
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from trebuchet._swapped import swapped
 from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.explain import explained
-from trebuchet.curvature.swapped import swapped
 from trebuchet.errors import InputError
 from trebuchet.problem.batches import Batch
 from trebuchet.problem.losses import ModelLoss, check_scalar

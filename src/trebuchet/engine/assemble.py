@@ -132,7 +132,8 @@ def _of(
         dims: tuple[str, ...] = TRACE if key == name else RUN
         if observable.dim is not None:
             dims = (*dims, observable.dim)
-        if key in VARIABLES:
+        own = key == name and "long_name" in vars(observable)  # one of ours, with a setting
+        if key in VARIABLES and not own:
             attrs = {"units": VARIABLES[key].units, "long_name": VARIABLES[key].long_name}
         elif key != name:
             ends = {"final": "at the end", "first": "at the start", "max": "largest recorded"}

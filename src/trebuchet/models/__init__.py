@@ -4,6 +4,7 @@ from trebuchet.models.draws import Draws
 from trebuchet.models.meta_feature import MetaFeature
 from trebuchet.models.mlp import MLP
 from trebuchet.models.quadratic import PureQuadratic, QuadraticWithBias
+from trebuchet.models.taylor import taylor_expand
 from trebuchet.models.teacher_student import (
     biased_teacher_student,
     pure_teacher_student,
@@ -17,4 +18,5 @@ __all__ = [
     "QuadraticWithBias",
     "biased_teacher_student",
     "pure_teacher_student",
+    "taylor_expand",
 ]

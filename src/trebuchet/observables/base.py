@@ -57,6 +57,12 @@ class Runs(ABC):
         """H = JJᵀ/D, the dense NTK of every run, ``(R, D·K, D·K)``."""
         raise UnavailableError("these runs have no dense kernel matrix")
 
+    def gram_along(self, vectors: Tensor) -> FloatArray:
+        """eᵀHe of every run along each column of ``(R, D·K, k)``: ``(R, k)``, float64."""
+        e, gram = vectors.double(), self.gram().double().cpu()
+        found: FloatArray = torch.einsum("rmk,rmn,rnk->rk", e, gram, e).numpy()
+        return found
+
     def top_eigenvalue(self) -> FloatArray:
         """λ of every run, ``(R,)``, of the operator that the result names."""
         raise UnavailableError("these runs have no operator")

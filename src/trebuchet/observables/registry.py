@@ -119,4 +119,4 @@ def _named(name: str, observable: Observable) -> Observable:
 
 def described(chosen: Sequence[Observable]) -> list[str]:
     """The names, in order, for settings."""
-    return sorted(o.name for o in chosen)
+    return sorted(o.name + " of the start" * getattr(o, "of_start", False) for o in chosen)

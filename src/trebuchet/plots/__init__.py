@@ -2,6 +2,7 @@
 
 from trebuchet.plots.against_rate import against_rate
 from trebuchet.plots.bifurcation import bifurcation
+from trebuchet.plots.directions import loss_directions
 from trebuchet.plots.edge_lines import draw_edges
 from trebuchet.plots.figure_panels import paper_panels
 from trebuchet.plots.phase_bar import majority_phase, phase_bar, shade_phases
@@ -13,6 +14,7 @@ __all__ = [
     "against_rate",
     "bifurcation",
     "draw_edges",
+    "loss_directions",
     "majority_phase",
     "paper_panels",
     "phase_bar",

@@ -33,14 +33,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from trebuchet._checks import anything, choice, flag, instance
+from trebuchet._differentiable import differentiable_kernels
 from trebuchet._doors import door, maybe, rule
 from trebuchet._torch_checks import module as a_module, shaped
 from trebuchet.errors import InputError
+from trebuchet.models.taylor import parts
 from trebuchet.problem.captured import captured
 from trebuchet.problem.interrupts import Interrupts
 from trebuchet.problem.same import same
@@ -149,7 +150,7 @@ def held_still(
         _values(held, parameters.values(), _affordable(copied, ours)) as values,
         _registered(held),
         modes_kept(held),
-        _kernels(held),
+        differentiable_kernels(held),
         torch.enable_grad(),
         interrupts.held_back(),  # what ends first: everything above is then put back undisturbed
     ):
@@ -271,7 +272,7 @@ def _affordable(tensors: list[Tensor], ours: dict[int, Tensor]) -> list[Tensor]:
 
 def silence_dropout(model: nn.Module) -> None:
     """Switch dropout off where it is a layer or a setting of one; `modes_kept` restores both."""
-    for module in model.modules():
+    for module in parts(model):
         if isinstance(module, _DROPOUT):
             module.eval()
         elif isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
@@ -435,7 +436,7 @@ def _values(
 @contextlib.contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
     """Put train and eval flags, and the dropout rates of layers that have one, back afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
+    flags = [(module, module.training) for module in parts(model)]
     rates = [(m, m.dropout) for m, _ in flags if isinstance(m, (nn.RNNBase, nn.MultiheadAttention))]
     try:
         yield
@@ -444,31 +445,3 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
             module.training = training
         for layer, rate in rates:
             layer.dropout = rate
-
-
-@contextlib.contextmanager
-def _kernels(model: nn.Module) -> Iterator[None]:
-    """Only kernels with second derivatives; the recurrent ones are slow, so only when needed."""
-    recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            if recurrent:
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-                stack.enter_context(_without_onednn())
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-
-
-@contextlib.contextmanager
-def _without_onednn() -> Iterator[None]:
-    # torch.backends.mkldnn.flags() also sets TF32, which warns where there is no Intel GPU.
-    enabled = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(enabled)

@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from trebuchet._checks import choice, finite, fraction, mapping, positive, real
+from trebuchet._checks import array, choice, finite, fraction, mapping, positive, real, shown
 from trebuchet._doors import door, maybe, rule
+from trebuchet.errors import InputError, NotApplicableError
 
 OptimizerName = Literal[
     "sgd", "momentum", "nesterov", "adam", "adamw", "nadam", "radam", "adamax", "rmsprop", "adagrad"
@@ -381,21 +383,45 @@ def empirical_ceiling(activation: str) -> float:
     return EMPIRICAL_CEILINGS[activation]
 
 
-@door(second_eigenvalue=positive)
-def second_catapult(second_eigenvalue: float) -> float:
-    """The learning rate 2/λ₂ at which the second eigenvalue crosses stability too.
+@door(eigenvalues=rule(array, 1))
+def second_catapult(eigenvalues: ArrayLike) -> tuple[float, float, float]:
+    """The rates 2/λ₁, 2/λ₂ and 4/λ₁ between which two eigendirections catapult, one by one.
+
+    From 2/λ₁ on the loss rises along the first eigenvector of the kernel at the start, and λ₁
+    falls; from 2/λ₂ on along the second too, and λ₂ falls with it. Proven for the neural quadratic
+    model of inputs of one dimension and infinite width; leading order elsewhere.
 
     Args:
-        second_eigenvalue: λ₂, the second largest eigenvalue of the NTK at initialisation.
+        eigenvalues: Of the curvature at the start (the NTK / D for the half mean squared error,
+            twice that without the half), two or more, positive, in any order.
 
     Returns:
-        η.
+        (2/λ₁, 2/λ₂, 4/λ₁): where the first and the second catapult begin, and divergence.
 
     Raises:
-        InputError: If λ₂ is not positive and finite.
+        InputError: If there are not two positive finite numbers.
+        NotApplicableError: If 2/λ₂ ≥ 4/λ₁: divergence comes first.
 
     Example:
-        >>> second_catapult(0.5)
-        4.0
+        >>> second_catapult([0.4, 0.5])
+        (4.0, 5.0, 8.0)
+        >>> second_catapult([0.5, 0.2])
+        Traceback (most recent call last):
+        trebuchet.errors.NotApplicableError: eigenvalues: there is no second catapult, since \
+training diverges from 4/λ₁ = 8 on, before 2/λ₂ = 10; it needs λ₂ > λ₁/2
+
+    References:
+        Zhu, Liu, Radhakrishnan & Belkin, arXiv 2205.11787, theorem 3.
     """
-    return 2 / second_eigenvalue
+    found = np.sort(np.asarray(eigenvalues))[::-1]
+    if len(found) < 2 or found[1] <= 0:
+        msg = f"eigenvalues: expected two or more positive numbers, got {shown(eigenvalues)}"
+        raise InputError(msg)
+    first, second, last = float(2 / found[0]), float(2 / found[1]), float(4 / found[0])
+    if second >= last:
+        msg = (
+            "eigenvalues: there is no second catapult, since training diverges from 4/λ₁ = "
+            f"{last:.4g} on, before 2/λ₂ = {second:.4g}; it needs λ₂ > λ₁/2"
+        )
+        raise NotApplicableError(msg)
+    return first, second, last

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from trebuchet.engine.optimizers import GradientDescent, full_batch
+from trebuchet.errors import InputError
 from trebuchet.observables.base import UnavailableError
 from trebuchet.problem.batches import Batch, as_batches
 from trebuchet.problem.bound import Bound
@@ -85,7 +87,25 @@ class Host:
         return self.free_looks and self.trained.problem.unchanging
 
     def begin(self, rate: float) -> State:
-        """Where a new run at this rate starts."""
+        """Where a new run at this rate starts.
+
+        Args:
+            rate: η, before the schedule.
+
+        Returns:
+            The state.
+
+        Raises:
+            InputError: If the weights' type cannot hold the rate: torch would, in the first step.
+        """
+        dtype = self.objective.params[0].dtype
+        most = max(torch.finfo(dtype).max, torch.finfo(torch.float32).max)
+        if rate > most:
+            name = str(dtype).removeprefix("torch.")
+            msg = (
+                f"lr: expected rates up to {most:.1e}, which {name} weights can take, got {rate:g}"
+            )
+            raise InputError(msg)
         # An optimizer may copy the weights that it finds (Lookahead's slow ones).
         self.load_start()
         optimizer = self.factory(self.objective.params, rate)

@@ -288,6 +288,21 @@ class ModuleKernel(Kernel):
             seen.gram = (jacobian @ jacobian.T / self.samples).unsqueeze(0)
         return seen.gram
 
+    def gram_along(self, vectors: Tensor) -> FloatArray:
+        """One backward pass a vector, |Jᵀe|²/D, where the matrix is not at hand."""
+        seen = self._outputs()
+        if seen.gram is not None:
+            return super().gram_along(vectors)
+        found = []
+        for e in vectors[0].unbind(1):
+            along = e.to(seen.z).view_as(seen.z)
+            grads = torch.autograd.grad(
+                seen.z, self.host.objective.params, along, retain_graph=True, allow_unused=True
+            )
+            squares = sum(float(g.double().square().sum()) for g in grads if g is not None)
+            found.append(squares / self.samples)
+        return np.array([found])
+
     def top_eigenvalue(self) -> FloatArray:
         """λ of the NTK for the half mean squared error, of the loss's curvature elsewhere."""
         host = self.host

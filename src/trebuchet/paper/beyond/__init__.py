@@ -9,6 +9,8 @@
 - :func:`first_rise`: from which rate on does the loss rise in the first steps?
 - :func:`early_diagram`: from which rates on do loss and sharpness rise early, over width and depth?
 - :func:`cycles_and_chaos`: what becomes of training past the last stable minimum?
+- :func:`taylor_models`: how do a net's linear and quadratic Taylor models train and generalise?
+- :func:`second_catapults`: does each eigendirection catapult at its own 2/λᵢ?
 
 `EXPERIMENTS` is the table of them all, with the settings, a picture and a few sentences each:
 ``trebuchet beyond NAME``, or ``EXPERIMENTS["edge"].run(quick=True)``. Only
@@ -22,7 +24,9 @@ from trebuchet.paper.beyond.edge import divergence_edge
 from trebuchet.paper.beyond.experiments import EXPERIMENTS
 from trebuchet.paper.beyond.first_rise import first_rise
 from trebuchet.paper.beyond.problems import relu_problem, tanh_problem
+from trebuchet.paper.beyond.second import second_catapults
 from trebuchet.paper.beyond.sparsity import sparsity_over_widths
+from trebuchet.paper.beyond.taylor import taylor_models
 from trebuchet.paper.beyond.width import critical_over_width
 
 __all__ = [
@@ -35,6 +39,8 @@ __all__ = [
     "map_runs",
     "norm_ceiling",
     "relu_problem",
+    "second_catapults",
     "sparsity_over_widths",
     "tanh_problem",
+    "taylor_models",
 ]

@@ -1,6 +1,6 @@
 """The table of experiments beyond the paper: one row a question."""
 
-from trebuchet.paper.beyond import pictures
+from trebuchet.paper.beyond import pictures, second, taylor
 from trebuchet.paper.beyond.bifurcation import cycles_and_chaos, draw_cycles, tell_cycles
 from trebuchet.paper.beyond.ceiling import norm_ceiling
 from trebuchet.paper.beyond.early import draw_early, early_diagram, tell_early
@@ -12,6 +12,7 @@ from trebuchet.paper.experiment import Experiment
 
 PAPER = "Meltzer & Liu, arXiv 2301.07737"
 EARLY = "Kalra & Barkeshli, arXiv 2302.12250"
+ZHU = "Zhu, Liu, Radhakrishnan & Belkin, arXiv 2205.11787"
 PHASES = "Lewkowycz et al., arXiv 2003.02218"
 
 _ROWS = (
@@ -139,6 +140,31 @@ _ROWS = (
             "exponent_steps": 128,
         },
         minutes=6,
+    ),
+    Experiment(
+        name="taylor",
+        title="A net beside its linear and quadratic Taylor models",
+        question="Does the quadratic model train past 2/λ₀ as the net does, and generalise better?",
+        source=ZHU,
+        function=taylor.taylor_models,
+        draw=taylor.draw,
+        tell=taylor.tell,
+        quick={
+            "width": 256, "lr_ratio": (0.5, 1.5, 2.2, 3.0, 3.6, 4.4), "seeds": 1, "steps": 60,
+            "n_train": 32,
+        },
+        minutes=3,
+    ),
+    Experiment(
+        name="second_catapult",
+        title="Second catapults",
+        question="Does each eigendirection of the kernel catapult at its own rate 2/λᵢ?",
+        source=ZHU,
+        function=second.second_catapults,
+        draw=second.draw,
+        tell=second.tell,
+        quick={"width": 400, "samples": 48, "seeds": (1,), "steps": 50},
+        minutes=3,
     ),
 )  # fmt: skip
 

@@ -55,7 +55,7 @@ def relu_problem(
         >>> relu_problem(16, n_train=8).initial(0).degree
         2
     """
-    samples = _load(data, data_root, n_train)
+    samples = load(data, data_root, n_train)
     d = samples.x_train.shape[1]
 
     def model(seed: int) -> MLP:
@@ -97,7 +97,7 @@ def tanh_problem(
         >>> [type(layer).__name__ for layer in tanh_problem(16, n_train=8).initial(0)]
         ['Linear', 'Tanh', 'Linear']
     """
-    samples = _load(data, data_root, n_train)
+    samples = load(data, data_root, n_train)
     sizes = [samples.x_train.shape[1], *[width] * hidden, 1]
 
     def model(seed: int) -> nn.Module:
@@ -114,7 +114,8 @@ def tanh_problem(
     return _problem(model, samples, dtype, f"tanh net, {hidden} hidden × {width}, on {data}")
 
 
-def _load(data: str, data_root: str | Path | None, n_train: int) -> TwoClassData:
+def load(data: str, data_root: str | Path | None, n_train: int) -> TwoClassData:
+    """Two classes of images, by the name of the set."""
     if data == DIGITS:
         return load_digits01(n_train)
     return load_images(data, data_root, n_train=n_train)
