@@ -254,6 +254,9 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "edges.quadratic_with_bias": lambda: {
         "phi_eff": [1.0], "psi_eff": eye(), "theta_phi": [2.0], "theta_psi": [1.0, 2.0],
         "zeta": 1.0, "top_eigenvalue": 5.0},
+    "edges.quadratic_with_bias_multi": lambda: {
+        "phi": [[1.0], [0.5]], "omega_dual": eye(), "theta_phi": [2.0], "theta_psi": [1.0, 2.0],
+        "top_eigenvalue": 5.0},
     "edges.two_layer_homogeneous": lambda: {"X": eye(), "theta_norm_sq": 200.0, "width": 100,
                                             "slopes": (1.0, 0.5), "top_eigenvalue": 2.0},
     "edges.span_weight_norm": lambda: {"X": eye(), "U": eye(), "v": [1.0, 2.0]},
