@@ -13,6 +13,7 @@ from trebuchet.curvature.gram import curved, top_of_gram
 from trebuchet.engine import law
 from trebuchet.engine.kernels.base import FloatArray, Kernel
 from trebuchet.engine.kernels.outputs import OutputKernel
+from trebuchet.engine.lawful import coarse
 from trebuchet.engine.losses import Loss
 from trebuchet.engine.optimizers import GradientDescent
 from trebuchet.observables.base import UnavailableError
@@ -60,10 +61,13 @@ class DescentKernel(Kernel):
 
     def _fresh(self) -> None:
         """Forget what belongs to one θ."""
+        self._norm: FloatArray | None = None
+        self._forget_outputs()
+
+    def _forget_outputs(self) -> None:
         self._z: Tensor | None = None
         self._dz: Tensor | None = None
         self._gram: Tensor | None = None
-        self._norm: FloatArray | None = None
         self._shares = False
 
     @property
@@ -88,7 +92,7 @@ class DescentKernel(Kernel):
             The losses, ``(R,)``.
         """
         del step, last
-        self._fresh()
+        self._forget_outputs()
         self._forward(watched)
         loss, self._dz = self.loss(self._outputs(), self.y)
         return loss.double().cpu().numpy()
@@ -193,13 +197,65 @@ class DescentKernel(Kernel):
         ]
         self._fresh()
 
-    def predict(self, gram: Tensor, weight_norm: FloatArray) -> law.Prediction | None:
-        """The law of gradient descent on a homogeneous net, with weight decay or without."""
-        if self.net.degree is None or self.optimizer.momentum != 0:
+    def _law(self) -> law.Law | None:
+        found = self.net.scaling
+        if isinstance(found, str):
             return None
-        z = self._outputs()
-        norm = torch.as_tensor(weight_norm, device=z.device)
-        return law.predict(self.net.degree, norm, z, self._slope(), gram, self.lr, self.optimizer)
+        one = [p[0] for p in self.net.params]
+        of = law.Law.of(found.degree, self.net.alphas(), one, self.x.numel())
+        return None if coarse(of, self.lr.device) else of
+
+    def predict(self, step: int) -> law.Prediction | None:
+        """The law of gradient descent, heavy ball and weight decay, without a gradient.
+
+        With u = βv + ∇L + wθ, Σ α θ·u is βΣ α θ·v + k z·∂L/∂z + wW by Euler; |u|² comes from the
+        Gram matrix where there is one, D ∂L/∂zᵀ H ∂L/∂z being |∇L|², and from the step elsewhere.
+
+        Args:
+            step: t.
+
+        Returns:
+            The prediction; None for a net without a law.
+        """
+        del step
+        of, optimizer = self._law(), self.optimizer
+        if of is None:
+            return None
+        eta, decay = self.lr.double(), optimizer.weight_decay
+        weight = self._weighted_norm(of)
+        q = self._slope().flatten(1).double()
+        terms = of.degree * self._outputs().flatten(1).double() * q
+        along, size = terms.sum(1) + decay * weight, terms.abs().sum(1) + decay * weight
+        if optimizer.momentum:
+            pull = optimizer.momentum * law.inner(of, self.net.params, self.velocity)
+            along, size = along + pull, size + pull.abs()
+        expected, scale = weight - 2 * eta * along, weight + 2 * eta * size
+        if self._gram is None or optimizer.momentum or not self.net.counts_every_weight_once:
+            before = [p.clone() for p in self.net.params]
+            return law.Prediction(expected, scale, before=before)
+        hq = torch.bmm(self._gram.double(), q.unsqueeze(2)).squeeze(2)  # (R, D·K)
+        squared = self.samples * (q * hq).sum(1) + decay * (2 * terms.sum(1) + decay * weight)
+        return law.Prediction(expected + eta**2 * squared, scale + eta**2 * squared)
+
+    def violation(self, prediction: law.Prediction, step: int) -> FloatArray:
+        """Of the step just made.
+
+        Args:
+            prediction: As made before it.
+            step: t.
+
+        Returns:
+            The violation.
+        """
+        of = self._law()
+        assert of is not None
+        return law.residual(of, prediction, self.net.params, self._weighted_norm(of), step=step)
+
+    def _weighted_norm(self, of: law.Law) -> Tensor:
+        """W; |θ|², which is kept for who asks next, where that is the same."""
+        if not self.net.counts_every_weight_once:
+            return law.norm(of, self.net.params)
+        return torch.as_tensor(self.weight_norm(), device=self.lr.device)
 
     def gram(self) -> Tensor:
         """H, once for all observables of a step."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from trebuchet.engine.optimizers import GradientDescent, full_batch
+from trebuchet.engine.lawful import law_of
 from trebuchet.observables.base import UnavailableError
 from trebuchet.problem.batches import Batch, as_batches
 from trebuchet.problem.bound import Bound
@@ -69,6 +69,7 @@ class Host:
         self.free_looks = trained.free_looks
         self.state = self.objective.state
         self.loss_first = self.objective.value(self.fixed)
+        self.scaling, self.law = law_of(trained)
         self._closing_first: tuple[float, float] | None = None
         self._loaded: Guest | None = None
         self._blameless: set[tuple[int, int]] = set()  # (seed, step) whose batch is not at fault
@@ -187,10 +188,3 @@ class Host:
             return "hessian"
         one = self.stream.full_batch and len(self.fixed) == 1 and not self.objective.randomised
         return NTK if loss is half_mse and one else "ggn"
-
-    def descent(self) -> GradientDescent | None:
-        """The optimizer as plain gradient descent, if that is what it is."""
-        problem = self.trained.problem
-        if self.schedule or self.scheduler or problem.clip or not self.stream.full_batch:
-            return None
-        return full_batch(problem.optimizer)
