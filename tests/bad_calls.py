@@ -215,6 +215,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "Draws.uniform": lambda: {"self": tb.models.Draws(0), "shape": 2, "low": 0.0, "high": 1.0},
     "Draws.choice": lambda: {"self": tb.models.Draws(0), "n": 4, "size": 2},
     "Draws.skip_linear_init": lambda: {"self": tb.models.Draws(0), "n_out": 4, "n_in": 2},
+    "scaling.scaling": lambda: {"module": torch.nn.Linear(2, 1)},
     "teacher_student.biased_teacher_student": lambda: {
         "n": 4, "p": 3, "d": 2, "masked": 1, "masked_features": 1, "eigenvalues": (1.0, 2.0),
         "elementwise": "tanh", **_drawn()},

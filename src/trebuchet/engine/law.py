@@ -6,8 +6,8 @@ the weights do, whatever the loss.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trebuchet.errors import LawViolationError
+
+FloatArray = NDArray[np.float64]
 
 SAFETY = 8.0
 """Deviations: a sum of N rounded terms is off by more than 8√N half-units with odds of 1e-13."""
@@ -41,6 +43,7 @@ class Law:
     terms: int
     eps: float
     tiny: float
+    _rows: dict[tuple[int, ...], Tensor | None] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -71,10 +74,25 @@ class Law:
         """
         return SAFETY * (self.degree + 1) * math.sqrt(self.terms) * self.eps
 
-    @property
-    def uniform(self) -> bool:
-        """Whether W is |θ|²."""
-        return all(not isinstance(a, Tensor) and a == 1 for a in self.alphas)
+    def row(self, index: tuple[int, ...], like: Sequence[Tensor], runs: int) -> Tensor | None:
+        """α of every number of some tensors, ``(n,)``; None where all are 1.
+
+        Args:
+            index: Which α.
+            like: The tensors, ``(R, …)``.
+            runs: R.
+
+        Returns:
+            A row, kept for the next step.
+        """
+        if index not in self._rows:
+            parts = [
+                torch.full((t.numel() // runs,), float(self.alphas[i]), dtype=torch.float64)
+                for i, t in zip(index, like, strict=True)
+            ]
+            whole = torch.cat(parts).to(like[0].device)
+            self._rows[index] = None if bool((whole == 1).all()) else whole
+        return self._rows[index]
 
 
 @dataclass(slots=True)
@@ -82,15 +100,15 @@ class Prediction:
     """W_{t+1} of every run as the law has it, and the size of what was added up.
 
     Attributes:
-        norm: W_{t+1}, ``(R,)``; without |θ_{t+1} − θ_t|² where there is `before`.
+        norm: W_{t+1}, ``(R,)``; without that of θ_{t+1} − θ_t where there is `before`.
         scale: What `norm` was added up from, in size.
         defect: By how much Euler's identity fails, in units of W.
         before: θ_t, where the square of the step is taken from the step itself.
     """
 
-    norm: Tensor
-    scale: Tensor
-    defect: Tensor | float = 0.0
+    norm: FloatArray
+    scale: FloatArray
+    defect: FloatArray | float = 0.0
     before: Sequence[Tensor] = ()
 
 
@@ -100,7 +118,7 @@ class Update:
 
     Attributes:
         index: Which.
-        lr: η of every run, float64 ``(R,)``.
+        lr: η of every run, ``(R,)``.
         decay: w.
         fresh: a.
         kept: b.
@@ -108,32 +126,50 @@ class Update:
     """
 
     index: Sequence[int]
-    lr: Tensor
+    lr: FloatArray
     decay: float = 0.0
     fresh: float = 1.0
     kept: float = 0.0
     velocity: Sequence[Tensor] = ()
 
 
-def norm(law: Law, params: Sequence[Tensor]) -> Tensor:
+@torch.no_grad()
+def inner(
+    law: Law, *tensors: Sequence[Tensor], runs: int, index: Sequence[int] | None = None
+) -> FloatArray:
+    """Σ α_i a_i·b_i of every two lists of tensors, for every run.
+
+    Args:
+        law: The law.
+        *tensors: m lists, each of one tensor ``(R, …)`` for every α; of a single run also ``(…)``.
+        runs: R.
+        index: Which α, where it is not all.
+
+    Returns:
+        Float64, ``(R, m, m)``.
+    """
+    total: Tensor | float = 0.0
+    index = range(len(law.alphas)) if index is None else index
+    for alpha, rows in _pieces(law, index, tensors, runs):
+        total = total + torch.bmm(rows if alpha is None else alpha * rows, rows.mT)
+    if not isinstance(total, Tensor):
+        return np.zeros((runs, len(tensors), len(tensors)))
+    found: FloatArray = total.cpu().numpy()
+    return found
+
+
+def norm(law: Law, params: Sequence[Tensor], runs: int) -> FloatArray:
     """W of every run, float64 ``(R,)``.
 
     Args:
         law: The law.
         params: θ, each ``(R, …)``.
+        runs: R.
 
     Returns:
         Σ α_i|θ_i|².
     """
-    chosen = [i for i, alpha in enumerate(law.alphas) if isinstance(alpha, Tensor) or alpha]
-    parts = _pieces(law, chosen, [params[i] for i in chosen])
-    return _sum(_dot(theta, theta, alpha) for alpha, (theta,) in parts)
-
-
-def inner(law: Law, left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    """Σ α_i l_i·r_i of every run, float64 ``(R,)``."""
-    parts = _pieces(law, range(len(left)), left, right)
-    return _sum(_dot(a, b, alpha) for alpha, (a, b) in parts)
+    return inner(law, params, runs=runs)[:, 0, 0]
 
 
 def foretell(
@@ -141,8 +177,8 @@ def foretell(
     params: Sequence[Tensor],
     gradients: Sequence[Tensor],
     updates: Sequence[Update],
-    euler: tuple[Tensor, Tensor],
-    clip: Tensor | None = None,
+    euler: tuple[FloatArray, FloatArray],
+    clip: FloatArray | float = 1.0,
 ) -> Prediction:
     """What the law says of a step, from its gradients and from outputs.
 
@@ -151,43 +187,45 @@ def foretell(
         params: θ, each ``(R, …)``.
         gradients: ∇L, of the same shapes.
         updates: How they are stepped; those in none of them are not.
-        euler: Σ z·∂L/∂z of every run, and the sum of its terms' sizes, float64 ``(R,)``.
-        clip: What gradients are multiplied with before the step, ``(R,)``.
+        euler: Σ z·∂L/∂z of every run, and the sum of its terms' sizes, ``(R,)``.
+        clip: What gradients are multiplied with before the step.
 
     Returns:
         The prediction.
     """
-    zero = torch.zeros_like(euler[0])
-    expected, scale, dot, fastest = zero, zero, zero, zero
+    expected = scale = dot = fastest = np.zeros_like(euler[0])
     held = {i for update in updates for i in update.index}
     idle = [i for i in range(len(params)) if i not in held]
-    for update in [*updates, Update(idle, zero)]:
-        lr = update.lr
-        fastest = torch.maximum(fastest, lr * update.fresh)
-        tensors = [[params[i] for i in update.index], [gradients[i] for i in update.index]]
-        for alpha, (theta, g, *v) in _pieces(law, update.index, *tensors, *_one(update.velocity)):
-            weight = _dot(theta, theta, alpha)
-            slope = _dot(theta, g, alpha)
-            dot = dot + slope
-            u = g if clip is None else g * clip.unsqueeze(1)
-            if update.decay:
-                u = u + update.decay * theta
-            if update.fresh != 1:
-                u = update.fresh * u
-            if v:
-                u = u + update.kept * v[0]
-            along = slope if u is g else _dot(theta, u, alpha)
-            square = lr**2 * _dot(u, u, alpha)
-            expected = expected + weight - 2 * lr * along + square
-            scale = scale + weight + square
-    factor = 2 * fastest * (1 if clip is None else clip)
-    defect = factor * (law.degree * euler[0] - dot).abs()
-    return Prediction(expected, scale + factor * law.degree * euler[1], defect)
+    for update in [*updates, *([Update(idle, np.zeros_like(dot))] if idle else [])]:
+        lr, a, b, index = update.lr, update.fresh, update.kept, update.index
+        fastest = np.maximum(fastest, lr * a)
+        lists = [[params[i] for i in index], [gradients[i] for i in index], update.velocity]
+        products = inner(law, *(x for x in lists if x), runs=dot.size, index=index)
+        weight, slope, square = (
+            products[:, 0, 0],
+            products[:, 0, 1] * clip,
+            products[:, 1, 1] * clip**2,
+        )
+        dot = dot + slope
+        # Of d = ∇L + wθ, then of u = ad + bv.
+        along = slope + update.decay * weight
+        size = square + 2 * update.decay * slope + update.decay**2 * weight
+        along, size, sizes = a * along, a**2 * size, a**2 * (square + update.decay**2 * weight)
+        if update.velocity:
+            pull = products[:, 1, 2] * clip + update.decay * products[:, 0, 2]
+            along = along + b * products[:, 0, 2]
+            size = size + 2 * a * b * pull + b**2 * products[:, 2, 2]
+            sizes = sizes + b**2 * products[:, 2, 2]
+        expected = expected + weight - 2 * lr * along + lr**2 * size
+        scale = scale + weight + lr**2 * sizes
+    factor = 2 * fastest
+    defect = factor * np.abs(law.degree * euler[0] * clip - dot)
+    return Prediction(expected, scale + factor * law.degree * euler[1] * clip, defect)
 
 
 def residual(
-    law: Law, prediction: Prediction, params: Sequence[Tensor], after: Tensor, **where: Any
-) -> NDArray[np.float64]:
+    law: Law, prediction: Prediction, params: Sequence[Tensor], after: FloatArray, **where: Any
+) -> FloatArray:
     """The violation of the law relative to W and the terms it moved by.
 
     Args:
@@ -205,13 +243,15 @@ def residual(
     """
     expected, scale = prediction.norm, prediction.scale
     if prediction.before:
-        steps = [p - b for p, b in zip(params, prediction.before, strict=True)]
-        square = inner(law, steps, steps)
+        square = norm(
+            law, [p - b for p, b in zip(params, prediction.before, strict=True)], after.size
+        )
         expected, scale = expected + square, scale + square
     # Weights that decay into the subnormal numbers lose their digits there: not a violation.
-    found = ((after - expected).abs() + prediction.defect) / (scale + law.tiny / law.eps)
-    known = found.isfinite() & after.isfinite()
-    violation: NDArray[np.float64] = found.where(known, torch.nan).cpu().numpy()
+    floor = law.tiny / law.eps
+    with np.errstate(invalid="ignore", over="ignore"):
+        found = (np.abs(after - expected) + prediction.defect) / (scale + floor)
+    violation: FloatArray = np.where(np.isfinite(found) & np.isfinite(after), found, np.nan)
     if (violation > law.allowed).any():
         worst = float(np.nanmax(violation))
         place = ", ".join(f"{k} {v}" for k, v in where.items())
@@ -225,42 +265,28 @@ def residual(
     return violation
 
 
-def _one(velocity: Sequence[Tensor]) -> list[Sequence[Tensor]]:
-    return [velocity] if velocity else []
-
-
-def _sum(parts: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(parts)).sum(0)
-
-
-def _dot(a: Tensor, b: Tensor, alpha: Tensor | None) -> Tensor:
-    """Σ α a·b of every run, ``(R,)``; α ``(n,)``, ``(R, 1)``, or None for 1."""
-    return torch.linalg.vecdot(a, b if alpha is None else alpha * b)
-
-
 def _pieces(
-    law: Law, index: Iterable[int], *tensors: Sequence[Tensor]
-) -> Iterator[tuple[Tensor | None, list[Tensor]]]:
-    """Tensors of the same shapes as rows ``(R, n)`` in float64, with their α.
+    law: Law, index: Sequence[int], lists: Sequence[Sequence[Tensor]], runs: int
+) -> Iterator[tuple[Tensor | None, Tensor]]:
+    """Lists of tensors as rows ``(R, m, n)`` in float64, with their α; those of α = 0 left out.
 
     Few numbers come in one piece, so that a small net costs few calls; many in pieces, so that a
     large one costs no memory.
     """
     alphas = [law.alphas[i] for i in index]
-    rows = [[t.detach().flatten(1) if t.ndim > 1 else t.detach().unsqueeze(1) for t in each] for each in tensors]
-    if not rows[0]:
-        return
     plain = not any(isinstance(a, Tensor) for a in alphas)
-    if plain and sum(r.shape[1] for r in rows[0]) <= TOGETHER:
-        alpha = None
-        if any(a != 1 for a in alphas):
-            each = [r.new_full((r.shape[1],), float(a), dtype=torch.float64) for a, r in zip(alphas, rows[0], strict=True)]  # type: ignore[arg-type]
-            alpha = torch.cat(each)
-        yield alpha, [torch.cat(each, 1).double() for each in rows]
+    if plain and sum(t.numel() for t in lists[0]) <= TOGETHER * runs:
+        flat = [torch.cat([t.reshape(runs, -1) for t in each], 1) for each in lists]
+        rows = torch.stack(flat, 1).double()
+        yield law.row(tuple(index), lists[0], runs), rows
         return
     for k, one in enumerate(alphas):
-        weight = one.double().unsqueeze(1) if isinstance(one, Tensor) else None
-        if weight is None and one != 1:
-            weight = torch.tensor(one, dtype=torch.float64, device=rows[0][k].device)
-        for parts in zip(*(each[k].split(TOGETHER, 1) for each in rows), strict=True):
-            yield weight, [part.double() for part in parts]
+        weight = one.double().reshape(-1, 1, 1) if isinstance(one, Tensor) else one
+        if not isinstance(weight, Tensor) and weight == 0:
+            continue
+        if not isinstance(weight, Tensor):
+            weight = torch.tensor(weight, dtype=torch.float64, device=lists[0][k].device)
+        for parts in zip(
+            *(each[k].reshape(runs, -1).split(TOGETHER, 1) for each in lists), strict=True
+        ):
+            yield weight, torch.stack(parts, 1).double()

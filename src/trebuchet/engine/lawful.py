@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -67,14 +68,15 @@ def law_of(trained: Bound) -> tuple[Scaling | str, Law | str]:
         The model's scaling and the law, or the reasons why there is none.
     """
     objective, problem = trained.objective, trained.problem
-    found = scaling_of(objective.model)
+    device = objective.params[0].device
+    with torch.autocast(device.type, enabled=False):
+        found = scaling_of(objective.model)
     if isinstance(found, str):
         return found, found
     law = Law.of(
         found.degree, [found.weights[n] for n in select(objective.model)], objective.params,
         _inputs(trained),
     )  # fmt: skip
-    device = objective.params[0].device
     reason = (
         _of_optimizer(trained)
         or ("gradients are clipped entry by entry" if problem.clip.value is not None else "")
@@ -133,9 +135,8 @@ def _of_loss(trained: Bound) -> str:
             z = batch.outputs_of(objective.model)
             if not (isinstance(z, Tensor) and z.is_floating_point()):
                 return "it does not return one real tensor"
-            leaf = z.detach().requires_grad_(True)
-            loss = objective.loss
-            value = loss(leaf) if batch.targets is None else loss(leaf, batch.targets)
+            loss, alone = objective.loss, z.detach().clone().requires_grad_(True).clone()
+            value = loss(alone) if batch.targets is None else loss(alone, batch.targets)
             seen = torch.autograd.grad(value.sum(), objective.params, allow_unused=True)
         except Exception as error:  # the user's model and loss may raise anything
             if "does not require grad" in str(error):
@@ -158,14 +159,17 @@ def updates(
         An update for parameters that are stepped alike.
     """
     place = {id(p): i for i, p in enumerate(params) if moved[i]}
-    found, device = [], params[0].device
+    found = []
     for group in optimizer.param_groups:
         stepped = [p for p in group["params"] if id(p) in place]
         momentum, decay = float(group["momentum"]), float(group["weight_decay"])
         fresh, kept = 1 - float(group["dampening"]), momentum
         if group["nesterov"]:
             fresh, kept = 1 + momentum, momentum**2
-        base = Update((), torch.tensor([float(group["lr"])], dtype=torch.float64, device=device), decay)
+        base = Update((), np.array([float(group["lr"])]), decay)
+        if momentum == 0:
+            found.append(replace(base, index=[place[id(p)] for p in stepped]))
+            continue
         buffers = [optimizer.state.get(p, {}).get("momentum_buffer") for p in stepped]
         for begun in (False, True):
             some = [
@@ -176,17 +180,12 @@ def updates(
             if not some:
                 continue
             index = [i for i, _ in some]
-            if momentum == 0:
-                found.append(replace(base, index=index))
-            elif not begun:  # the first velocity is the first gradient, damped by nothing
-                found.append(
-                    replace(base, index=index, fresh=1 + momentum if group["nesterov"] else 1.0)
-                )
+            if not begun:  # the first velocity is the first gradient, damped by nothing
+                first = 1 + momentum if group["nesterov"] else 1.0
+                found.append(replace(base, index=index, fresh=first))
             else:
                 velocity = [b.unsqueeze(0) for _, b in some if b is not None]
-                found.append(
-                    replace(base, index=index, fresh=fresh, kept=kept, velocity=velocity)
-                )
+                found.append(replace(base, index=index, fresh=fresh, kept=kept, velocity=velocity))
     return found
 
 
@@ -201,8 +200,10 @@ def together(each: Sequence[Sequence[Update]]) -> list[Update]:
     """
     found = []
     for of_runs in zip(*each, strict=True):
-        velocity = [torch.cat(list(rows)) for rows in zip(*(u.velocity for u in of_runs), strict=True)]
+        velocity = [
+            torch.cat(list(rows)) for rows in zip(*(u.velocity for u in of_runs), strict=True)
+        ]
         found.append(
-            replace(of_runs[0], lr=torch.cat([u.lr for u in of_runs]), velocity=velocity)
+            replace(of_runs[0], lr=np.concatenate([u.lr for u in of_runs]), velocity=velocity)
         )
     return found

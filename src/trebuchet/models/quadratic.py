@@ -99,7 +99,9 @@ class QuadraticWithBias(nn.Module):
 
     features: Tensor
     degree = 2
-    weight_degrees: ClassVar = {"theta_phi": 2}  # whose part of z is linear, so that they count twice
+    weight_degrees: ClassVar = {
+        "theta_phi": 2
+    }  # whose part of z is linear, so that they count twice
 
     @door(
         features=rule(checks.tensor, None, None), psi=_PSI, theta_phi=_WEIGHTS, theta_psi=_WEIGHTS,

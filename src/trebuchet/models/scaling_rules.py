@@ -294,7 +294,9 @@ def of_call(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], eq: Equ
         args = args[:1]
     if name in ("size", "dim", "numel", "shape", "ndim", "device", "dtype"):
         return CONSTANT
-    values = [v for a in (*args, *kwargs.values()) for v in (a if isinstance(a, (list, tuple)) else [a])]
+    values = [
+        v for a in (*args, *kwargs.values()) for v in (a if isinstance(a, (list, tuple)) else [a])
+    ]
     if all(_degree(v) is CONSTANT for v in values):
         return CONSTANT  # a function of inputs alone
     if target is F.embedding:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -11,21 +13,36 @@ class OutputsSeen:
     """Σ z·∂L/∂z over all passes of one gradient, from the backward passes that are made anyway.
 
     Attributes:
-        dot: The sum.
-        size: The sum of the sizes of its terms.
         reason: Why it is not known; empty where it is.
     """
 
-    dot: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
-    size: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     reason: str = ""
+    _sums: list[Tensor] = field(default_factory=list)  # each (2, R)
 
     def reset(self) -> None:
         """Begin again, as the gradient does."""
-        self.dot, self.size, self.reason = torch.zeros_like(self.dot), torch.zeros_like(self.dot), ""
+        self._sums, self.reason = [], ""
+
+    def add(self, z: Tensor, slope: Tensor, share: float = 1.0) -> None:
+        """Take up outputs of R runs and what the loss makes of them.
+
+        Args:
+            z: Outputs, ``(R, …)``.
+            slope: ∂L/∂z, of the shape of z.
+            share: What both sums are multiplied with.
+        """
+        terms = (z.double() * slope).reshape(z.shape[0], -1)
+        self._sums.append(
+            share * torch.stack([terms.sum(1), torch.linalg.vector_norm(terms, 1, 1)])
+        )
+
+    def sums(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Σ z·∂L/∂z of every run, and the sum of the sizes of its terms, ``(R,)``."""
+        both = sum(self._sums[1:], self._sums[0]).cpu().numpy()
+        return both[0], both[1]
 
     def __call__(self, z: object) -> None:
-        """Take note of the outputs of one pass, before the loss sees them.
+        """Take note of the outputs of one pass of one run, before the loss sees them.
 
         Args:
             z: What the model returned.
@@ -36,12 +53,15 @@ class OutputsSeen:
         values = z.detach()  # shares memory and version: a hook on z that held z would never die
         version = values._version
 
-        def add(slope: Tensor) -> None:
+        def note(slope: Tensor) -> None:
             if values._version != version:
                 self.reason = "the loss writes over the outputs"
                 return
-            product = values.double() * slope.double()
-            self.dot = self.dot.to(product.device) + product.sum()
-            self.size = self.size.to(product.device) + product.abs().sum()
+            self.add(values.unsqueeze(0), slope.unsqueeze(0))
 
-        z.register_hook(add)
+        z.register_hook(note)
+
+    @property
+    def missing(self) -> str:
+        """Why there are no sums; empty where there are."""
+        return self.reason or ("" if self._sums else "no gradient went through the outputs")

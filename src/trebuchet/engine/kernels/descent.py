@@ -222,20 +222,22 @@ class DescentKernel(Kernel):
         if of is None:
             return None
         eta, decay = self.lr.double(), optimizer.weight_decay
-        weight = self._weighted_norm(of)
+        weight = torch.as_tensor(self._weighted_norm(of), device=eta.device)
         q = self._slope().flatten(1).double()
         terms = of.degree * self._outputs().flatten(1).double() * q
         along, size = terms.sum(1) + decay * weight, terms.abs().sum(1) + decay * weight
         if optimizer.momentum:
-            pull = optimizer.momentum * law.inner(of, self.net.params, self.velocity)
+            products = law.inner(of, self.net.params, self.velocity, runs=self.runs)[:, 0, 1]
+            pull = optimizer.momentum * torch.as_tensor(products, device=eta.device)
             along, size = along + pull, size + pull.abs()
         expected, scale = weight - 2 * eta * along, weight + 2 * eta * size
         if self._gram is None or optimizer.momentum or not self.net.counts_every_weight_once:
             before = [p.clone() for p in self.net.params]
-            return law.Prediction(expected, scale, before=before)
+            return law.Prediction(_numpy(expected), _numpy(scale), before=before)
         hq = torch.bmm(self._gram.double(), q.unsqueeze(2)).squeeze(2)  # (R, D·K)
         squared = self.samples * (q * hq).sum(1) + decay * (2 * terms.sum(1) + decay * weight)
-        return law.Prediction(expected + eta**2 * squared, scale + eta**2 * squared)
+        square = eta**2 * squared
+        return law.Prediction(_numpy(expected + square), _numpy(scale + square))
 
     def violation(self, prediction: law.Prediction, step: int) -> FloatArray:
         """Of the step just made.
@@ -251,11 +253,11 @@ class DescentKernel(Kernel):
         assert of is not None
         return law.residual(of, prediction, self.net.params, self._weighted_norm(of), step=step)
 
-    def _weighted_norm(self, of: law.Law) -> Tensor:
+    def _weighted_norm(self, of: law.Law) -> FloatArray:
         """W; |θ|², which is kept for who asks next, where that is the same."""
         if not self.net.counts_every_weight_once:
-            return law.norm(of, self.net.params)
-        return torch.as_tensor(self.weight_norm(), device=self.lr.device)
+            return law.norm(of, self.net.params, self.runs)
+        return self.weight_norm()
 
     def gram(self) -> Tensor:
         """H, once for all observables of a step."""
@@ -323,6 +325,11 @@ class DescentKernel(Kernel):
         """Modules with the runs' weights."""
         for run in range(self.runs):
             yield self.net.model_of(run)
+
+
+def _numpy(t: Tensor) -> FloatArray:
+    array: FloatArray = t.cpu().numpy()
+    return array
 
 
 def _like(saved: Tensor, like: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Runs of any module, loss and optimizer, one at a time on the user's own model."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -336,24 +336,21 @@ class ModuleKernel(Kernel):
         if isinstance(of, str) or seen is None:
             return None
         params = self.host.objective.params
-        if seen.reason or any(p.grad is not None and p.grad.is_sparse for p in params):
-            raise UnavailableError(seen.reason or "a gradient is sparse")
+        sparse = any(p.grad is not None and p.grad.is_sparse for p in params)
+        if sparse or seen.missing:
+            raise UnavailableError(seen.missing or "a gradient is sparse")
         self.set_rates(step)
         assert self.state_ is not None
         there = [p.grad is not None for p in params]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-        return law.foretell(
-            of, _rows(params), _rows(gradients), updates(self.state_.optimizer, params, there),
-            (seen.dot.reshape(1), seen.size.reshape(1)), self.clipped(),
-        )  # fmt: skip
+        steps = updates(self.state_.optimizer, params, there)
+        clip = self.clipped()
+        return law.foretell(of, params, gradients, steps, seen.sums(), clip)
 
-    def clipped(self) -> Tensor | None:
+    def clipped(self) -> float:
         """What the step's gradients are multiplied with, as ``clip_grad_norm_`` has it."""
         longest = self.problem.clip.norm
-        if longest is None:
-            return None
-        share = min(1.0, longest / (self.norm + 1e-6))
-        return torch.tensor([share], dtype=torch.float64, device=self.host.objective.params[0].device)
+        return 1.0 if longest is None else min(1.0, longest / (self.norm + 1e-6))
 
     def violation(self, prediction: law.Prediction, step: int) -> FloatArray:
         """Of the step just made.
@@ -365,9 +362,9 @@ class ModuleKernel(Kernel):
         Returns:
             The violation.
         """
-        of, params = self.host.law, _rows(self.host.objective.params)
+        of, params = self.host.law, self.host.objective.params
         assert not isinstance(of, str)
-        return law.residual(of, prediction, params, law.norm(of, params), step=step)
+        return law.residual(of, prediction, params, law.norm(of, params, 1), step=step)
 
     def _outputs(self) -> _Outputs:
         if self._seen is not None:
@@ -391,8 +388,3 @@ class ModuleKernel(Kernel):
             (slope,) = torch.autograd.grad(value, leaf)
         self._seen = _Outputs(z, slope)
         return self._seen
-
-
-def _rows(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Of one run, as those of a stack."""
-    return [t.detach().unsqueeze(0) for t in tensors]
