@@ -1,5 +1,6 @@
 """Nets that scale, as others write them: nothing in the library was written for one of these."""
 
+import itertools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -13,7 +14,7 @@ def plain(layers: int, *, bias: bool = True, width: int = 8, slope: float = 0.0)
     """ReLU, or leaky, with or without biases: 5 inputs, 3 outputs."""
     sizes = [5, *[width] * (layers - 1), 3]
     parts: list[nn.Module] = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in itertools.pairwise(sizes):
         parts += [nn.Linear(a, b, bias=bias), nn.LeakyReLU(slope) if slope else nn.ReLU()]
     return nn.Sequential(*parts[:-1])
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.nets import NETS, Dictionary, Functional, Residual, Vgg, plain
 from trebuchet.errors import NotApplicableError
 from trebuchet.models import MLP, QuadraticWithBias
 from trebuchet.models.scaling import scaling
-from tests.nets import NETS, Dictionary, Functional, Residual, Vgg, plain
 
 F64 = torch.float64
 
@@ -59,13 +59,16 @@ def test_residual_sums_of_equal_degree() -> None:
 
 def test_frozen_and_tied_parameters() -> None:
     net = plain(3)
-    net[0].requires_grad_(requires_grad=False)
+    net[0].requires_grad_(False)
     assert scaling(net).degree == 2  # a constant net in front of two layers
     assert "0.weight" not in scaling(net).weights
     tied = plain(3, width=5)
     tied[2].bias = tied[0].bias  # in layers 1 and 2: only α = 0 of the weight between is both
     assert scaling(tied).weights["2.weight"] == 0
     assert scaling(tied).degree == 2
+
+
+_weight_normed = nn.utils.parametrizations.weight_norm
 
 
 def _hooked() -> nn.Module:
@@ -111,8 +114,8 @@ class _Stated(_Without):
         (lambda: nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), r"1 \(BatchNorm1d\)"),
         (lambda: nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.1)), r"1 \(Dropout\): it is random"),
         (lambda: nn.Sequential(nn.Linear(2, 3), nn.ReLU6()), r"1 \(ReLU6\)"),
-        (lambda: nn.TransformerEncoderLayer(8, 2, batch_first=True), "TransformerEncoderLayer|Multi"),
-        (lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 3))), "Parametri"),
+        (lambda: nn.TransformerEncoderLayer(8, 2, batch_first=True), "Multi|EncoderLayer"),
+        (lambda: nn.Sequential(_weight_normed(nn.Linear(2, 3))), r"0 \(ParametrizedLinear\)"),
         (_hooked, "has hooks"),
         (_Without, "runs without gradients"),
         (_Branches, "torch.fx cannot follow"),

@@ -1,8 +1,8 @@
 """The engine's self-check: the weight-norm law, at every recorded step of a net that scales.
 
 With α and k of `trebuchet.models.scaling` and W = Σ α_i|θ_i|², a step θ' = θ − ηu changes W by
-−2ηΣ α_i θ_i·u_i + η²Σ α_i|u_i|², and Euler gives Σ α_i θ_i·∇_iL = k Σ z·∂L/∂z: outputs foretell what
-the weights do, whatever the loss.
+−2ηΣ α_i θ_i·u_i + η²Σ α_i|u_i|², and Euler gives Σ α_i θ_i·∇_iL = k Σ z·∂L/∂z: outputs foretell
+what the weights do, whatever the loss.
 """
 
 import math
@@ -272,6 +272,9 @@ def _pieces(
 
     Few numbers come in one piece, so that a small net costs few calls; many in pieces, so that a
     large one costs no memory.
+
+    Yields:
+        α, ``(n,)`` or one a run, or None for 1; and the rows.
     """
     alphas = [law.alphas[i] for i in index]
     plain = not any(isinstance(a, Tensor) for a in alphas)
@@ -286,7 +289,6 @@ def _pieces(
             continue
         if not isinstance(weight, Tensor):
             weight = torch.tensor(weight, dtype=torch.float64, device=lists[0][k].device)
-        for parts in zip(
-            *(each[k].reshape(runs, -1).split(TOGETHER, 1) for each in lists), strict=True
-        ):
+        pieces = [torch.split(each[k].reshape(runs, -1), TOGETHER, 1) for each in lists]
+        for parts in zip(*pieces, strict=True):
             yield weight, torch.stack(parts, 1).double()

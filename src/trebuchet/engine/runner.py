@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from trebuchet._checks import as_array, one_line, shown
 from trebuchet._torch_checks import out_of_memory
 from trebuchet._types import Status
-from trebuchet.engine.checkpoint import ChunkFile
 from trebuchet.engine import law
+from trebuchet.engine.checkpoint import ChunkFile
 from trebuchet.engine.history import History
 from trebuchet.engine.kernels.base import LAW, Kernel
 from trebuchet.engine.stopping import StopRule

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from trebuchet._doors import door
 from trebuchet._torch_checks import module as a_module
 from trebuchet.errors import InputError, NotApplicableError
 from trebuchet.models.scaling_rules import (
-    CONSTANT,
     LEAVES,
     Equations,
     Form,
@@ -34,7 +33,7 @@ from trebuchet.models.scaling_rules import (
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _NONE = "has no scaling law that could be found"
 _LESS = 100.0
-"""What lowering an α below 1 costs, raising it by one being 1: weights count once where they can."""
+"""What lowering an α below 1 costs, raising it by one being 1: weights count once if they can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ def scaling(module: nn.Module) -> Scaling:
             _refuse(f"{_called(name, part)} has hooks, or a forward of its own, that are not seen")
     eq = Equations()
     output = _follow(module, eq)
-    if output is CONSTANT:
+    if output is None:
         _refuse("its output depends on no trained parameter")
     alphas = _solved(eq, output, list(trained))
     degree = _value(output, alphas)
@@ -147,7 +146,7 @@ def _stated(module: nn.Module, trained: Mapping[str, nn.Parameter]) -> Scaling:
     return Scaling(degree, {name: others.get(name, 1) for name in trained})
 
 
-def _refuse(reason: str) -> Any:
+def _refuse(reason: str) -> NoReturn:
     raise NotApplicableError(f"module: {_NONE}: {reason}")
 
 
@@ -187,20 +186,21 @@ def _follow(module: nn.Module, eq: Equations) -> Form | None:
             graph = _Tracer().trace(twin, concrete_args=optional or None)
     except Exception as error:  # forward, called with symbols, may raise anything
         reason = one_line(error)
-        return _refuse(f"torch.fx cannot follow {_called('', module)} ({reason})")
+        _refuse(f"torch.fx cannot follow {_called('', module)} ({reason})")
     known: dict[fx.Node, Form | None] = {}
+    degrees: Any = fx.map_arg  # which would have nodes become other nodes
     parts = dict(twin.named_modules())
 
     def degree_of(tensor: object) -> Form | None:
         name = names.get(id(tensor))
-        return CONSTANT if name is None else {name: 1}
+        return None if name is None else {name: 1}
 
     for node in graph.nodes:
-        given = fx.map_arg(node.args, lambda n: Value(known[n]))
-        by_name = fx.map_arg(node.kwargs, lambda n: Value(known[n]))
+        given = degrees(node.args, lambda n: Value(known[n]))
+        by_name = degrees(node.kwargs, lambda n: Value(known[n]))
         try:
             if node.op == "placeholder":
-                known[node] = CONSTANT
+                known[node] = None
             elif node.op == "get_attr":
                 known[node] = degree_of(operator.attrgetter(node.target)(twin))
             elif node.op == "call_module":
@@ -212,7 +212,8 @@ def _follow(module: nn.Module, eq: Equations) -> Form | None:
             elif node.op == "output":
                 if not isinstance(given[0], Value):
                     _refuse("it does not return one tensor")
-                return given[0].degree
+                found: Form | None = given[0].degree
+                return found
             else:
                 known[node] = of_call(node.target, given, by_name, eq)
         except NotFollowedError as error:
@@ -222,7 +223,7 @@ def _follow(module: nn.Module, eq: Equations) -> Form | None:
                 else getattr(node.target, "__name__", str(node.target))
             )
             _refuse(f"{what}: {error}")
-    return CONSTANT
+    return None
 
 
 def _solved(eq: Equations, output: Form | None, names: list[str]) -> dict[str, Fraction]:

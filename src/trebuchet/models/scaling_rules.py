@@ -1,7 +1,7 @@
 """What each operation does to the degree of what it gets: a degree is linear in unknown weights α.
 
 A tensor has degree d if it is multiplied with cᵈ whenever every parameter i is multiplied with
-c^{α_i}, c > 0. Inputs, buffers and frozen parameters have none (`CONSTANT`): they stay.
+c^{α_i}, c > 0. Inputs, buffers and frozen parameters have none (None): they stay.
 """
 
 import operator
@@ -9,15 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn import functional as F
 
 Form = Mapping[str, int]
-"""A degree: Σ count · α of the named parameters."""
-
-CONSTANT: Form | None = None
-"""What no parameter moves, or what does not change as they scale."""
+"""A degree: Σ count · α of the named parameters. None is a constant, which does not scale."""
 
 
 class NotFollowedError(Exception):
@@ -34,9 +30,9 @@ class Equations:
 
     def same(self, values: Sequence[Form | None]) -> Form | None:
         """The degree of a sum, whose terms must all have it."""
-        forms = [v for v in values if v is not CONSTANT]
+        forms = [v for v in values if v is not None]
         if not forms:
-            return CONSTANT
+            return None
         for form in forms:
             self.biases |= _alone(form)
         if len(forms) < len(values):
@@ -49,10 +45,10 @@ class Equations:
 
     def product(self, *values: Form | None) -> Form | None:
         """The degree of a product: the sum of those of its factors."""
-        forms = [v for v in values if v is not CONSTANT]
+        forms = [v for v in values if v is not None]
         for form in forms:
             self.factors |= _alone(form)
-        return total(*forms) if forms else CONSTANT
+        return total(*forms) if forms else None
 
     def affine(self, x: Form | None, weight: Form | None, *bias: Form | None) -> Form | None:
         """The degree of x · weight + bias."""
@@ -85,7 +81,7 @@ class Value:
 
 
 def _degree(value: Any) -> Form | None:
-    return value.degree if isinstance(value, Value) else CONSTANT
+    return value.degree if isinstance(value, Value) else None
 
 
 def _is_zero(value: Any) -> bool:
@@ -94,7 +90,7 @@ def _is_zero(value: Any) -> bool:
 
 def _keeps(_: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form | None:
     """Linear, or positively homogeneous of degree 1, in its first argument, with no other."""
-    if any(_degree(v) is not CONSTANT for v in [*args[1:], *kwargs.values()]):
+    if any(_degree(v) is not None for v in [*args[1:], *kwargs.values()]):
         raise NotFollowedError("more than its first argument depends on parameters")
     return _degree(args[0])
 
@@ -111,7 +107,7 @@ def _joined(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Fo
 
 def _chosen(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form | None:
     del kwargs
-    if len(args) != 3 or _degree(args[0]) is not CONSTANT:
+    if len(args) != 3 or _degree(args[0]) is not None:
         raise NotFollowedError("its condition depends on parameters")
     return eq.same([_degree(v) for v in args[1:] if not _is_zero(v)])
 
@@ -124,13 +120,13 @@ def _product(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> F
 def _scaled(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form | None:
     """In place: only by a constant, since other names of the tensor keep their degree."""
     del eq, kwargs
-    if _degree(args[1]) is not CONSTANT:
+    if _degree(args[1]) is not None:
         raise NotFollowedError("it multiplies in place with something that depends on parameters")
     return _degree(args[0])
 
 
 def _quotient(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form | None:
-    if _degree(args[1]) is not CONSTANT:
+    if _degree(args[1]) is not None:
         raise NotFollowedError("its divisor depends on parameters")
     return _scaled(eq, args, kwargs)
 
@@ -140,7 +136,7 @@ def _sign(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form
     del eq, kwargs
     if not any(_is_zero(v) for v in args):
         raise NotFollowedError("it compares with something else than the number 0")
-    return CONSTANT
+    return None
 
 
 def _affine(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form | None:
@@ -182,14 +178,14 @@ def _einsum(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Fo
 def _kinked(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form | None:
     """PReLU: homogeneous in its input at a fixed slope, whose own α is therefore 0."""
     slope = _degree(args[1] if len(args) > 1 else kwargs["weight"])
-    if slope is not CONSTANT:
+    if slope is not None:
         eq.zero.append(slope)
     return _degree(args[0])
 
 
 def _constant(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form | None:
     del eq, args, kwargs
-    return CONSTANT
+    return None
 
 
 def _table(*groups: tuple[Rule, str]) -> dict[str, Rule]:
@@ -293,12 +289,12 @@ def of_call(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], eq: Equ
         name = str(args[1])
         args = args[:1]
     if name in ("size", "dim", "numel", "shape", "ndim", "device", "dtype"):
-        return CONSTANT
+        return None
     values = [
         v for a in (*args, *kwargs.values()) for v in (a if isinstance(a, (list, tuple)) else [a])
     ]
-    if all(_degree(v) is CONSTANT for v in values):
-        return CONSTANT  # a function of inputs alone
+    if all(_degree(v) is None for v in values):
+        return None  # a function of inputs alone
     if target is F.embedding:
         return eq.product(_degree(args[1] if len(args) > 1 else kwargs["weight"]))
     if target is operator.pow or name == "square":
@@ -306,6 +302,8 @@ def of_call(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], eq: Equ
         if not isinstance(power, int) or power < 1:
             raise NotFollowedError("its power is no positive whole number")
         return eq.product(*[_degree(args[0])] * power)
+    if kwargs.get("dtype") is not None:
+        raise NotFollowedError("it changes the dtype")
     rule = NAMED.get(name)
     ours = isinstance(target, str) or getattr(target, "__module__", None) in _TORCH
     if rule is None or not ours:
@@ -314,6 +312,6 @@ def of_call(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], eq: Equ
 
 
 _TORCH = frozenset(
-    {None, "_operator", "builtins", "torch", "torch._C._nn", "torch.functional", "torch.nn.functional",
-     "torch._jit_internal", "torch._VariableFunctions"}
+    {None, "_operator", "builtins", "torch", "torch._C._nn", "torch.functional",
+     "torch.nn.functional", "torch._jit_internal", "torch._VariableFunctions"}
 )  # fmt: skip

@@ -59,7 +59,7 @@ class OutputsSeen:
                 return
             self.add(values.unsqueeze(0), slope.unsqueeze(0))
 
-        z.register_hook(note)
+        z.register_hook(note)  # type: ignore[no-untyped-call]
 
     @property
     def missing(self) -> str:

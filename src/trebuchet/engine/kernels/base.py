@@ -110,7 +110,7 @@ class Kernel(Runs):
 
         Raises:
             UnavailableError: If it cannot be told at this step, with the reason.
-        """  # noqa: DOC502 - of some kernels
+        """
         del step
         return None
 

@@ -133,15 +133,15 @@ class Stack:
         outputs: list[Any] = []
         # Runs stacked here share their seed where the model draws random numbers.
         if seen is None:
-            values: Tensor = vmap(one, randomness="same")(weights, buffers, stacked)
-            return values
+            return cast(Tensor, vmap(one, randomness="same")(weights, buffers, stacked))
         self.objective.seen = outputs.append
         try:
-            values, z = vmap(one, randomness="same")(weights, buffers, stacked)
+            both: Any = vmap(one, randomness="same")(weights, buffers, stacked)
         finally:
             self.objective.seen = None
         # The outputs that come out of vmap need not be those that went into the loss in there.
-        z = z.detach().requires_grad_()
+        values: Tensor = both[0]
+        z: Tensor = both[1].detach().requires_grad_()
         (slope,) = torch.autograd.grad(vmap(of_outputs)(z, stacked).sum(), z)
         seen.add(z.detach(), slope, share)
         return values
