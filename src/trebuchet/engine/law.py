@@ -36,6 +36,7 @@ class Law:
         terms: N, of the longest sum of a step: over weights, or over inputs.
         eps: What rounding is, of the coarsest weights.
         tiny: Their smallest normal number.
+        convolves: Whether some are kernels of convolutions, as their dimensions have it.
     """
 
     degree: float
@@ -43,6 +44,7 @@ class Law:
     terms: int
     eps: float
     tiny: float
+    convolves: bool = False
     _rows: dict[tuple[int, ...], Tensor | None] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -62,7 +64,8 @@ class Law:
         """
         kinds = [torch.finfo(p.dtype) for p in params]
         terms = max(1, inputs, sum(p.numel() for p in params))
-        return cls(degree, alphas, terms, max(k.eps for k in kinds), max(k.tiny for k in kinds))
+        eps, tiny = max(k.eps for k in kinds), max(k.tiny for k in kinds)
+        return cls(degree, alphas, terms, eps, tiny, any(p.ndim > 2 for p in params))
 
     @property
     def allowed(self) -> float:
@@ -172,6 +175,7 @@ def norm(law: Law, params: Sequence[Tensor], runs: int) -> FloatArray:
     return inner(law, params, runs=runs)[:, 0, 0]
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def foretell(
     law: Law,
     params: Sequence[Tensor],

@@ -17,6 +17,7 @@ from trebuchet.problem.losses import ModelLoss
 from trebuchet.problem.noise import LOOKS, seed_all
 from trebuchet.problem.optimizer_copies import has_hooks
 from trebuchet.problem.selection import select
+from trebuchet.problem.stream import pieces
 from trebuchet.problem.tree import leaves
 
 
@@ -49,11 +50,10 @@ def coarse(law: Law, device: torch.device) -> str:
     Returns:
         The reason.
     """
-    if law.eps > torch.finfo(torch.float32).eps:
-        return ""  # it is recorded, and allows nearly everything
+    # Of half precision it is recorded, and allows nearly everything.
     single = law.eps == torch.finfo(torch.float32).eps
-    cuda = device.type == "cuda" and torch.backends.cudnn.allow_tf32
-    if single and (cuda or torch.get_float32_matmul_precision() != "highest"):
+    cudnn = law.convolves and device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    if single and (cudnn or torch.get_float32_matmul_precision() != "highest"):
         return "float32 products may be taken in fewer digits (TF32 or bfloat16)"
     return ""
 
@@ -120,7 +120,8 @@ def _of_optimizer(trained: Bound) -> str:
 
 def _of_loss(trained: Bound) -> str:
     """Why outputs do not tell the gradient: a loss that sees weights in another way."""
-    objective, batch = trained.objective, trained.fixed[0]
+    objective = trained.objective
+    batch = pieces(trained.fixed[0], objective.chunk)[0]
     assert not isinstance(objective.loss, ModelLoss)
     required = [
         p

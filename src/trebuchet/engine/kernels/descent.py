@@ -57,6 +57,8 @@ class DescentKernel(Kernel):
         self.samples, self.layers = x.shape[0], net.sparsity_layers
         self.velocity = optimizer.start(net)
         self.check_after = np.zeros(net.runs, dtype=np.int64)  # step of the next such check
+        self._known: law.Law | None = None
+        self._looked = False
         self._fresh()
 
     def _fresh(self) -> None:
@@ -169,6 +171,7 @@ class DescentKernel(Kernel):
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.net = self.net.subset(rows)
+        other._known, other._looked = None, False
         other._fresh()
         other.lr, other.velocity = self.lr[rows], [v[rows] for v in self.velocity]
         other.check_after = self.check_after[rows]
@@ -198,12 +201,14 @@ class DescentKernel(Kernel):
         self._fresh()
 
     def _law(self) -> law.Law | None:
-        found = self.net.scaling
-        if isinstance(found, str):
-            return None
-        one = [p[0] for p in self.net.params]
-        of = law.Law.of(found.degree, self.net.alphas(), one, self.x.numel())
-        return None if coarse(of, self.lr.device) else of
+        """The law of these runs, put together once."""
+        if not self._looked:
+            found, self._looked = self.net.scaling, True
+            if not isinstance(found, str):
+                one = [p[0] for p in self.net.params]
+                of = law.Law.of(found.degree, self.net.alphas(), one, self.x.numel())
+                self._known = None if coarse(of, self.lr.device) else of
+        return self._known
 
     def predict(self, step: int) -> law.Prediction | None:
         """The law of gradient descent, heavy ball and weight decay, without a gradient.
