@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from trebuchet.engine.lawful import law_of
+from trebuchet.engine.optimizers import GradientDescent, full_batch
 from trebuchet.observables.base import UnavailableError
 from trebuchet.problem.batches import Batch, as_batches
 from trebuchet.problem.bound import Bound
@@ -188,3 +189,10 @@ class Host:
             return "hessian"
         one = self.stream.full_batch and len(self.fixed) == 1 and not self.objective.randomised
         return NTK if loss is half_mse and one else "ggn"
+
+    def descent(self) -> GradientDescent | None:
+        """The optimizer as plain gradient descent, if that is what it is."""
+        problem = self.trained.problem
+        if self.schedule or self.scheduler or problem.clip or not self.stream.full_batch:
+            return None
+        return full_batch(problem.optimizer)
