@@ -51,7 +51,7 @@ ROOMS = (
 """The modules whose functions docs/api.md lists."""
 
 NO_DOORS = {
-    "Figure", "Scan", "Setting", "StabilityRow", "TopEigen",
+    "Figure", "Scaling", "Scan", "Setting", "StabilityRow", "TopEigen",
     "Critical", "Critical.worded", "EarlyConstants", "ForwardRate", "Interval", "Interval.after",
     "Interval.trial", "Interval.within", "Suggestion", "Warmup",
     "GradientDescent.start", "GradientDescent.step_", "StopRule.failures", "StopRule.verdicts",
@@ -216,6 +216,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "Draws.uniform": lambda: {"self": tb.models.Draws(0), "shape": 2, "low": 0.0, "high": 1.0},
     "Draws.choice": lambda: {"self": tb.models.Draws(0), "n": 4, "size": 2},
     "Draws.skip_linear_init": lambda: {"self": tb.models.Draws(0), "n_out": 4, "n_in": 2},
+    "scaling.scaling": lambda: {"module": torch.nn.Linear(2, 1)},
     "teacher_student.biased_teacher_student": lambda: {
         "n": 4, "p": 3, "d": 2, "masked": 1, "masked_features": 1, "eigenvalues": (1.0, 2.0),
         "elementwise": "tanh", **_drawn()},
@@ -255,6 +256,9 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "edges.quadratic_with_bias": lambda: {
         "phi_eff": [1.0], "psi_eff": eye(), "theta_phi": [2.0], "theta_psi": [1.0, 2.0],
         "zeta": 1.0, "top_eigenvalue": 5.0},
+    "edges.quadratic_with_bias_multi": lambda: {
+        "phi": [[1.0], [0.5]], "omega_dual": eye(), "theta_phi": [2.0], "theta_psi": [1.0, 2.0],
+        "top_eigenvalue": 5.0},
     "edges.two_layer_homogeneous": lambda: {"X": eye(), "theta_norm_sq": 200.0, "width": 100,
                                             "slopes": (1.0, 0.5), "top_eigenvalue": 2.0},
     "edges.span_weight_norm": lambda: {"X": eye(), "U": eye(), "v": [1.0, 2.0]},

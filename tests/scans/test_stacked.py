@@ -143,11 +143,11 @@ def test_out_of_memory_halves_the_stack_and_goes_on(
     free = _scan(make, True, **settings)
     whole, most = Stack.gradients, []
 
-    def short(self: Stack, batches: Any) -> Any:
+    def short(self: Stack, batches: Any, seen: Any = None) -> Any:
         if len(batches) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
         most.append(len(batches))
-        return whole(self, batches)
+        return whole(self, batches, seen)
 
     monkeypatch.setattr(Stack, "gradients", short)
     result = _scan(make, True, **settings)

@@ -136,7 +136,7 @@ def test_the_law_catches_a_step_that_is_wrong_by_one_part_in_a_million(
         step(self, kernel, dz, lr * (1 + 1e-6), velocity)
 
     monkeypatch.setattr(GradientDescent, "step_", perturbed)
-    monkeypatch.setattr(law, "SLACK", 1e-10 / torch.finfo(F64).eps)
+    monkeypatch.setattr(law.Law, "allowed", 1e-10)
     with pytest.raises(LawViolationError, match="weight-norm law"):
         sweep(problem(kind), lr_ratio=[2.5], steps=60)
 

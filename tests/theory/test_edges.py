@@ -90,6 +90,49 @@ def test_figure_6_edge_is_the_published_one() -> None:
     assert edge.lr_ratio == pytest.approx(published["pred"]["upper"], rel=1e-4)
 
 
+@pytest.mark.parametrize("samples", [1, 4, 16])
+def test_quadratic_with_bias_inside_the_window_keeps_its_promises(samples: int) -> None:
+    """20 draws a D, y = 0, at 0.999 of the edge: the law, no rise of W, no divergence, catapults.
+
+    A loop written out in numpy, of ψ as the paper draws it: eigenvalues about ±1.
+    """
+    rng = np.random.default_rng(samples)
+    catapults = 0
+    for _ in range(20):
+        n, p = 20, int(rng.integers(2, 8))
+        psi = random_meta_feature(rng, 0, samples, n)
+        phi = rng.standard_normal((samples, p)) * rng.uniform(0.1, 0.4)
+        pairs = rng.standard_normal(n), rng.standard_normal(p)
+        psi_w, phi_w = pairs
+        zeta = math.sqrt(2 / n)
+        edge = edges.quadratic_with_bias_multi(phi, edges.omega_dual(psi, zeta), phi_w, psi_w)
+        assert edge.proven
+        assert edge.lr >= edges.quadratic_with_bias(
+            edges.effective(np.ones(1), phi[:1]), edges.effective(np.ones(1), psi[:1]),
+            phi_w, psi_w, zeta,
+        ).lr * (samples == 1)  # fmt: skip
+        project = np.linalg.pinv(phi) @ phi
+        lr, losses = 0.999 * edge.lr, []
+
+        def weighted(a: Array, b: Array, project: Array = project) -> float:
+            return float(a @ a + b @ b + (project @ b) @ (project @ b))
+
+        for _ in range(400):
+            v = zeta * psi @ psi_w  # (D, n)
+            z = phi @ phi_w + v @ psi_w / 2
+            h = (phi @ phi.T + v @ v.T) / samples
+            before = weighted(psi_w, phi_w)
+            psi_w, phi_w = psi_w - lr / samples * z @ v, phi_w - lr / samples * z @ phi
+            change = weighted(psi_w, phi_w) - before
+            law = lr / samples * z @ (lr * (h + phi @ phi.T / samples) - 4 * np.eye(samples)) @ z
+            assert abs(change - law) < 1e-12 * before
+            assert change <= 1e-14 * before
+            losses.append(float(z @ z))
+        assert losses[-1] < losses[0]
+        catapults += max(losses) > 1.01 * losses[0]
+    assert catapults > 5
+
+
 @pytest.mark.parametrize(("samples", "n"), [(1, 4), (3, 6), (7, 5)])
 def test_omega_dual_has_the_spectrum_of_omega(samples: int, n: int) -> None:
     psi = random_symmetric(np.random.default_rng(samples), samples, n, n)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trebuchet._types import Status
 from trebuchet.engine.history import History
-from trebuchet.engine.kernels.base import Kernel
+from trebuchet.engine.kernels.base import LAW, Kernel
 from trebuchet.engine.kernels.host import Host
 from trebuchet.engine.kernels.module import ModuleKernel
 from trebuchet.engine.kernels.stack import NoRoomError, StackKernel
@@ -122,7 +122,7 @@ class Engine:
         self.host, self.plan, self.at_once, self.on_step = host, plan, at_once, on_step
         every = [*plan.observables, *plan.only_at_the_end]
         sizes = {o.name: o.size or 1 if o.dim else None for o in every}
-        self.history = History(0, plan.schedule, sizes, plan.delta)
+        self.history = History(0, plan.schedule, {**sizes, LAW: None}, plan.delta)
         self._training: list[Run] = []  # whose state is in the making
         norms = [float(w.double().square().sum()) for w in host.state.start.weights]
         self.weight_norm_first = np.array([sum(norms)])

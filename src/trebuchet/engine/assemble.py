@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from trebuchet._types import Status
 from trebuchet.engine.history import PER_RUN, History
-from trebuchet.engine.runner import LAW, Plan
+from trebuchet.engine.kernels.base import LAW
+from trebuchet.engine.runner import Plan
 from trebuchet.observables.base import Observable
 from trebuchet.results.schema import RUN, TRACE, VARIABLES, make_dataset
 
@@ -96,12 +97,19 @@ def assemble(
         settings=settings,
         attrs={
             **attrs,
+            **_law(history),
             "blowup": plan.stop.blowup,
             "delta": plan.delta,
             "max_steps": plan.stop.max_steps,
             "tolerance": float("nan") if plan.stop.tolerance is None else plan.stop.tolerance,
         },
     )
+
+
+def _law(history: History) -> dict[str, str]:
+    """Why the weight-norm law was not checked at some steps."""
+    reason = history.reasons.get(LAW)
+    return {} if reason is None else {"weight_norm_law": f"not checked at every step: {reason}"}
 
 
 def _of(

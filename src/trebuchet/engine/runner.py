@@ -17,7 +17,7 @@ from trebuchet._types import Status
 from trebuchet.engine import law
 from trebuchet.engine.checkpoint import ChunkFile
 from trebuchet.engine.history import History
-from trebuchet.engine.kernels.base import Kernel
+from trebuchet.engine.kernels.base import LAW, Kernel
 from trebuchet.engine.stopping import StopRule
 from trebuchet.errors import InputError
 from trebuchet.observables.base import (
@@ -28,7 +28,6 @@ from trebuchet.observables.base import (
 )
 
 DIVERGED = frozenset({Status.NON_FINITE, Status.BLEW_UP})
-LAW = "law_residual"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +155,6 @@ class Runner:
         self.step, self.watched = step, plan.watched
         self.runs = rows  # those still in the stack
         self.previous = np.full(rows.size, np.nan)
-        self.pending: law.Prediction | None = None
         self.saved_at = time.monotonic()
         self._resume()
 
@@ -212,7 +210,8 @@ class Runner:
             self._look()
         if not self.runs.size:
             return
-        losses = self.kernel.losses(self.step, last=last, watched=self.watched if recorded else ())
+        watched = self.watched | ({LAW} if self.plan.check_law else set())
+        losses = self.kernel.losses(self.step, last=last, watched=watched if recorded else ())
         norms = None if last else self.kernel.norms()
         if norms is not None:
             self._write_norms(norms)
@@ -222,8 +221,6 @@ class Runner:
             losses = self._take_failures(losses)
         if not self.runs.size:
             return
-        if self.pending is not None:
-            self._check_law()
         if recorded:
             self._record()
         ended = self._ended(losses)
@@ -233,7 +230,12 @@ class Runner:
 
     def _step(self) -> None:
         """Go to θ_{t+1}; there, runs whose steps say nothing of their loss are looked at."""
+        lawful = self.plan.check_law and self.step in self.history.rows
+        prediction = self._predicted() if lawful else None
         moved = self.kernel.step_(self.step)
+        if prediction is not None:
+            violation = self.kernel.violation(prediction, self.step)
+            self.history.record(self.step, self.runs, LAW, violation)
         if not moved.all():
             at_rest = np.flatnonzero(~moved)
             self._end(at_rest, [Status.GRADIENT_ZERO] * at_rest.size)
@@ -295,8 +297,6 @@ class Runner:
                 known = self.history.extra.get(f"{name}_max")
                 seen = value if known is None else np.fmax(known[self.runs], value)
                 self.history.keep(f"{name}_max", self.runs, seen)
-        if self.plan.check_law and "top_eigenvalue" in self.watched:
-            self.pending = self._predicted()
 
     def _measured(
         self, observable: Observable, kernel: Kernel, runs: NDArray[np.int64]
@@ -321,20 +321,10 @@ class Runner:
 
     def _predicted(self) -> law.Prediction | None:
         try:
-            prediction: law.Prediction | None = self.kernel.predict(
-                self.kernel.gram(), self.kernel.weight_norm()
-            )
-        except UnavailableError:
+            return self.kernel.predict(self.step)
+        except UnavailableError as error:
+            self.history.reasons[LAW] = str(error)
             return None
-        return prediction
-
-    def _check_law(self) -> None:
-        assert self.pending is not None
-        violation = law.residual(
-            self.pending, self.kernel.weight_norm(), torch.finfo(self.kernel.dtype), step=self.step
-        )
-        self.history.record(self.step - 1, self.runs, LAW, violation)
-        self.pending = None
 
     def _end(self, positions: NDArray[np.int64], statuses: Sequence[Status]) -> None:
         """Observe runs at their last state, and take them off the stack."""
@@ -358,8 +348,6 @@ class Runner:
         self.history.finish(rows, statuses, finals)
         keep = np.setdiff1d(np.arange(self.runs.size), positions)
         self.runs, self.previous = self.runs[keep], self.previous[keep]
-        if self.pending is not None:
-            self.pending = law.Prediction(self.pending.weight_norm[keep], self.pending.scale[keep])
         if keep.size:
             self.kernel = self.kernel.subset(keep.tolist())
 
@@ -374,9 +362,6 @@ class Runner:
         if self.runs.size:
             arrays["previous"] = self.previous
             arrays |= {f"kernel/{name}": array for name, array in self.kernel.state().items()}
-            if self.pending is not None:
-                arrays["pending/weight_norm"] = self.pending.weight_norm
-                arrays["pending/scale"] = self.pending.scale
         header = {"step": self.step, "left": self.runs.tolist(), "reasons": self.history.reasons}
         self.checkpoint.save(header, arrays)
 
@@ -402,8 +387,6 @@ class Runner:
         self.kernel.restore(
             {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
         )
-        if "pending/scale" in arrays:
-            self.pending = law.Prediction(arrays["pending/weight_norm"], arrays["pending/scale"])
 
 
 def restore_ended(file: ChunkFile, history: History) -> bool:

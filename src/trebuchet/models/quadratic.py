@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,10 @@ class QuadraticWithBias(nn.Module):
     """
 
     features: Tensor
-    degree = None  # the bias has degree 1, the rest degree 2
+    degree = 2
+    weight_degrees: ClassVar = {
+        "theta_phi": 2
+    }  # whose part of z is linear, so that they count twice
 
     @door(
         features=rule(checks.tensor, None, None), psi=_PSI, theta_phi=_WEIGHTS, theta_psi=_WEIGHTS,

@@ -230,7 +230,7 @@ class _Descent:
 
     def _engine(self, steps: int, *, looks: bool = True) -> Engine:
         schedule = np.arange(steps + 1) if looks else np.array([0, steps])
-        plan = Plan(StopRule(steps, None, BLOWUP), schedule, delta=self.delta, check_law=False)
+        plan = Plan(StopRule(steps, None, BLOWUP), schedule, delta=self.delta)
         return Engine(self.host, plan)
 
     def _taken(self, c: float, steps: int, *, looks: bool = True) -> tuple[Engine, Run]:

@@ -1,5 +1,6 @@
 """The edges that theory knows for a problem."""
 
+import copy
 from typing import Unpack
 
 import numpy as np
@@ -118,7 +119,7 @@ def _upper(model: nn.Module, x: Tensor, top: float, e: np.ndarray) -> list[Edge]
         if isinstance(model, PureQuadratic):
             return _pure(model, x, top, e)
         if isinstance(model, QuadraticWithBias):
-            return [_biased(model, x, top, e)]
+            return _biased(model, x, top, e)
         if isinstance(model, MLP) and model.hidden == 1 and model.weights[1].shape[0] == 1:
             return [_two_layer(model, x, top)]
     except NotApplicableError:
@@ -135,15 +136,16 @@ def _pure(model: PureQuadratic, x: Tensor, top: float, e: np.ndarray) -> list[Ed
     return [single, theory.pure_quadratic_multi(omega, theta, top_eigenvalue=top)]
 
 
-def _biased(model: QuadraticWithBias, x: Tensor, top: float, e: np.ndarray) -> Edge:
-    return theory.quadratic_with_bias(
-        theory.effective(e, _numpy(model.phi(x))),
-        theory.effective(e, _numpy(model.psi(x))),
-        _numpy(model.theta_phi),
-        _numpy(model.theta_psi),
-        model.zeta,
-        top_eigenvalue=top,
+def _biased(model: QuadraticWithBias, x: Tensor, top: float, e: np.ndarray) -> list[Edge]:
+    # In float64 from the start: features that are rounded span more directions than they have.
+    model, x = copy.deepcopy(model).double(), x.double()
+    phi, psi = _numpy(model.phi(x)), _numpy(model.psi(x))
+    weights = _numpy(model.theta_phi), _numpy(model.theta_psi)
+    coded = theory.quadratic_with_bias(
+        theory.effective(e, phi), theory.effective(e, psi), *weights, model.zeta, top_eigenvalue=top
     )
+    omega = theory.omega_dual(psi, model.zeta)
+    return [coded, theory.quadratic_with_bias_multi(phi, omega, *weights, top_eigenvalue=top)]
 
 
 def _two_layer(model: MLP, x: Tensor, top: float) -> Edge:

@@ -19,6 +19,7 @@ from trebuchet.problem.divisors import find_rule
 from trebuchet.problem.held_still import modes_kept, silence_dropout
 from trebuchet.problem.losses import LossFn, ModelLoss
 from trebuchet.problem.noise import LOOKS, RandomState, seed_all
+from trebuchet.problem.outputs_seen import OutputsSeen
 from trebuchet.problem.state import ModelState, Snapshot
 from trebuchet.problem.stream import pieces
 from trebuchet.problem.tree import mapped
@@ -59,6 +60,7 @@ class Objective:
             several steps otherwise, whose sums count equally.
         cost: What was spent.
         notes: What the user should be told.
+        seen: Called with the outputs of every pass, where a loss is made of outputs.
         state: Everything that training may move, the model's and what the loss reaches.
     """
 
@@ -71,6 +73,7 @@ class Objective:
     cost: Cost = field(default_factory=Cost)
     notes: list[str] = field(default_factory=list)
     joint: bool = False
+    seen: Callable[[object], None] | None = None
     _rule: Rule | NotAdditiveError | None = None
     _shapes: dict[Any, Any] = field(default_factory=dict)
     _seen_random: bool = False
@@ -253,6 +256,8 @@ class Objective:
                 value = self.loss.fn(self.model, batch.raw)
             else:
                 z = batch.outputs_of(self.model)
+                if self.seen is not None:
+                    self.seen(z)
                 value = self.loss(z) if batch.targets is None else self.loss(z, batch.targets)
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = (
@@ -292,6 +297,8 @@ class Objective:
             again = True
             for p in self.params:
                 p.grad = None
+            if isinstance(self.seen, OutputsSeen):
+                self.seen.reset()
             total = 0.0
             even = [1 / len(batches)] * len(batches)
             for batch, share in zip(

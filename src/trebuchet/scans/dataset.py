@@ -8,6 +8,7 @@ import xarray as xr
 from trebuchet._types import Status
 from trebuchet.engine.advance import Run
 from trebuchet.engine.assemble import assemble
+from trebuchet.engine.lawful import facts
 from trebuchet.scans.setup import Setup
 
 SAME_RATE = 1e-9
@@ -44,7 +45,7 @@ def dataset(setup: Setup) -> xr.Dataset:
         "rates": rates.tolist(), "seeds": seeds, "horizon": setup.asked.horizon,
         "delta": setup.rates.delta, "blowup": setup.asked.blowup,
     }  # fmt: skip
-    params = setup.objective.params
+    params, host = setup.objective.params, setup.engine.host
     return assemble(
         history,
         places,
@@ -67,7 +68,8 @@ def dataset(setup: Setup) -> xr.Dataset:
             "dtype": str(params[0].dtype).removeprefix("torch."),
             "device": str(params[0].device),
             "kernel": "ModuleKernel",
-            "deterministic": int(setup.engine.host.deterministic),
+            "deterministic": int(host.deterministic),
+            **facts(host.scaling, host.law if isinstance(host.law, str) else ""),
         },
         settings=settings,
         wanted=setup.engine.plan.watched,

@@ -196,7 +196,6 @@ def _plan(asked: Arguments, host: Host, delta: float) -> Plan:
         observables=watched,
         only_at_the_end=tuple(o for o in at_end if o.name not in {w.name for w in watched}),
         delta=delta,
-        check_law=False,
     )
 
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from trebuchet._checks import shown
 from trebuchet.curvature.top import top_eigen
+from trebuchet.engine import lawful
 from trebuchet.engine.kernels.base import Kernel
 from trebuchet.engine.kernels.host import NTK, Host
 from trebuchet.engine.kernels.module import DENSE_LIMIT, ModuleKernel
@@ -100,14 +101,14 @@ class ModuleBinding(Binding):
             [[h.loss_first, t] for h, t in zip(self.hosts, self.top, strict=True)]
         )
         self.fingerprint = digest.hexdigest()
-        degree = getattr(first.model, "degree", None)
+        reason = first.law if isinstance(first.law, str) else ""
         self.facts = {
             "operator": first.operator,
             "n_parameters": sum(p.numel() for p in first.objective.params),
             "n_samples": first.stream.n_samples,
             "batch_size": first.stream.samples_per_step,
             "compared_on": first.stream.described(first.fixed),
-            "weight_norm_degree": degree if isinstance(degree, int) else math.nan,
+            **lawful.facts(first.scaling, reason),
             "dtype": str(weight.dtype).removeprefix("torch."),
             "device": str(weight.device),
             "kernel": "ModuleKernel",

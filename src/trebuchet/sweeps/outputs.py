@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trebuchet.curvature.explain import explained
 from trebuchet.curvature.gram import curved, top_of_gram
+from trebuchet.engine import lawful
 from trebuchet.engine.kernels import OutputKernel, make_kernel
 from trebuchet.engine.kernels.base import Kernel
 from trebuchet.engine.kernels.choose import Engine
@@ -97,7 +98,7 @@ class OutputBinding(Binding):
             "n_parameters": sum(p.numel() for p in models[0].parameters() if p.requires_grad),
             "n_samples": self.x.shape[0],
             "n_outputs": z[0].numel() // self.x.shape[0],
-            "weight_norm_degree": math.nan if kernel.degree is None else kernel.degree,
+            **lawful.facts(kernel.scaling),
             "dtype": str(weight.dtype).removeprefix("torch."),
             "device": str(weight.device),
             "kernel": type(kernel).__name__,

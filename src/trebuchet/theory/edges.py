@@ -229,13 +229,9 @@ def pure_quadratic_multi(
     """
     matrix, theta = np.asarray(omega_dual), np.asarray(theta)
     _check_length("theta", theta, len(matrix))
-    spectrum = np.linalg.eigvalsh(matrix)
-    if spectrum[0] < -1e-6 * max(abs(spectrum[-1]), 1e-300):
-        msg = "omega_dual: expected a positive semidefinite matrix; build it with omega_dual()"
-        raise InputError(msg)
     return Edge(
         name="upper_omega",
-        lr=_four_over(float(spectrum[-1]) * float(theta @ theta), "θ₀ or Ω"),
+        lr=_four_over(_top_of_omega(matrix) * float(theta @ theta), "θ₀ or Ω"),
         top_eigenvalue_init=top_eigenvalue,
         proven=True,
         conditions=f"pure quadratic, any number of samples; {_LABELS}",
@@ -259,7 +255,9 @@ def quadratic_with_bias(
     """The upper edge of the quadratic model with bias, as the authors code it.
 
     η < 4/(2φ² + ζ²|θ₀|²Λ + ζ²Λ(φ·θ_φ)²/φ²), with φ = φ_eff, Λ = λ_max(ψ_eff²) and |θ₀|² over
-    all weights, θ_φ and θ_ψ.
+    all weights, θ_φ and θ_ψ. For D = 1 it lies at or below the proven `quadratic_with_bias_multi`,
+    since it counts weights that never move. For D > 1 it follows one direction in sample space
+    only, and is not proven.
 
     Args:
         phi_eff: D^(−1/2) Σ_a e_a φ(x_a), shape ``(p,)``.
@@ -295,8 +293,81 @@ def quadratic_with_bias(
         lr=4 / (2 * phi_squared + largest * (weight_norm + bias)),
         top_eigenvalue_init=top_eigenvalue,
         proven=False,
-        conditions=f"quadratic with bias, separate weights, one effective sample; {_LABELS}",
+        conditions=(
+            "quadratic with bias, separate weights, one effective sample (proven for D = 1 only); "
+            + _LABELS
+        ),
         source=f"{PAPER}, as coded",
+    )
+
+
+@door(phi=rule(array, 2), omega_dual=symmetric, theta_phi=_VECTOR, theta_psi=_VECTOR,
+      top_eigenvalue=_TOP)  # fmt: skip
+def quadratic_with_bias_multi(
+    phi: ArrayLike,
+    omega_dual: ArrayLike,
+    theta_phi: ArrayLike,
+    theta_psi: ArrayLike,
+    *,
+    top_eigenvalue: float | None = None,
+) -> Edge:
+    """The proven upper edge of the quadratic model with bias, for any D.
+
+    η < 4/(2λ_max(ΦΦᵀ/D) + λ_max(Ω)W₀) with W = |θ_ψ|² + 2|Pθ_φ|² and P the projector on the span
+    of the features, outside of which no weight moves. Exactly, in every step,
+
+    W' − W = (η/D)[εᵀ(η(H + ΦΦᵀ/D) − 4)ε − 4Σ ε_a y_a],
+
+    the weight-norm law with the linear part's weights counted twice: θ_ψ·∂z/∂θ_ψ + 2θ_φ·∂z/∂θ_φ is
+    2z. H + ΦΦᵀ/D is at most the denominator above with W for W₀, so that with y = 0 the weighted
+    norm cannot rise below this edge, and the run cannot diverge.
+
+    Args:
+        phi: φ(x_a), shape ``(D, p)``, to the digits of float64: rounded ones span more directions.
+        omega_dual: (ζ²/D) Σ_a ψ_a², shape ``(n, n)``; see `omega_dual`.
+        theta_phi: Weights of the features, shape ``(p,)``.
+        theta_psi: Weights of the meta-feature, shape ``(n,)``.
+        top_eigenvalue: λ₀, to express the edge as a ratio.
+
+    Returns:
+        The edge, named "upper_omega".
+
+    Raises:
+        InputError: If shapes disagree, or the matrix has a negative eigenvalue beyond rounding.
+        NotApplicableError: If φ is zero (there is no bias: use `pure_quadratic_multi`) or Ω is zero
+            (the model is linear: the critical rate is the only edge).
+
+    Example:
+        z = θ_φ + θ_ψ²/2 at θ_φ = 0, θ_ψ = 1: the edge is 4/(2 + 1), and λ₀ = 1 + 1.
+
+        >>> edge = quadratic_with_bias_multi([[1.0]], [[1.0]], [0.0], [1.0], top_eigenvalue=2.0)
+        >>> round(edge.lr_ratio, 12)
+        2.666666666667
+
+    References:
+        The model: Meltzer & Liu, arXiv 2301.07737, whose coded edge is `quadratic_with_bias`; the
+        proof: docs/concepts.md.
+    """
+    features = np.asarray(phi)
+    theta_phi, theta_psi = np.asarray(theta_phi), np.asarray(theta_psi)
+    _check_length("theta_phi", theta_phi, features.shape[1])
+    _check_length("theta_psi", theta_psi, len(np.asarray(omega_dual)))
+    largest, rows = _span(features)
+    if largest == 0:
+        msg = "phi is zero: the model has no bias; use pure_quadratic_multi"
+        raise NotApplicableError(msg)
+    omega = _top_of_omega(np.asarray(omega_dual))
+    if omega == 0:
+        msg = "omega_dual is zero: the model is linear, and the critical rate is its only edge"
+        raise NotApplicableError(msg)
+    norm = float(theta_psi @ theta_psi + 2 * np.sum((rows @ theta_phi) ** 2))
+    return Edge(
+        name="upper_omega",
+        lr=4 / positive("the bound on λ", 2 * largest * largest / len(features) + omega * norm),
+        top_eigenvalue_init=top_eigenvalue,
+        proven=True,
+        conditions=f"quadratic with bias, separate weights, any number of samples; {_LABELS}",
+        source="trebuchet, docs/concepts.md; for one sample after the code of " + PAPER,
     )
 
 
@@ -395,9 +466,7 @@ def span_weight_norm(X: ArrayLike, U: ArrayLike, v: ArrayLike) -> float:
         msg = f"U: expected shape ({X.shape[1]}, n), one row an input dimension, got {U.shape}"
         raise InputError(msg)
     _check_length("v", v, U.shape[1])
-    _, singular, basis = np.linalg.svd(X, full_matrices=False)
-    rank = int((singular > singular[0] * max(X.shape) * np.finfo(np.float64).eps).sum())
-    return float(np.sum((basis[:rank] @ U) ** 2) + v @ v)
+    return float(np.sum((_span(X)[1] @ U) ** 2) + v @ v)
 
 
 @door(top_eigenvalue=positive)
@@ -432,6 +501,21 @@ def relu_single_sample(top_eigenvalue: float) -> Edge:
         conditions=f"two-layer ReLU, no biases, exactly one sample; {_LABELS}; may collapse",
         source=PAPER,
     )
+
+
+def _span(rows: FloatArray) -> tuple[float, FloatArray]:
+    """The largest singular value, and an orthonormal basis of the span of the rows, ``(r, d)``."""
+    _, singular, basis = np.linalg.svd(rows, full_matrices=False)
+    rank = int((singular > singular[0] * max(rows.shape) * np.finfo(np.float64).eps).sum())
+    return float(singular[0]), basis[:rank]
+
+
+def _top_of_omega(matrix: FloatArray) -> float:
+    spectrum = np.linalg.eigvalsh(matrix)
+    if spectrum[0] < -1e-6 * max(abs(spectrum[-1]), 1e-300):
+        msg = "omega_dual: expected a positive semidefinite matrix; build it with omega_dual()"
+        raise InputError(msg)
+    return float(spectrum[-1])
 
 
 def _largest_square(matrix: FloatArray) -> float:

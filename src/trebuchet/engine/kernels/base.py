@@ -10,9 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trebuchet._types import Status
+from trebuchet.engine import law
 from trebuchet.observables.base import FloatArray, Runs, UnavailableError
 
-__all__ = ["FloatArray", "Kernel", "UnavailableError"]
+__all__ = ["LAW", "FloatArray", "Kernel", "UnavailableError"]
+
+LAW = "law_residual"
+"""What the check is called among what is watched, and in results."""
 
 
 class Kernel(Runs):
@@ -95,7 +99,29 @@ class Kernel(Runs):
             ValueError: If one does not fit.
         """
 
-    def predict(self, gram: Tensor, weight_norm: FloatArray) -> Any:
-        """What the weight-norm law says of the next step; None where there is no law."""
-        del gram, weight_norm
+    def predict(self, step: int) -> law.Prediction | None:
+        """What the weight-norm law says of the next step; None where there is no law.
+
+        Args:
+            step: t, whose ``losses`` were asked for with `LAW` among what is watched.
+
+        Returns:
+            The prediction, before the step is made.
+
+        Raises:
+            UnavailableError: If it cannot be told at this step, with the reason.
+        """
+        del step
         return None
+
+    def violation(self, prediction: law.Prediction, step: int) -> FloatArray:
+        """By how much the step just made breaks the law, relative to what it moved, ``(R,)``.
+
+        Args:
+            prediction: As made before it.
+            step: t.
+
+        Returns:
+            The violation.
+        """
+        raise NotImplementedError

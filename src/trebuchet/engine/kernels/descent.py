@@ -13,6 +13,7 @@ from trebuchet.curvature.gram import curved, top_of_gram
 from trebuchet.engine import law
 from trebuchet.engine.kernels.base import FloatArray, Kernel
 from trebuchet.engine.kernels.outputs import OutputKernel
+from trebuchet.engine.lawful import coarse
 from trebuchet.engine.losses import Loss
 from trebuchet.engine.optimizers import GradientDescent
 from trebuchet.observables.base import UnavailableError
@@ -56,14 +57,19 @@ class DescentKernel(Kernel):
         self.samples, self.layers = x.shape[0], net.sparsity_layers
         self.velocity = optimizer.start(net)
         self.check_after = np.zeros(net.runs, dtype=np.int64)  # step of the next such check
+        self._known: law.Law | None = None
+        self._looked = False
         self._fresh()
 
     def _fresh(self) -> None:
         """Forget what belongs to one θ."""
+        self._norm: FloatArray | None = None
+        self._forget_outputs()
+
+    def _forget_outputs(self) -> None:
         self._z: Tensor | None = None
         self._dz: Tensor | None = None
         self._gram: Tensor | None = None
-        self._norm: FloatArray | None = None
         self._shares = False
 
     @property
@@ -88,7 +94,7 @@ class DescentKernel(Kernel):
             The losses, ``(R,)``.
         """
         del step, last
-        self._fresh()
+        self._forget_outputs()
         self._forward(watched)
         loss, self._dz = self.loss(self._outputs(), self.y)
         return loss.double().cpu().numpy()
@@ -165,6 +171,7 @@ class DescentKernel(Kernel):
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.net = self.net.subset(rows)
+        other._known, other._looked = None, False
         other._fresh()
         other.lr, other.velocity = self.lr[rows], [v[rows] for v in self.velocity]
         other.check_after = self.check_after[rows]
@@ -193,13 +200,69 @@ class DescentKernel(Kernel):
         ]
         self._fresh()
 
-    def predict(self, gram: Tensor, weight_norm: FloatArray) -> law.Prediction | None:
-        """The law of gradient descent on a homogeneous net, with weight decay or without."""
-        if self.net.degree is None or self.optimizer.momentum != 0:
+    def _law(self) -> law.Law | None:
+        """The law of these runs, put together once."""
+        if not self._looked:
+            found, self._looked = self.net.scaling, True
+            if not isinstance(found, str):
+                one = [p[0] for p in self.net.params]
+                of = law.Law.of(found.degree, self.net.alphas(), one, self.x.numel())
+                self._known = None if coarse(of, self.lr.device) else of
+        return self._known
+
+    def predict(self, step: int) -> law.Prediction | None:
+        """The law of gradient descent, heavy ball and weight decay, without a gradient.
+
+        With u = βv + ∇L + wθ, Σ α θ·u is βΣ α θ·v + k z·∂L/∂z + wW by Euler; |u|² comes from the
+        Gram matrix where there is one, D ∂L/∂zᵀ H ∂L/∂z being |∇L|², and from the step elsewhere.
+
+        Args:
+            step: t.
+
+        Returns:
+            The prediction; None for a net without a law.
+        """
+        del step
+        of, optimizer = self._law(), self.optimizer
+        if of is None:
             return None
-        z = self._outputs()
-        norm = torch.as_tensor(weight_norm, device=z.device)
-        return law.predict(self.net.degree, norm, z, self._slope(), gram, self.lr, self.optimizer)
+        eta, decay = self.lr.double(), optimizer.weight_decay
+        weight = torch.as_tensor(self._weighted_norm(of), device=eta.device)
+        q = self._slope().flatten(1).double()
+        terms = of.degree * self._outputs().flatten(1).double() * q
+        along, size = terms.sum(1) + decay * weight, terms.abs().sum(1) + decay * weight
+        if optimizer.momentum:
+            products = law.inner(of, self.net.params, self.velocity, runs=self.runs)[:, 0, 1]
+            pull = optimizer.momentum * torch.as_tensor(products, device=eta.device)
+            along, size = along + pull, size + pull.abs()
+        expected, scale = weight - 2 * eta * along, weight + 2 * eta * size
+        if self._gram is None or optimizer.momentum or not self.net.counts_every_weight_once:
+            before = [p.clone() for p in self.net.params]
+            return law.Prediction(_numpy(expected), _numpy(scale), before=before)
+        hq = torch.bmm(self._gram.double(), q.unsqueeze(2)).squeeze(2)  # (R, D·K)
+        squared = self.samples * (q * hq).sum(1) + decay * (2 * terms.sum(1) + decay * weight)
+        square = eta**2 * squared
+        return law.Prediction(_numpy(expected + square), _numpy(scale + square))
+
+    def violation(self, prediction: law.Prediction, step: int) -> FloatArray:
+        """Of the step just made.
+
+        Args:
+            prediction: As made before it.
+            step: t.
+
+        Returns:
+            The violation.
+        """
+        of = self._law()
+        assert of is not None
+        return law.residual(of, prediction, self.net.params, self._weighted_norm(of), step=step)
+
+    def _weighted_norm(self, of: law.Law) -> FloatArray:
+        """W; |θ|², which is kept for who asks next, where that is the same."""
+        if not self.net.counts_every_weight_once:
+            return law.norm(of, self.net.params, self.runs)
+        return self.weight_norm()
 
     def gram(self) -> Tensor:
         """H, once for all observables of a step."""
@@ -267,6 +330,11 @@ class DescentKernel(Kernel):
         """Modules with the runs' weights."""
         for run in range(self.runs):
             yield self.net.model_of(run)
+
+
+def _numpy(t: Tensor) -> FloatArray:
+    array: FloatArray = t.cpu().numpy()
+    return array
 
 
 def _like(saved: Tensor, like: Tensor) -> Tensor:

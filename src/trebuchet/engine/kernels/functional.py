@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vjp, vmap
 
 from trebuchet.engine.kernels.outputs import OutputKernel, nbytes
+from trebuchet.models.scaling import Scaling, scaling_of
 
 
 class FunctionalKernel(OutputKernel):
@@ -34,7 +35,14 @@ class FunctionalKernel(OutputKernel):
             for k, v in [*model.named_parameters(), *model.named_buffers()]
             if k not in trainable
         }
-        self.degree = getattr(model, "degree", None)
+        self._scaling: Scaling | str | None = None
+
+    @property
+    def scaling(self) -> Scaling | str:  # type: ignore[override]
+        """Found when it is first asked for."""
+        if self._scaling is None:
+            self._scaling = scaling_of(self.model)
+        return self._scaling
 
     def forward(self, *, sparsity: bool = False) -> Tensor:
         """z, with the graph that ``add_vjp_`` runs back through."""

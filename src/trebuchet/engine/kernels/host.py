@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from trebuchet.engine.lawful import law_of
 from trebuchet.engine.optimizers import GradientDescent, full_batch
 from trebuchet.errors import InputError
 from trebuchet.observables.base import UnavailableError
@@ -71,6 +72,7 @@ class Host:
         self.free_looks = trained.free_looks
         self.state = self.objective.state
         self.loss_first = self.objective.value(self.fixed)
+        self.scaling, self.law = law_of(trained)
         self._closing_first: tuple[float, float] | None = None
         self._loaded: Guest | None = None
         self._blameless: set[tuple[int, int]] = set()  # (seed, step) whose batch is not at fault

@@ -9,6 +9,7 @@ from trebuchet.curvature.linear_rule import combine
 from trebuchet.engine.kernels.outputs import OutputKernel, nbytes, norm_squared
 from trebuchet.engine.span import Span, compress
 from trebuchet.models.mlp import MLP
+from trebuchet.models.scaling import scaling_of
 
 
 class MLPKernel(OutputKernel):
@@ -29,14 +30,15 @@ class MLPKernel(OutputKernel):
 
     def __init__(self, models: Sequence[MLP], x: Tensor, *, span: bool = True) -> None:
         first = models[0]
-        self.slopes, self.scale, self.degree = first.slopes, first.scale, first.degree
+        self.slopes, self.scale, self.depth = first.slopes, first.scale, first.degree
+        self.scaling = scaling_of(first)
         self.span: Span | None = compress(x) if span else None
         self.x = x if self.span is None else self.span.coordinates  # (D, r)
         self.initial = list(models)
         with torch.no_grad():
             self.params = [
                 torch.stack([m.weights[i].T for m in models]).contiguous()
-                for i in range(first.degree)
+                for i in range(self.depth)
             ]
             if self.span is not None:
                 first_layer = self.params[0]
@@ -56,12 +58,17 @@ class MLPKernel(OutputKernel):
         self._signals_are_unit = False
 
     def _layers(self) -> list[Tensor]:
-        return self.params[: self.degree]
+        return self.params[: self.depth]
 
     @property
     def sparsity_layers(self) -> int:
         """The hidden layers, where they are ReLUs."""
         return len(self._a) if self.slopes[1] == 0 else 0
+
+    def alphas(self) -> list[float | Tensor]:
+        """1 of every layer; of what the span leaves out, its squared norm at a factor of 1."""
+        layers: list[float | Tensor] = [1.0] * self.depth
+        return layers if self.span is None else [*layers, self.outside]
 
     def forward(self, *, sparsity: bool = False) -> Tensor:
         """z, shape ``(R, D)`` or ``(R, D, K)``."""

@@ -14,12 +14,15 @@ from trebuchet.curvature.gram import top_of_gram
 from trebuchet.curvature.measurement import OperatorName
 from trebuchet.curvature.top import top_eigen
 from trebuchet.engine import law
-from trebuchet.engine.kernels.base import FloatArray, Kernel
+from trebuchet.engine.kernels.base import LAW, FloatArray, Kernel
 from trebuchet.engine.kernels.host import NTK, Host, State
+from trebuchet.engine.law import Law
+from trebuchet.engine.lawful import updates
 from trebuchet.observables.base import UnavailableError
 from trebuchet.problem.losses import ModelLoss
 from trebuchet.problem.noise import seed_all
 from trebuchet.problem.optimizer_copies import set_mode
+from trebuchet.problem.outputs_seen import OutputsSeen
 from trebuchet.problem.problem import Problem
 from trebuchet.problem.risk import is_finite
 from trebuchet.problem.schedules import advance
@@ -60,6 +63,8 @@ class ModuleKernel(Kernel):
         self.layers = 1 if relus else 0
         self.norm = np.nan  # |∇L| of the last step
         self.fresh = True
+        self.euler: OutputsSeen | None = None
+        self._rates_of = -1
         self._at = (0, False)  # the step of the last losses, and whether they came with a gradient
         self._seen: _Outputs | None = None
 
@@ -95,7 +100,6 @@ class ModuleKernel(Kernel):
         Returns:
             One loss.
         """
-        del watched
         host, objective = self.host, self.host.objective
         host.load(self)
         self._seen, self._at = None, (step, not last)
@@ -106,7 +110,12 @@ class ModuleKernel(Kernel):
         host.seed(self.seed, step)
         set_mode(self.state_.optimizer, training=True)
         batches = host.stream.batches(self.seed, step)
-        value = objective.gradient(batches, equally=not host.stream.joint)
+        self.euler = OutputsSeen() if LAW in watched and isinstance(host.law, Law) else None
+        objective.seen = self.euler
+        try:
+            value = objective.gradient(batches, equally=not host.stream.joint)
+        finally:
+            objective.seen = None
         grads = [p.grad for p in objective.params if p.grad is not None]
         self.norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
         if not is_finite(value) and not host.stream.full_batch:
@@ -136,16 +145,23 @@ class ModuleKernel(Kernel):
         params, optimizer = host.objective.params, self.state_.optimizer
         still = host.stream.full_batch and self.norm == 0.0
         before = [p.detach().clone() for p in params] if still else []
-        if host.schedule is not None:
-            factor = float(host.schedule(step))
-            for group, rate in zip(optimizer.param_groups, self.state_.rates, strict=True):
-                group["lr"] = rate * factor
+        self.set_rates(step)
         optimizer.step()
         if self.state_.scheduler is not None:
             advance(self.state_.scheduler)
         self._seen, self.fresh = None, False
         # Momentum and weight decay move weights without a gradient; when they do not, no step will.
         return np.array([not (still and all(map(torch.equal, before, params)))])
+
+    def set_rates(self, step: int) -> None:
+        """Give the optimizer the rates of a step, once."""
+        schedule = self.host.schedule
+        if schedule is None or self._rates_of == step:
+            return
+        assert self.state_ is not None
+        factor, self._rates_of = float(schedule(step)), step
+        for group, rate in zip(self.state_.optimizer.param_groups, self.state_.rates, strict=True):
+            group["lr"] = rate * factor
 
     def finals(self, statuses: Sequence[Status]) -> dict[str, FloatArray]:
         """The loss on the closing set, and whether outputs still depend on the input."""
@@ -319,16 +335,51 @@ class ModuleKernel(Kernel):
         """∂L/∂z on the full batch."""
         return self._outputs().slope.reshape(1, -1)
 
-    def predict(self, gram: Tensor, weight_norm: FloatArray) -> law.Prediction | None:
-        """The law, for a module that states its degree, under gradient descent."""
-        degree, descent = getattr(self.host.model, "degree", None), self.host.descent()
-        if not isinstance(degree, int) or descent is None or descent.momentum != 0:
+    def predict(self, step: int) -> law.Prediction | None:
+        """The law of a step of SGD on a net that scales, from the gradient at hand.
+
+        Args:
+            step: t.
+
+        Returns:
+            The prediction; None where there is no law.
+
+        Raises:
+            UnavailableError: If the outputs of this step's passes were not seen.
+        """
+        of, seen = self.host.law, self.euler
+        if isinstance(of, str) or seen is None:
             return None
-        seen = self._outputs()
-        z, dz = (t.detach().reshape(1, self.samples, -1) for t in (seen.z, seen.slope))
-        lr = torch.tensor([self.rate], dtype=torch.float64, device=z.device)
-        norm = torch.as_tensor(weight_norm, device=z.device)
-        return law.predict(degree, norm, z, dz, gram, lr, descent)
+        params = self.host.objective.params
+        sparse = any(p.grad is not None and p.grad.is_sparse for p in params)
+        if sparse or seen.missing:
+            raise UnavailableError(seen.missing or "a gradient is sparse")
+        self.set_rates(step)
+        assert self.state_ is not None
+        there = [p.grad is not None for p in params]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+        steps = updates(self.state_.optimizer, params, there)
+        clip = self.clipped()
+        return law.foretell(of, params, gradients, steps, seen.sums(), clip)
+
+    def clipped(self) -> float:
+        """What the step's gradients are multiplied with, as ``clip_grad_norm_`` has it."""
+        longest = self.problem.clip.norm
+        return 1.0 if longest is None else min(1.0, longest / (self.norm + 1e-6))
+
+    def violation(self, prediction: law.Prediction, step: int) -> FloatArray:
+        """Of the step just made.
+
+        Args:
+            prediction: As made before it.
+            step: t.
+
+        Returns:
+            The violation.
+        """
+        of, params = self.host.law, self.host.objective.params
+        assert not isinstance(of, str)
+        return law.residual(of, prediction, params, law.norm(of, params, 1), step=step)
 
     def _outputs(self) -> _Outputs:
         if self._seen is not None:

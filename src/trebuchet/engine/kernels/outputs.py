@@ -7,6 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from trebuchet.models.scaling import Scaling
+
 
 class OutputKernel(ABC):
     """R runs of one model on one data set, their parameters stacked.
@@ -17,7 +19,7 @@ class OutputKernel(ABC):
 
     Attributes:
         params: Trainable tensors, each of shape ``(R, …)``; the engine updates them in place.
-        degree: k where z is positively homogeneous of degree k in all weights; None otherwise.
+        scaling: How z scales with the weights; the reason where it does not.
         column: Whether the module itself returns z as a column, ``(D, 1)``, where the kernel has
             ``(D,)``; known after ``forward``.
         mixes_seeds: Whether runs from different initialisations can share a stack.
@@ -28,7 +30,7 @@ class OutputKernel(ABC):
     mixes_seeds: ClassVar[bool] = True
 
     params: list[Tensor]
-    degree: int | None = None
+    scaling: Scaling | str = "nobody has looked"
     column: bool = False
     sparsity: Tensor | None = None
 
@@ -36,6 +38,16 @@ class OutputKernel(ABC):
     def sparsity_layers(self) -> int:
         """How many hidden layers have a sparsity."""
         return 0
+
+    @property
+    def counts_every_weight_once(self) -> bool:
+        """Whether every α is 1."""
+        return not isinstance(self.scaling, str) and self.scaling.uniform
+
+    def alphas(self) -> list[float | Tensor]:
+        """α of each tensor in `params`, of a net that scales; ``(R,)`` where runs differ."""
+        assert not isinstance(self.scaling, str)
+        return list(self.scaling.weights.values())
 
     @property
     def runs(self) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from trebuchet.curvature.closed_forms import quadratic_gram
 from trebuchet.engine.kernels.outputs import OutputKernel, nbytes
 from trebuchet.models.quadratic import PureQuadratic, QuadraticWithBias
+from trebuchet.models.scaling import scaling_of
 
 _BLOCK_BYTES = 64 * 2**20
 """ψ of test inputs is formed this much at a time: it would be D_test × n × n whole."""
@@ -42,8 +43,12 @@ class QuadraticKernel(OutputKernel):
                 self.phi = model.phi(x)
                 weights = [model.theta_psi, model.theta_phi]
             self.params = [w.detach().expand(runs, -1).clone() for w in weights]
-        self.degree = model.degree
+        self.scaling = scaling_of(model)
         self.samples = x.shape[0]
+
+    def alphas(self) -> list[float | Tensor]:
+        """Of θ_ψ, and of θ_φ, which counts twice."""
+        return [1.0] if self.phi is None else [1.0, 2.0]
 
     def forward(self, *, sparsity: bool = False) -> Tensor:
         """z, shape ``(R, D)``."""

@@ -9,9 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trebuchet._types import Status
-from trebuchet.engine.kernels.base import FloatArray, Kernel
+from trebuchet.engine import law
+from trebuchet.engine.kernels.base import LAW, FloatArray, Kernel
 from trebuchet.engine.kernels.module import ModuleKernel
 from trebuchet.engine.kernels.vmap import Stack
+from trebuchet.engine.law import Law
+from trebuchet.engine.lawful import together, updates
+from trebuchet.problem.outputs_seen import OutputsSeen
 from trebuchet.problem.risk import is_finite, out_of_memory
 
 
@@ -44,6 +48,7 @@ class StackKernel(Kernel):
             [host.state.buffers(s.snapshot) for s in states],
         )  # fmt: skip
         self._grads: list[Tensor] = []
+        self._euler: OutputsSeen | None = None
 
     @property
     def runs(self) -> int:
@@ -78,7 +83,10 @@ class StackKernel(Kernel):
         host.seed(self.singles[0].seed, step)
         drawn = {s.seed: host.stream.batches(s.seed, step) for s in self.singles}
         try:
-            values, self._grads = self.stack.gradients([drawn[s.seed] for s in self.singles])
+            lawful = LAW in watched and isinstance(host.law, Law)
+            self._euler = OutputsSeen() if lawful else None
+            parts = [drawn[s.seed] for s in self.singles]
+            values, self._grads = self.stack.gradients(parts, self._euler)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -111,6 +119,42 @@ class StackKernel(Kernel):
             for p, home in zip(params, homes, strict=True):
                 p.data, p.grad = home, None
         return np.array(moved)
+
+    def predict(self, step: int) -> law.Prediction | None:
+        """As of single runs, from the stack's gradients.
+
+        Args:
+            step: t.
+
+        Returns:
+            The prediction; None where there is no law.
+        """
+        of, seen = self.host.law, self._euler
+        if isinstance(of, str) or seen is None:
+            return None
+        params = self.host.objective.params
+        each = []
+        for single in self.singles:
+            single.set_rates(step)
+            assert single.state_ is not None
+            each.append(updates(single.state_.optimizer, params, [True] * len(params)))
+        clip = np.array([s.clipped() for s in self.singles])
+        weights, sums = self.stack.weights, seen.sums()
+        return law.foretell(of, weights, self._grads, together(each), sums, clip)
+
+    def violation(self, prediction: law.Prediction, step: int) -> FloatArray:
+        """Of the step just made.
+
+        Args:
+            prediction: As made before it.
+            step: t.
+
+        Returns:
+            The violation.
+        """
+        of, weights = self.host.law, self.stack.weights
+        assert not isinstance(of, str)
+        return law.residual(of, prediction, weights, law.norm(of, weights, self.runs), step=step)
 
     def look(self) -> FloatArray:
         """The losses on the fixed set."""

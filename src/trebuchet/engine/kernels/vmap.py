@@ -16,8 +16,9 @@ from torch.func import functional_call, vmap
 
 from trebuchet.errors import InputError
 from trebuchet.problem.batches import Batch
-from trebuchet.problem.losses import ModelLoss
+from trebuchet.problem.losses import LossFn, ModelLoss
 from trebuchet.problem.noise import LOOKS, seed_all
+from trebuchet.problem.outputs_seen import OutputsSeen
 from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.selection import select
 from trebuchet.problem.tree import mapped
@@ -57,13 +58,16 @@ class Stack:
         self.weights = [torch.stack(list(each)) for each in zip(*weights, strict=True)]  # (R, …)
         self.buffers = [torch.stack(list(each)) for each in zip(*buffers, strict=True)]  # (R, …)
 
-    def gradients(self, batches: Sequence[Sequence[Batch]]) -> tuple[list[float], list[Tensor]]:
+    def gradients(
+        self, batches: Sequence[Sequence[Batch]], seen: OutputsSeen | None = None
+    ) -> tuple[list[float], list[Tensor]]:
         """Return every run's mean loss over its batches, and the gradients.
 
         Buffers move as in training. Nothing else changes, and if an exception is raised nothing.
 
         Args:
             batches: For each run, the batches of one step.
+            seen: Takes up Σ z·∂L/∂z of every run, ``(R,)``, for a loss of outputs and targets.
 
         Returns:
             R losses, and for each parameter a gradient of shape ``(R, …)``.
@@ -72,7 +76,7 @@ class Stack:
         moved = [b.clone() for b in self.buffers]
         total = torch.zeros(len(batches), device=leaves[0].device)
         for part in zip(*batches, strict=True):  # of accumulated batches, one of every run
-            values = self._values(leaves, moved, part) / len(batches[0])
+            values = self._values(leaves, moved, part, seen, 1 / len(batches[0])) / len(batches[0])
             torch.autograd.backward(values.sum(), inputs=leaves)
             total = total + values.detach()
         self.buffers = moved
@@ -100,22 +104,46 @@ class Stack:
         return cast(list[float], total.tolist())
 
     def _values(
-        self, weights: list[Tensor], buffers: list[Tensor], batches: Sequence[Batch]
+        self,
+        weights: list[Tensor],
+        buffers: list[Tensor],
+        batches: Sequence[Batch],
+        seen: OutputsSeen | None = None,
+        share: float = 1.0,
     ) -> Tensor:
         shared = all(b is batches[0] for b in batches)
         parts = _parts(self.objective)
         samples = [] if shared else [_tensors(b, parts) for b in batches]
         stacked = [torch.stack(list(each)) for each in zip(*samples, strict=True)]
 
-        def one(w: list[Tensor], b: list[Tensor], x: list[Tensor]) -> Tensor:
+        def one(
+            w: list[Tensor], b: list[Tensor], x: list[Tensor]
+        ) -> Tensor | tuple[Tensor, Tensor]:
             named = dict(zip(self.names, w, strict=True))
             named |= dict(zip(self.buffer_names, b, strict=True))
             batch = batches[0] if shared else _with(batches[0], parts, x)
             value: Tensor = functional_call(self.loss, named, (batch,))
-            return value
+            return value if seen is None else (value, outputs.pop())
 
+        def of_outputs(z: Tensor, x: list[Tensor]) -> Tensor:
+            targets = (batches[0] if shared else _with(batches[0], parts, x)).targets
+            loss = cast(LossFn, self.objective.loss)
+            return (loss(z) if targets is None else loss(z, targets)).reshape(())
+
+        outputs: list[Any] = []
         # Runs stacked here share their seed where the model draws random numbers.
-        values: Tensor = vmap(one, randomness="same")(weights, buffers, stacked)
+        if seen is None:
+            return cast(Tensor, vmap(one, randomness="same")(weights, buffers, stacked))
+        self.objective.seen = outputs.append
+        try:
+            both: Any = vmap(one, randomness="same")(weights, buffers, stacked)
+        finally:
+            self.objective.seen = None
+        # The outputs that come out of vmap need not be those that went into the loss in there.
+        values: Tensor = both[0]
+        z: Tensor = both[1].detach().requires_grad_()
+        (slope,) = torch.autograd.grad(vmap(of_outputs)(z, stacked).sum(), z)
+        seen.add(z.detach(), slope, share)
         return values
 
     def keep(self, index: Sequence[int]) -> None:
