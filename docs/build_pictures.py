@@ -67,7 +67,7 @@ def _build_beyond(folder: Path, data_root: str | None, say: Callable[[str], None
         if record.exists():
             say(f"experiment {name}, from its record")
             found = from_json(json.loads(record.read_text(encoding="utf-8")))
-        elif row.settings.get("data", "digits") != "digits" and not data_root:
+        elif {"data": "digits", **row.settings, **row.quick}["data"] != "digits" and not data_root:
             how = f"`trebuchet beyond {name} --quick`"
             _fragment(folder, name, f"*No picture here: {how} fetches its images, and draws it.*\n")
             continue

@@ -64,7 +64,8 @@ def first_rise(
     Args:
         width: Hidden units of the tanh net; the other model is linear, its loss a quadratic.
         steps: The largest t.
-        rates: Of the grid, from 1/20 of the critical rate to 20 times it.
+        rates: Of the grid, from 1/20 of the smaller of critical rate and closed form to three
+            times the larger.
         seeds: How many initialisations, or which.
         n_train: Training samples of the digits 0/1; ½ mean squared error, full batch.
         checkpoint: Folder to keep finished trainings in; the same call takes them up from there.
@@ -109,7 +110,8 @@ def first_rise(
         critical = top_eigen(problem, rtol=1e-6).lr_crit
         direction = _first_update(problem, optimizer)
         closed = _along(problem, direction)
-        grid = np.geomspace(0.05, 20, rates) * min(critical, closed)
+        both = (critical, closed)
+        grid = np.geomspace(0.05 * min(both), 3 * max(both), rates)
         runs = sweep(
             problem, lr=grid, steps=steps, observables=(), record=Recording(), engine="module",
             progress=parts.inside,
@@ -126,6 +128,7 @@ def first_rise(
         return xr.Dataset(
             {
                 "lr_rise": ("t", first), "lr_first": closed, "lr_crit": critical,
+                "grid_step": grid[1] / grid[0],
                 "lr_forward": float(forward_critical_rate(problem, delta=RISEN)),
                 "lr_earliest": known / top,
             },
@@ -138,6 +141,7 @@ def first_rise(
         "lr_first": "closed form of the first step", "lr_forward": "forward-only critical rate",
         "lr_crit": "critical rate of late training",
         "lr_earliest": "rate below which no quadratic loss rises",
+        "grid_step": "neighbouring rates of the grid, one over the other",
     }  # fmt: skip
     shape = [len(values) for values in axes.values()]
     result = xr.Dataset(coords={**axes, "t": np.arange(1, steps + 1)}, attrs=attrs)
@@ -240,7 +244,7 @@ def draw_first_rise(found: xr.Dataset) -> Picture:
 
 def tell_first_rise(found: xr.Dataset) -> list[str]:
     """How near the closed form is, and what many steps make of it."""
-    step = 400 ** (1 / (found.attrs["rates"] - 1))
+    step = float(found.grid_step.sel(model="linear").max())
     ratio = found.lr_rise.sel(t=1) / found.lr_first
     linear, net = (ratio.sel(model=model) for model in found.model.values)
     late = (found.lr_rise.isel(t=-1) / found.lr_crit).median("seed")
@@ -251,7 +255,7 @@ def tell_first_rise(found: xr.Dataset) -> list[str]:
     )
     return [
         f"After one step the loss rises within {100 * (float(linear.max()) - 1):.1f} % above the "
-        f"closed form on a linear model (rates lie {100 * (step - 1):.1f} % apart), at "
+        f"closed form on a linear model (rates lie up to {100 * (step - 1):.1f} % apart), at "
         f"{float(net.min()):.2f} to {float(net.max()):.2f} of it on the tanh net.",
         f"By step {found.sizes['t']} the smallest rate that rises, over the critical rate, linear "
         f"model: {words}.",
