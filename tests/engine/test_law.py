@@ -111,7 +111,7 @@ def test_momentum_and_weight_decay(optimizer: str) -> None:
         {"schedule": lambda step: 1 / (1 + step)},
         {"schedule": lambda opt: torch.optim.lr_scheduler.StepLR(opt, 3)},
     ],
-    ids=str,
+    ids=["batches", "accumulated", "in pieces", "clipped", "schedule", "scheduler"],
 )
 def test_batches_clipping_and_schedules(how: dict[str, Any]) -> None:
     net = plain(3).to(F64)
