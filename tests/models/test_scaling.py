@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import trebuchet as tb
 from tests.nets import NETS, Dictionary, Functional, Residual, Vgg, plain
 from trebuchet.errors import NotApplicableError
 from trebuchet.models import MLP, QuadraticWithBias
@@ -145,3 +146,23 @@ def test_tracing_leaves_the_module_as_it_was() -> None:
     assert scaling(net).degree == 1
     assert (net.calls, net.last) == (0, None)
     assert net.a.weight is weight
+
+
+def test_a_number_called_degree_of_one_object_states_nothing() -> None:
+    """Such as a polynomial's: only a class states how its weights scale."""
+
+    class Polynomial(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.degree = 3
+            self.weight = nn.Parameter(torch.ones(4, dtype=torch.float64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([x[:, 0] ** k for k in range(self.degree + 1)], 1) @ self.weight
+
+    x = torch.linspace(-1, 1, 8, dtype=torch.float64)[:, None]
+    for call in (tb.sweep, tb.scan):
+        how = {"lr": [0.1], "steps": 5} if call is tb.sweep else {"horizon": 10}
+        found = call(Polynomial(), "mse", (x, x[:, 0] ** 2), **how)  # type: ignore[operator]
+        runs = found.runs if isinstance(found, tb.Scan) else found
+        assert "degree" not in str(runs.attrs["weight_norm_law"])

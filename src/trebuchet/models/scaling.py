@@ -73,8 +73,9 @@ def scaling(module: nn.Module) -> Scaling:
     Where a net has several such symmetries (each layer of a net without biases has its own), the
     one with α = 1 for as many weights as possible is taken; α is never negative. Weights inside an
     identity skip have α = 0: no scaling of them alone makes the branch and the skip agree. A frozen
-    parameter is a constant. A module may state its own: an attribute ``degree`` k, with every α 1
-    but those in an attribute ``weight_degrees`` by name; or ``degree = None`` for none.
+    parameter is a constant. A module may state its own: its class has an attribute or a property
+    ``degree``, k, with every α 1 but those in ``weight_degrees`` by name; or ``degree = None`` for
+    none.
 
     Args:
         module: The net, in the mode that it is trained in.
@@ -98,7 +99,8 @@ def scaling(module: nn.Module) -> Scaling:
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     if not trained:
         raise InputError("module: expected one with a trained parameter, got none; unfreeze one")
-    if hasattr(module, "degree"):
+    # Of the class: a polynomial's or a spline's own number says nothing of its weights.
+    if hasattr(type(module), "degree"):
         return _stated(module, trained)
     for name, part in module.named_modules():
         if any(getattr(part, kind, None) for kind in _HOOKS) or "forward" in vars(part):
