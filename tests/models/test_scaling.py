@@ -163,6 +163,6 @@ def test_a_number_called_degree_of_one_object_states_nothing() -> None:
     x = torch.linspace(-1, 1, 8, dtype=torch.float64)[:, None]
     for call in (tb.sweep, tb.scan):
         how = {"lr": [0.1], "steps": 5} if call is tb.sweep else {"horizon": 10}
-        found = call(Polynomial(), "mse", (x, x[:, 0] ** 2), **how)  # type: ignore[operator]
+        found = call(Polynomial(), "mse", (x, x[:, 0] ** 2), **how)
         runs = found.runs if isinstance(found, tb.Scan) else found
         assert "degree" not in str(runs.attrs["weight_norm_law"])

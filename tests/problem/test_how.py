@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,3 +127,33 @@ def test_a_scan_records_what_a_sweep_does() -> None:
             both = np.isfinite(ours) & np.isfinite(theirs)
             assert both.sum() > 3
             np.testing.assert_array_equal(ours[both], theirs[both])
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_pair_of_tensors_takes_the_model_s_type_at_every_door(door: str) -> None:
+    call, number = DOORS[door]
+    net, single = _net().float(), (X.float(), Y.float())
+    np.testing.assert_array_equal(
+        number(call(net, "mse", (X, Y))), number(call(net, "mse", single))
+    )
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "told"),
+    [
+        ("Momentum", "momentum"),
+        (partial(torch.optim.SGD, momentum=0.7), "SGD(momentum=0.7)"),
+        (partial(torch.optim.Adam, betas=(0.5, 0.9)), "Adam(betas=(0.5, 0.9))"),
+        (torch.optim.AdamW, "AdamW"),
+    ],
+)
+def test_results_tell_an_optimizer_by_its_settings(optimizer: Any, told: str) -> None:
+    runs = tb.sweep(_net(), "mse", (X, Y), optimizer, lr=[1e-3], steps=2)
+    assert runs.attrs["optimizer"] == told
+
+
+def test_results_tell_an_optimizer_that_was_made_by_its_settings() -> None:
+    net = _net()
+    made = torch.optim.SGD(net.parameters(), lr=0.3, momentum=0.25, nesterov=True)
+    runs = tb.sweep(net, "mse", (X, Y), made, lr=[1e-3], steps=2)
+    assert runs.attrs["optimizer"] == "SGD(momentum=0.25, nesterov=True)"

@@ -36,7 +36,7 @@ from trebuchet.problem.fitted import fitted
 from trebuchet.problem.held_still import MODE, Mode, held_still
 from trebuchet.problem.how import HOW, How, as_problem
 from trebuchet.problem.losses import LossFn, ModelLoss, Reduction, is_convex, resolve
-from trebuchet.problem.problem import ModelFactory, Problem
+from trebuchet.problem.problem import ModelFactory, Problem, placed
 from trebuchet.problem.selection import Selection, select, unwrap
 from trebuchet.problem.tree import mapped
 
@@ -158,6 +158,7 @@ def top_eigen(
     search = grouped(Lanczos, "lanczos", lanczos, keywords)
     problem = as_problem(model, loss, data, keywords, optimizer=optimizer)
     model = unwrap(problem.initial(0))
+    problem = placed(problem, model)
     resolved = resolve(problem.loss)
     if resolved is None and operator == "hessian":
         resolved = OWN_LOSS

@@ -21,7 +21,7 @@ from trebuchet.problem.optimizers import (
     make_factory,
     unheld,
 )
-from trebuchet.problem.problem import Problem
+from trebuchet.problem.problem import Problem, placed
 from trebuchet.problem.risk import Objective
 from trebuchet.problem.schedules import check_scheduler
 from trebuchet.problem.selection import select
@@ -90,6 +90,7 @@ def bound(
     Raises:
         InputError: If the model, the loss, the data or the optimizer is not what was expected.
     """
+    problem = placed(problem, model)
     params = list(select(model).values())
     factory = make_factory(problem.optimizer, params, clip=problem.clip)
     factory = evaluated_first(problem.optimizer, params, factory, problem.clip)
@@ -130,6 +131,7 @@ def evaluated(
     Raises:
         InputError: If the loss or the data is not what was expected.
     """
+    problem = placed(problem, model)
     loss = resolve(problem.loss) or OWN_LOSS
     params = list(select(model).values())
     device = params[0].device

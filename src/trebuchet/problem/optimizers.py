@@ -3,7 +3,7 @@
 import inspect
 import math
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, cast
@@ -372,13 +372,40 @@ def unheld(optimizer: Optimizer, params: Sequence[nn.Parameter]) -> str:
 
 
 def describe(optimizer: object) -> str:
-    """Return a name for tables and files."""
+    """Return a name for tables and files, with the settings that are not the class's defaults.
+
+    Args:
+        optimizer: As a `Problem` takes it.
+
+    Returns:
+        The name.
+
+    Example:
+        >>> describe("Adam"), describe(partial(torch.optim.SGD, momentum=0.5))
+        ('adam', 'SGD(momentum=0.5)')
+    """
     optimizer = given(optimizer)
     if isinstance(optimizer, str):
         return lookup(optimizer)
     if isinstance(optimizer, Together):
-        return " + ".join(type(o).__name__ for o in optimizer.members)
+        return " + ".join(describe(o) for o in optimizer.members)
     if isinstance(optimizer, Optimizer):
-        return type(optimizer).__name__
-    inner = optimizer.func if isinstance(optimizer, partial) else optimizer
-    return str(getattr(inner, "__name__", type(inner).__name__))
+        return _named(type(optimizer), optimizer.defaults)
+    if isinstance(optimizer, partial):
+        return _named(optimizer.func, optimizer.keywords)
+    return _named(optimizer, {})
+
+
+def _named(kind: object, settings: Mapping[str, Any]) -> str:
+    name = str(getattr(kind, "__name__", type(kind).__name__))
+    try:
+        known = inspect.signature(kind).parameters  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return name
+    others = [
+        f"{key}={value}"
+        for key, value in settings.items()
+        if key != "lr" and key in known and isinstance(value, (bool, int, float, str, tuple))
+        and known[key].default != value
+    ]  # fmt: skip
+    return f"{name}({', '.join(others)})" if others else name

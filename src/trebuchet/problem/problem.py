@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -430,6 +430,33 @@ def is_table(data: object) -> bool:
     )
 
 
+def placed(problem: Problem, model: nn.Module) -> Problem:
+    """The problem with a pair of tensors as an array would be: of the model's type, where it is.
+
+    Args:
+        problem: The problem.
+        model: Its module.
+
+    Returns:
+        The problem, or the same with other data.
+    """
+    weight = next((p for p in model.parameters() if p.requires_grad), None)
+    if weight is None or isinstance(weight, nn.parameter.UninitializedParameter):
+        return problem
+
+    def moved(data: Any) -> Any:
+        if not is_table(data):
+            return data
+        return tuple(
+            t.to(weight.device, weight.dtype if t.is_floating_point() else t.dtype)
+            if isinstance(t, Tensor)
+            else t
+            for t in data
+        )
+
+    return replace(problem, data=moved(problem.data), test=moved(problem.test))
+
+
 def a_model(name: str, value: object) -> Any:
     """A module, or a function of a seed that makes one, where a `Problem` would do too."""
     return _model(name, value, OR_A_PROBLEM)
@@ -442,4 +469,5 @@ __all__ = [
     "check_schedule",
     "finite_table",
     "initial",
+    "placed",
 ]

@@ -4,11 +4,10 @@ import hashlib
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from trebuchet._checks import shown
@@ -25,7 +24,7 @@ from trebuchet.observables.top_eigenvalue import TopEigenvalue
 from trebuchet.problem.bound import bound
 from trebuchet.problem.held_still import held_still
 from trebuchet.problem.losses import ModelLoss
-from trebuchet.problem.problem import Problem, is_table
+from trebuchet.problem.problem import Problem
 from trebuchet.problem.schedules import advance, attach, describe_schedule
 from trebuchet.problem.selection import unwrap
 from trebuchet.problem.tree import leaves
@@ -72,7 +71,7 @@ class ModuleBinding(Binding):
         hosts: list[Host] = []
         for model in models:
             net = unwrap(model)
-            problem = _typed(self.problem, net)
+            problem = self.problem
             stack.enter_context(
                 held_still(
                     net, mode="as_is", loader=problem.data, optimizer=problem.instance,
@@ -190,25 +189,6 @@ class ModuleBinding(Binding):
     def notes(self) -> list[str]:
         """Of all seeds."""
         return list(dict.fromkeys(n for h in self.hosts for n in h.objective.notes))
-
-
-def _typed(problem: Problem, model: nn.Module) -> Problem:
-    """The problem with a table of the model's type, and where it is, as arrays have it."""
-
-    def placed(data: Any) -> Any:
-        if not is_table(data):
-            return data
-        return tuple(
-            t.to(weight.device, weight.dtype if t.is_floating_point() else t.dtype)
-            if isinstance(t, Tensor)
-            else t
-            for t in data
-        )
-
-    weight = next(p for p in model.parameters() if p.requires_grad)
-    if isinstance(weight, nn.parameter.UninitializedParameter):
-        return problem
-    return replace(problem, data=placed(problem.data), test=placed(problem.test))
 
 
 def _dense(host: Host) -> bool:
