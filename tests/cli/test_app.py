@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +292,10 @@ def test_a_stream_without_greek_letters_still_gets_the_numbers(tmp_path: Path) -
     # J = (x, 1): JJᵀ/3 = (I + 11ᵀ)/3, whose top is 4/3.
     assert b"? = 1.33333" in done.stdout
     assert b"critical rate 1.5" in done.stdout
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"trebuchet {version('trebuchet')}, torch 2")

@@ -5,7 +5,8 @@ import io
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from importlib.metadata import version
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.text import Text
@@ -56,11 +57,27 @@ def build(wanted: str | None = None) -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    app.callback()(lambda: None)  # a group, even of one command
+    app.callback()(_root)  # a group, even of one command
     for name, module in COMMANDS.items():
         if wanted not in COMMANDS or name == wanted:
             app.command(name)(getattr(importlib.import_module(module), name))
     return app
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        named = ", ".join(f"{name} {version(name)}" for name in ("trebuchet", "torch", "numpy"))
+        console().print(named)
+        raise typer.Exit
+
+
+def _root(
+    asked: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Say which version."),
+    ] = False,
+) -> None:
+    del asked
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
