@@ -13,7 +13,7 @@ import operator
 import os
 import reprlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from itertools import islice
 from numbers import Real
 from pathlib import Path
@@ -210,6 +210,26 @@ def pair(name: str, value: object, expected: str = "two numbers") -> tuple[float
     if len(found) != 2 or len(good) != 2:
         refuse(name, expected, value, "give a tuple of two")
     return good[0], good[1]
+
+
+def words(name: str, value: object, known: Collection[str]) -> list[str]:
+    """Some of a few words, in the order given.
+
+    Args:
+        name: Of the argument.
+        value: What was given: one of them, or a list of some.
+        known: The words.
+
+    Returns:
+        Them.
+
+    Raises:
+        InputError: If there is none, or one is not known.
+    """
+    found = items(value, as_text)
+    if not found or not all(word in known for word in found):
+        refuse(name, f"any of {sorted(known)}", value)
+    return [str(word) for word in found]
 
 
 def several(

@@ -1,10 +1,11 @@
 """A long experiment in parts: each is computed once, kept on disk, and counted."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from trebuchet._progress import Progress, progress_bar
@@ -87,6 +88,44 @@ def _check_same(folder: Path, settings: Mapping[str, Any]) -> None:
         )
         raise InputError(msg)
     write_whole(kept, told.encode())
+
+
+def laid_out(
+    found: Sequence[xr.Dataset],
+    axes: Mapping[str, Sequence[Any]],
+    attrs: Mapping[str, Any],
+    said: Mapping[str, str],
+) -> xr.Dataset:
+    """Parts, one a cell of a grid, as one dataset.
+
+    Args:
+        found: The parts, in the order of ``itertools.product`` over the axes.
+        axes: Values by the names of the dimensions that parts lack.
+        attrs: Of the whole.
+        said: What each coordinate is, for labels.
+
+    Returns:
+        The dataset: every variable has the axes first, and then its own dimensions.
+
+    Example:
+        >>> cells = [xr.Dataset({"a": ("seed", [10 * w, 10 * w + 1])}) for w in (1, 2)]
+        >>> laid_out(cells, {"width": [1, 2]}, {}, {}).a.values.tolist()
+        [[10, 11], [20, 21]]
+    """
+    first, shape = found[0], [len(values) for values in axes.values()]
+    variables = {
+        name: (
+            (*axes, *v.dims),
+            np.stack([part[name].values for part in found]).reshape(*shape, *v.shape),
+            v.attrs,
+        )
+        for name, v in first.data_vars.items()
+    }
+    coords = {name: list(values) for name, values in axes.items()}
+    result = xr.Dataset(variables, {**coords, **first.coords}, dict(attrs))
+    for name, long_name in said.items():
+        result[name].attrs = {"units": "1", "long_name": long_name}
+    return result
 
 
 def finished(runs: xr.Dataset) -> xr.Dataset:

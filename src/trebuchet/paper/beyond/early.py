@@ -26,9 +26,8 @@ from trebuchet._checks import (
 )
 from trebuchet._doors import door, maybe, rule
 from trebuchet._progress import Progress
-from trebuchet.data import load_digits01, load_images
-from trebuchet.paper.beyond.problems import DATA, DIGITS
-from trebuchet.paper.parts import Parts
+from trebuchet.paper.beyond.problems import DATA, DIGITS, load
+from trebuchet.paper.parts import Parts, laid_out
 from trebuchet.phases.early import EarlyConstants, early_constants
 from trebuchet.plots.style import GREY, SERIES_COLOURS, seed_band, style
 
@@ -94,9 +93,7 @@ def early_diagram(
     References:
         Kalra & Barkeshli, arXiv 2302.12250.
     """
-    samples = (
-        load_digits01(n_train) if data == DIGITS else load_images(data, data_root, n_train=n_train)
-    )
+    samples = load(data, data_root, n_train)
     x = torch.as_tensor(samples.x_train).float()
     x = (x - x.mean()) / x.std()
     y = torch.as_tensor(samples.y_train).float().reshape(-1, 1)
@@ -117,16 +114,9 @@ def early_diagram(
         )  # fmt: skip
         return _dataset(found.by_seed or (found,))
 
-    found = [
-        parts.part(f"{depth}-{width}", partial(measure, *(depth, width))) for depth, width in cells
-    ]
-    rows = [found[i : i + len(widths)] for i in range(0, len(found), len(widths))]
-    wide = [xr.concat(row, xr.Variable("width", list(widths))) for row in rows]
-    result = xr.concat(wide, xr.Variable("depth", list(depths)))
-    result["width"].attrs = {"units": "1", "long_name": "hidden units"}
-    result["depth"].attrs = {"units": "1", "long_name": "layers"}
-    result.attrs = attrs
-    return result.transpose("depth", "width", "seed")
+    found = [parts.part(f"{cell[0]}-{cell[1]}", partial(measure, *cell)) for cell in cells]
+    axes = {"depth": depths, "width": widths}
+    return laid_out(found, axes, attrs, {"width": "hidden units", "depth": "layers"})
 
 
 def _net(sizes: Sequence[int], zero_last: bool, seed: int) -> nn.Module:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,18 +13,16 @@ import xarray as xr
 from trebuchet import _torch_checks as checks
 from trebuchet._checks import (
     anything,
-    as_text,
     checked_seeds,
     choice,
-    items,
     path as a_path,
     positive,
     progress as a_bar,
     real,
-    refuse,
     seeds as a_list,
     several,
     steps as step_count,
+    words,
     workers as at_once,
 )
 from trebuchet._doors import door, maybe, rule
@@ -32,7 +31,7 @@ from trebuchet._types import Phase
 from trebuchet.engine.recording import Recording
 from trebuchet.errors import InputError
 from trebuchet.paper.beyond.problems import DATA, DIGITS, relu_problem, tanh_problem
-from trebuchet.paper.parts import Parts, finished
+from trebuchet.paper.parts import Parts, finished, laid_out
 from trebuchet.phases.label import label
 from trebuchet.problem.problem import Problem
 from trebuchet.sweeps.sweep import sweep
@@ -68,15 +67,8 @@ _PRECISION = rule(real, "a number from 1e-6 up", lambda x: 1e-6 <= x < float("in
 _SIZES = rule(several, checks.size)
 
 
-def _activations(name: str, value: object) -> list[str]:
-    names = [n for n in items(value, as_text) if n in _MAKERS]
-    if not names or len(names) < len(list(items(value, as_text))):
-        refuse(name, f"any of {sorted(_MAKERS)}", value)
-    return [str(n) for n in names]
-
-
 @door(
-    activations=_activations, hidden=rule(several, checks.depth), widths=_SIZES,
+    activations=rule(words, _MAKERS), hidden=rule(several, checks.depth), widths=_SIZES,
     seeds=a_list, steps=step_count,
     start=positive, stop=positive, growth=positive, precision=_PRECISION, data=rule(choice, DATA),
     data_root=maybe(a_path), n_train=anything, workers=at_once, checkpoint=maybe(a_path),
@@ -148,13 +140,13 @@ def divergence_edge(
         raise InputError(msg)
     rates = start * growth ** np.arange(count + 1)
     seed_list = list(checked_seeds(seeds))
-    axes = {"activation": activations, "hidden": hidden, "width": widths, "seed": seed_list}
+    axes: dict[str, Sequence[Any]] = {
+        "activation": activations, "hidden": hidden, "width": widths,
+    }  # fmt: skip
     attrs = {"data": data, "n_train": n_train, "steps": steps, "precision": precision}
     cells = list(product(activations, hidden, widths))
-    parts = Parts(
-        "edge", len(cells), {**axes, **attrs, "rates": list(rates)}, checkpoint=checkpoint,
-        progress=progress,
-    )  # fmt: skip
+    asked = {**axes, **attrs, "seeds": seed_list, "rates": list(rates)}
+    parts = Parts("edge", len(cells), asked, checkpoint=checkpoint, progress=progress)
 
     def measure(activation: str, depth: int, width: int) -> xr.Dataset:
         problem = _MAKERS[activation](
@@ -163,23 +155,10 @@ def divergence_edge(
         found = bracket(
             problem, rates, seeds=seed_list, steps=steps, precision=precision, workers=workers
         )
-        return _dataset(found)
+        return _dataset(found).assign_coords(seed=seed_list)
 
     found = [parts.part("-".join(map(str, cell)), partial(measure, *cell)) for cell in cells]
-    shape = [len(values) for values in axes.values()]
-    result = xr.Dataset(
-        {
-            name: (
-                tuple(axes),
-                np.stack([cell[name].values for cell in found]).reshape(shape),
-                v.attrs,
-            )
-            for name, v in found[0].data_vars.items()
-        },
-        coords={name: list(values) for name, values in axes.items()},
-        attrs=attrs,
-    )
-    return result
+    return laid_out(found, axes, attrs, {})
 
 
 def bracket(

@@ -27,7 +27,7 @@ from trebuchet._progress import Progress
 from trebuchet.curvature import top_eigen
 from trebuchet.data import load_digits01
 from trebuchet.engine.recording import Recording
-from trebuchet.paper.parts import Parts, finished
+from trebuchet.paper.parts import Parts, finished, laid_out
 from trebuchet.phases.forward_rate import forward_critical_rate
 from trebuchet.plots.style import GREY, SERIES_COLOURS, style
 from trebuchet.problem.problem import Problem
@@ -36,6 +36,14 @@ from trebuchet.theory import stability
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
 MODELS = ("linear", "tanh")
+SAID = {
+    "lr_rise": "smallest rate whose loss has risen by step t",
+    "lr_first": "closed form of the first step", "lr_forward": "forward-only critical rate",
+    "lr_crit": "critical rate of late training",
+    "lr_earliest": "rate below which no quadratic loss rises",
+    "grid_step": "neighbouring rates of the grid, one over the other",
+}  # fmt: skip
+"""What the variables are."""
 RISEN = 1e-4
 """A loss above (1 + this) L₀ has risen."""
 
@@ -136,21 +144,10 @@ def first_rise(
         )  # fmt: skip
 
     found = [parts.part("-".join(map(str, cell)), partial(measure, *cell)) for cell in cells]
-    said = {
-        "lr_rise": "smallest rate whose loss has risen by step t",
-        "lr_first": "closed form of the first step", "lr_forward": "forward-only critical rate",
-        "lr_crit": "critical rate of late training",
-        "lr_earliest": "rate below which no quadratic loss rises",
-        "grid_step": "neighbouring rates of the grid, one over the other",
-    }  # fmt: skip
-    shape = [len(values) for values in axes.values()]
-    result = xr.Dataset(coords={**axes, "t": np.arange(1, steps + 1)}, attrs=attrs)
-    for name, long_name in said.items():
-        values = np.stack([f[name].values for f in found])
-        dims = (*axes, "t") if name == "lr_rise" else tuple(axes)
-        told = {"units": "1", "long_name": long_name}
-        result[name] = (dims, values.reshape(*shape, *values.shape[1:]), told)
-    return result
+    result = laid_out(found, axes, attrs, {})
+    for name, long_name in SAID.items():
+        result[name].attrs = {"units": "1", "long_name": long_name}
+    return result.assign_coords(t=np.arange(1, steps + 1))
 
 
 def _model(kind: str, d: int, width: int, seed: int) -> nn.Module:

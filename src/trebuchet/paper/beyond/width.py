@@ -16,23 +16,20 @@ from torch import Tensor, nn
 from trebuchet import _torch_checks as checks
 from trebuchet._checks import (
     anything,
-    as_text,
     checked_seeds,
     choice,
-    items,
     path as a_path,
     progress as a_bar,
-    refuse,
     seeds as a_list,
     several,
     steps as step_count,
+    words,
 )
 from trebuchet._doors import door, maybe, rule
 from trebuchet._progress import Progress
 from trebuchet.curvature import top_eigen
-from trebuchet.data import load_digits01, load_images
-from trebuchet.paper.beyond.problems import DATA, DIGITS
-from trebuchet.paper.parts import Parts
+from trebuchet.paper.beyond.problems import DATA, DIGITS, load
+from trebuchet.paper.parts import Parts, laid_out
 from trebuchet.plots.style import SERIES_COLOURS, seed_band, style
 from trebuchet.problem.problem import Problem
 from trebuchet.scans.door import scan
@@ -86,16 +83,9 @@ class WidthNet(nn.Module):
         return outputs
 
 
-def _optimizers(name: str, value: object) -> list[str]:
-    names = [n for n in items(value, as_text) if n in OPTIMIZERS]
-    if not names or len(names) < len(list(items(value, as_text))):
-        refuse(name, f"any of {list(OPTIMIZERS)}", value)
-    return [str(n) for n in names]
-
-
 @door(
-    widths=rule(several, checks.size), optimizers=_optimizers, seeds=a_list, horizon=step_count,
-    data=rule(choice, DATA), data_root=maybe(a_path), n_train=anything,
+    widths=rule(several, checks.size), optimizers=rule(words, OPTIMIZERS), seeds=a_list,
+    horizon=step_count, data=rule(choice, DATA), data_root=maybe(a_path), n_train=anything,
     checkpoint=maybe(a_path), progress=a_bar,
 )  # fmt: skip
 def critical_over_width(
@@ -145,9 +135,7 @@ def critical_over_width(
     References:
         Yang et al., arXiv 2203.03466.
     """
-    samples = (
-        load_digits01(n_train) if data == DIGITS else load_images(data, data_root, n_train=n_train)
-    )
+    samples = load(data, data_root, n_train)
     pair = tuple(torch.as_tensor(a).float() for a in (samples.x_train, samples.y_train))
     chosen = list(checked_seeds(seeds))
     axes: dict[str, list[Any]] = {
@@ -163,21 +151,19 @@ def critical_over_width(
         problem = Problem(model, "half_mse", pair, optimizer)
         critical = top_eigen(problem, rtol=1e-2).lr_crit
         best = scan(problem, horizon=horizon, curvature="none").suggestion
-        return xr.Dataset({"lr_crit": critical, "lr_best": float(best)}, attrs={"part": "width"})
+        return xr.Dataset(
+            {
+                "lr_crit": (
+                    (),
+                    critical,
+                    {"units": "1", "long_name": "critical rate at the start"},
+                ),
+                "lr_best": ((), float(best), {"units": "1", "long_name": "rate a scan suggests"}),
+            }
+        )
 
     found = [parts.part("-".join(map(str, cell)), partial(measure, *cell)) for cell in cells]
-    shape = [len(values) for values in axes.values()]
-    said = {"lr_crit": "critical rate at the start", "lr_best": "rate that a scan suggests"}
-    result = xr.Dataset(
-        {
-            name: (tuple(axes), np.reshape([float(f[name]) for f in found], shape),
-                   {"units": "1", "long_name": long_name})
-            for name, long_name in said.items()
-        },
-        coords=axes,
-        attrs=attrs,
-    )  # fmt: skip
-    result["width"].attrs = {"units": "1", "long_name": "hidden units"}
+    result = laid_out(found, axes, attrs, {"width": "hidden units"})
     for name in ("crit", "best"):
         logs = np.log(result[f"lr_{name}"].mean("seed").values)
         told = {"units": "1", "long_name": f"d log lr_{name} / d log width"}
