@@ -349,3 +349,107 @@ def test_the_bound_grows_with_sums_and_layers() -> None:
     many = law.Law.of(5, [1.0], [torch.zeros(1000, dtype=F64)], 10)
     assert many.allowed == pytest.approx(20 * few.allowed)
     assert few.allowed < 1e-13
+
+
+# Models and habits of others.
+
+
+class _Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 6), nn.Linear(6, 3)
+        self.steps = 0
+
+
+class _ChangesItsForm(_Two):
+    def forward(self, x: Tensor) -> Tensor:
+        self.steps += self.training
+        h = self.a(x)
+        z: Tensor = self.b(torch.tanh(h) if self.steps > 30 else torch.relu(h))
+        return z
+
+
+class _Polynomial(_Two):
+    degree = 3  # of something else
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.b(torch.relu(self.a(x**3)))
+        return z
+
+
+class _ItsParameter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.z = nn.Parameter(torch.ones(24, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        del x
+        return self.z
+
+
+def _padded() -> nn.Module:
+    table = nn.Embedding(7, 4, padding_idx=0)
+    nn.init.normal_(table.weight)
+    return nn.Sequential(table, nn.Flatten(), nn.Linear(20, 3))
+
+
+@pytest.mark.parametrize("engine", ["auto", "module"])
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_ChangesItsForm, "at every step: by its gradients"),
+        (_Polynomial, "not checked: by its gradients"),
+        (_ItsParameter, ""),
+        (_padded, "padding row"),
+    ],
+)
+def test_honest_models_are_not_accused(
+    make: Callable[[], nn.Module], reason: str, engine: Any
+) -> None:
+    torch.manual_seed(0)
+    net = make().to(F64)
+    x = torch.randn(24, 5, dtype=F64)
+    x = x if make is not _padded else torch.arange(120).reshape(24, 5) % 7
+    y = torch.linspace(-1, 1, 72, dtype=F64).reshape(24, 3)
+    runs = tb.sweep(net, "half_mse", (x, y), lr=[0.01], steps=60, engine=engine)
+    assert reason in runs.attrs["weight_norm_law"]
+    assert not any(p._backward_hooks for p in net.parameters())
+
+
+def test_a_loss_that_begins_to_see_the_weights() -> None:
+    net, calls = plain(3).to(F64), 0
+
+    def loss(z: Tensor, y: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        value = (z - y).square().mean()
+        weight: Any = net[0].weight
+        return value + weight.square().sum() if calls > 40 else value
+
+    runs = tb.sweep(tb.Problem(net, loss, _rows(net)), lr=[0.01], steps=60)
+    assert "sees the weights in another way" in runs.attrs["weight_norm_law"]
+
+
+def test_a_step_of_its_own_is_made_beside_clipping() -> None:
+    """An optimizer whose factory gave it another step keeps it, with clipping before it."""
+
+    def held(params: Any, lr: float) -> torch.optim.Optimizer:
+        params = list(params)
+        made: Any = SGD(params, lr=lr)
+        step = made.step
+
+        def bounded(closure: None = None) -> None:
+            step(closure)
+            with torch.no_grad():
+                for p in params:
+                    p.clamp_(-0.1, 0.1)
+
+        made.step = bounded
+        optimizer: torch.optim.Optimizer = made
+        return optimizer
+
+    net = plain(3).to(F64)
+    problem = tb.Problem(net, "half_mse", _rows(net), held, clip_grad_norm=1.0)
+    runs = tb.sweep(problem, lr=[0.01], steps=5, observables=["weight_norm"])
+    assert "step of its own" in runs.attrs["weight_norm_law"]
+    assert float(runs.weight_norm[0, 0, 1]) <= 0.01 * sum(p.numel() for p in net.parameters())

@@ -129,6 +129,68 @@ def test_refused_with_the_reason(make: Callable[[], nn.Module], reason: str) -> 
         scaling(make())
 
 
+class _Named(_Without):
+    """What is given by name counts as what is given in its place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = F.linear(input=F.relu(self.a(x)), weight=self.b.weight, bias=self.b.bias)
+        z = torch.mul(z, other=F.linear(x, self.a.weight[:1]))
+        return torch.div(torch.add(z, other=2 * z), other=3.0)
+
+
+def test_arguments_by_name() -> None:
+    net = _Named()
+    found, x = scaling(net), torch.randn(4, 5)
+    before = net(x)
+    with torch.no_grad():
+        for key, p in net.named_parameters():
+            p.mul_(1.5 ** found.weights[key])
+    torch.testing.assert_close(net(x), 1.5**found.degree * before)
+
+
+class _Raw(_Without):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = next(self.parameters()) * 1
+        z: Tensor = self.b(F.linear(x, weight))
+        return z
+
+
+class _IntoAConstant(_Without):
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros_like(x)
+        h.add_(self.a(x))
+        z: Tensor = self.b(h)
+        return z
+
+
+class _Rounds(_Without):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.div(self.b(x), 0.3, rounding_mode="floor")
+
+
+class _Padded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Embedding(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.embedding(x, self.a.weight, padding_idx=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_Raw, "makes tensors of its parameters"),
+        (_IntoAConstant, "to a constant, in place"),
+        (_Rounds, "it rounds"),
+        (_Padded, "not all looked up and trained alike"),
+    ],
+)
+def test_what_tracing_would_miss_is_refused(make: Callable[[], nn.Module], reason: str) -> None:
+    with pytest.raises(NotApplicableError, match=reason):
+        scaling(make())
+
+
 def test_tracing_leaves_the_module_as_it_was() -> None:
     class Remembers(nn.Module):
         def __init__(self) -> None:

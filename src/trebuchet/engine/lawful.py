@@ -20,6 +20,38 @@ from trebuchet.problem.selection import select
 from trebuchet.problem.stream import pieces
 from trebuchet.problem.tree import leaves
 
+UNLIKE = "by its gradients its outputs do not scale as it states or is found to"
+ALIKE = 1e-4
+"""A model whose gradients miss Euler's identity by more is none of the degree; by less, something
+is wrong that nobody meant."""
+
+
+def unlike(law: Law, z: Tensor, params: Sequence[Tensor]) -> str:
+    """Ask a model's own gradients for Euler's identity, before anything is held against it.
+
+    A table of operations knows nothing of what an attribute ``degree`` means to somebody else, of
+    gradients that are made up, or of a forward pass that later changes its form.
+
+    Args:
+        law: The law.
+        z: Its outputs, with their graph.
+        params: Its weights.
+
+    Returns:
+        Why the law does not hold of it; empty where it does, or numbers are not finite.
+    """
+    values = z.detach()
+    mix = torch.rand(z.shape, generator=torch.Generator().manual_seed(LOOKS), dtype=torch.float64)
+    v = values / values.abs().max().clamp_min(law.tiny) * (0.5 + mix).to(z)
+    slopes = torch.autograd.grad(z, list(params), v, allow_unused=True)
+    terms = law.degree * values.double() * v
+    missed, size = -terms.sum(), terms.abs().sum()
+    for alpha, p, g in zip(law.alphas, params, slopes, strict=True):
+        if g is not None and not g.is_sparse:
+            each = float(alpha) * p.detach().double() * g
+            missed, size = missed + each.sum(), size + each.abs().sum()
+    return UNLIKE if float(missed.abs()) > max(ALIKE, law.allowed) * float(size) else ""
+
 
 def facts(found: Scaling | str, reason: str = "") -> dict[str, float | str]:
     """What a result says of the law.
@@ -89,9 +121,9 @@ def law_of(trained: Bound) -> tuple[Scaling | str, Law | str]:
             else ""
         )
         or coarse(law, device)
-        or _of_loss(trained)
+        or gradients(trained, law)
     )
-    return found, reason or law
+    return (reason if reason == UNLIKE else found), reason or law
 
 
 def _inputs(trained: Bound) -> int:
@@ -113,13 +145,21 @@ def _of_optimizer(trained: Bound) -> str:
         return f"{kind} is not gradient descent"
     if has_hooks(probe):
         return "its optimizer has hooks"
-    if "step" in vars(probe) and not trained.problem.clip:
+    if not getattr(vars(probe).get("step"), "only_clips", "step" not in vars(probe)):
         return "its optimizer has a step of its own"
     return ""
 
 
-def _of_loss(trained: Bound) -> str:
-    """Why outputs do not tell the gradient: a loss that sees weights in another way."""
+def gradients(trained: Bound, law: Law) -> str:
+    """Why outputs do not tell the gradient, at the weights that the model holds.
+
+    Args:
+        trained: The problem; its loss may see the weights in another way.
+        law: The law.
+
+    Returns:
+        The reason; empty where there is none.
+    """
     objective = trained.objective
     batch = pieces(trained.fixed[0], objective.chunk)[0]
     assert not isinstance(objective.loss, ModelLoss)
@@ -137,6 +177,8 @@ def _of_loss(trained: Bound) -> str:
             z = batch.outputs_of(objective.model)
             if not (isinstance(z, Tensor) and z.is_floating_point()):
                 return "it does not return one real tensor"
+            if reason := unlike(law, z, objective.params):
+                return reason
             loss, alone = objective.loss, z.detach().clone().requires_grad_(True).clone()
             value = loss(alone) if batch.targets is None else loss(alone, batch.targets)
             seen = torch.autograd.grad(value.sum(), objective.params, allow_unused=True)

@@ -234,8 +234,11 @@ class Runner:
         prediction = self._predicted() if lawful else None
         moved = self.kernel.step_(self.step)
         if prediction is not None:
-            violation = self.kernel.violation(prediction, self.step)
-            self.history.record(self.step, self.runs, LAW, violation)
+            try:
+                violation = self.kernel.violation(prediction, self.step)
+                self.history.record(self.step, self.runs, LAW, violation)
+            except UnavailableError as error:
+                self.history.reasons[LAW] = str(error)
         if not moved.all():
             at_rest = np.flatnonzero(~moved)
             self._end(at_rest, [Status.GRADIENT_ZERO] * at_rest.size)

@@ -204,7 +204,10 @@ def _follow(module: nn.Module, eq: Equations) -> Form | None:
             if node.op == "placeholder":
                 known[node] = None
             elif node.op == "get_attr":
-                known[node] = degree_of(operator.attrgetter(node.target)(twin))
+                held = operator.attrgetter(node.target)(twin)
+                known[node] = degree_of(held)
+                if known[node] is None and isinstance(held, torch.Tensor) and held.requires_grad:
+                    _refuse("it makes tensors of its parameters in ways that are not seen")
             elif node.op == "call_module":
                 leaf = parts[node.target]
                 own = {n: degree_of(p) for n, p in leaf.named_parameters(recurse=False)}

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
-from torch.nn import functional as F
 
 Form = Mapping[str, int]
 """A degree: Σ count · α of the named parameters. None is a constant, which does not scale."""
@@ -100,9 +100,16 @@ def _sum(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form 
     return eq.same([_degree(v) for v in args[:2] if not _is_zero(v)])
 
 
+def _added(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form | None:
+    """In place: other names of a constant would keep no degree."""
+    if _degree(args[0]) is None and isinstance(args[0], Value):
+        raise NotFollowedError("it adds what depends on parameters to a constant, in place")
+    return _sum(eq, args, kwargs)
+
+
 def _joined(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form | None:
-    parts = args[0] if args else kwargs["tensors"]
-    return eq.same([_degree(v) for v in parts])
+    del kwargs
+    return eq.same([_degree(v) for v in args[0]])
 
 
 def _chosen(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form | None:
@@ -126,6 +133,8 @@ def _scaled(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Fo
 
 
 def _quotient(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form | None:
+    if kwargs.get("rounding_mode") is not None:
+        raise NotFollowedError("it rounds")
     if _degree(args[1]) is not None:
         raise NotFollowedError("its divisor depends on parameters")
     return _scaled(eq, args, kwargs)
@@ -140,8 +149,8 @@ def _sign(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form
 
 
 def _affine(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form | None:
-    x, weight, *rest = [*args[:3], *([kwargs["weight"]] if "weight" in kwargs else [])]
-    bias = rest[0] if rest else kwargs.get("bias")
+    del kwargs
+    x, weight, bias = [*args, None][:3]
     return eq.affine(_degree(x), _degree(weight), *([] if bias is None else [_degree(bias)]))
 
 
@@ -177,10 +186,17 @@ def _einsum(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Fo
 
 def _kinked(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form | None:
     """PReLU: homogeneous in its input at a fixed slope, whose own α is therefore 0."""
-    slope = _degree(args[1] if len(args) > 1 else kwargs["weight"])
+    del kwargs
+    slope = _degree(args[1])
     if slope is not None:
         eq.zero.append(slope)
     return _degree(args[0])
+
+
+def _looked_up(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form | None:
+    if len(args) > 2 or any(v is not None and v is not False for v in kwargs.values()):
+        raise NotFollowedError("its rows are not all looked up and trained alike")
+    return eq.product(_degree(args[1]))
 
 
 def _constant(eq: Equations, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Form | None:
@@ -199,7 +215,8 @@ NAMED: Mapping[str, Rule] = _table(
      "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
      "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "
      "adaptive_max_pool3d boolean_dispatch _adaptive_max_pool1d pixel_shuffle repeat_interleave"),
-    (_sum, "add sub iadd isub add_ sub_ maximum minimum radd rsub"),
+    (_sum, "add sub maximum minimum radd rsub"),
+    (_added, "iadd isub add_ sub_"),
     (_joined, "cat stack concat hstack vstack"),
     (_chosen, "where"),
     (_product, "mul matmul mm bmm mv dot outer"),
@@ -212,6 +229,7 @@ NAMED: Mapping[str, Rule] = _table(
     (_dropped, "dropout dropout1d dropout2d dropout3d"),
     (_einsum, "einsum"),
     (_kinked, "prelu"),
+    (_looked_up, "embedding"),
     (_constant, "size dim numel shape ndim device dtype _assert _assert_is_none"),
 )  # fmt: skip
 """Functions of torch, methods of tensors and operators, by name: torch has one for all three."""
@@ -265,6 +283,9 @@ def of_module(
     if isinstance(module, nn.Embedding) and kind is nn.Embedding:
         if module.max_norm is not None or module.scale_grad_by_freq or module.sparse:
             raise NotFollowedError("max_norm, scale_grad_by_freq or sparse is set")
+        row = module.padding_idx
+        if row is not None and bool(module.weight.detach()[row].any()):
+            raise NotFollowedError("its padding row is not zero, and is not trained")
         return eq.product(own["weight"])
     raise NotFollowedError("it is not known to be homogeneous")
 
@@ -295,9 +316,11 @@ def of_call(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], eq: Equ
     ]
     if all(_degree(v) is None for v in values):
         return None  # a function of inputs alone
-    if target is F.embedding:
-        return eq.product(_degree(args[1] if len(args) > 1 else kwargs["weight"]))
-    if target is operator.pow or name == "square":
+    args = [*args, *(kwargs[n] for n in _IN_PLACES if n in kwargs)]
+    kwargs = {n: v for n, v in kwargs.items() if n not in _IN_PLACES}
+    if any(_degree(v) is not None for v in kwargs.values()):
+        raise NotFollowedError("what it is given by name depends on parameters")
+    if target is operator.pow or target in (torch.square, "square"):
         power = 2 if name == "square" else args[1]
         if not isinstance(power, int) or power < 1:
             raise NotFollowedError("its power is no positive whole number")
@@ -308,8 +331,17 @@ def of_call(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], eq: Equ
     ours = isinstance(target, str) or getattr(target, "__module__", None) in _TORCH
     if rule is None or not ours:
         raise NotFollowedError("it is not known to be homogeneous")
-    return rule(eq, args, kwargs)
+    try:
+        return rule(eq, args, kwargs)
+    except (IndexError, ValueError) as error:
+        raise NotFollowedError("its arguments are not understood") from error
 
+
+_IN_PLACES = (
+    "condition", "tensors", "input", "other", "mat2", "vec", "vec2", "weight", "bias"
+)  # fmt: skip
+"""Arguments that may come by name and have a degree, in the order in which every function has them;
+those before them then come by name too, or are in their places."""
 
 _TORCH = frozenset(
     {None, "_operator", "builtins", "torch", "torch._C._nn", "torch.functional",

@@ -180,12 +180,14 @@ def called(optimizer: object) -> Factory:
 def _clipped(factory: Factory, clip: Clip) -> Factory:
     def clipping(params: Sequence[nn.Parameter], rate: float) -> Optimizer:
         made: Any = factory(params, rate)
+        theirs = vars(made).get("step")  # a factory may have given its optimizer one
 
         # Not a hook, which an optimizer may lack; first of all, as clipping follows the backward.
         def step(self: Any, *args: Any, **kwargs: Any) -> Any:
             clip(params)
-            return type(self).step(self, *args, **kwargs)
+            return theirs(*args, **kwargs) if theirs else type(self).step(self, *args, **kwargs)
 
+        step.only_clips = theirs is None  # type: ignore[attr-defined]
         made.step = types.MethodType(step, made)
         return cast(Optimizer, made)
 

@@ -50,6 +50,9 @@ class OutputsSeen:
         if not (isinstance(z, Tensor) and z.is_floating_point() and z.requires_grad):
             self.reason = "outputs are not one real tensor with a gradient"
             return
+        if z.is_leaf:  # whose hooks would stay, and see the gradients of other passes too
+            self.reason = "its outputs are a parameter itself"
+            return
         values = z.detach()  # shares memory and version: a hook on z that held z would never die
         version = values._version
 

@@ -16,6 +16,7 @@ from trebuchet.engine.kernels.outputs import OutputKernel
 from trebuchet.engine.lawful import coarse
 from trebuchet.engine.losses import Loss
 from trebuchet.engine.optimizers import GradientDescent
+from trebuchet.errors import LawViolationError
 from trebuchet.observables.base import UnavailableError
 from trebuchet.problem.problem import Problem
 
@@ -253,10 +254,23 @@ class DescentKernel(Kernel):
 
         Returns:
             The violation.
+
+        Raises:
+            LawViolationError: If it is beyond rounding.
+            UnavailableError: If the net has changed its form meanwhile.
         """
-        of = self._law()
+        of, found = self._law(), self.net.scaling
         assert of is not None
-        return law.residual(of, prediction, self.net.params, self._weighted_norm(of), step=step)
+        assert not isinstance(found, str)
+        after = self._weighted_norm(of)
+        try:
+            return law.residual(of, prediction, self.net.params, after, step=step)
+        except LawViolationError:
+            reason = self.net.unlike(found)  # its form may have changed meanwhile
+            if not reason:
+                raise
+            self._known = None
+            raise UnavailableError(f"{reason}, from some step on") from None
 
     def _weighted_norm(self, of: law.Law) -> FloatArray:
         """W; |θ|², which is kept for who asks next, where that is the same."""

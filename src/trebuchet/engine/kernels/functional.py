@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vjp, vmap
 
 from trebuchet.engine.kernels.outputs import OutputKernel, nbytes
+from trebuchet.engine.law import Law
+from trebuchet.engine.lawful import unlike
 from trebuchet.models.scaling import Scaling, scaling_of
 
 
@@ -41,8 +43,23 @@ class FunctionalKernel(OutputKernel):
     def scaling(self) -> Scaling | str:  # type: ignore[override]
         """Found when it is first asked for."""
         if self._scaling is None:
-            self._scaling = scaling_of(self.model)
+            found = scaling_of(self.model)
+            self._scaling = found if isinstance(found, str) else self.unlike(found) or found
         return self._scaling
+
+    def unlike(self, found: Scaling) -> str:
+        """Why a scaling is not that of the first run, by its gradients; empty where it is.
+
+        Args:
+            found: The scaling.
+
+        Returns:
+            The reason.
+        """
+        leaves = [p[0].detach().clone().requires_grad_(True) for p in self.params]
+        law = Law.of(found.degree, [found.weights[n] for n in self.names], leaves, self.x.numel())
+        with torch.enable_grad():
+            return unlike(law, self._one(leaves, self.x), leaves)
 
     def forward(self, *, sparsity: bool = False) -> Tensor:
         """z, with the graph that ``add_vjp_`` runs back through."""

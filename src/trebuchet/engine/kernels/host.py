@@ -1,5 +1,7 @@
 """A module that holds the weights of one run at a time."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,9 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from trebuchet.engine.lawful import law_of
+from trebuchet.engine.lawful import gradients, law_of
 from trebuchet.engine.optimizers import GradientDescent, full_batch
-from trebuchet.errors import InputError
+from trebuchet.errors import InputError, LawViolationError
 from trebuchet.observables.base import UnavailableError
 from trebuchet.problem.batches import Batch, as_batches
 from trebuchet.problem.bound import Bound
@@ -200,6 +202,27 @@ class Host:
                 size_of=problem.size_of,
             )  # fmt: skip
         return self._test
+
+    @contextlib.contextmanager
+    def doubted(self) -> Iterator[None]:
+        """Ask a violation of the law whether the model or the loss has changed its form meanwhile.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            LawViolationError: If neither has.
+            UnavailableError: If one has: the law is of the form that it had, and goes.
+        """
+        try:
+            yield
+        except LawViolationError:
+            assert not isinstance(self.law, str)
+            reason = gradients(self.trained, self.law)
+            if not reason:
+                raise
+            self.law = reason
+            raise UnavailableError(f"{reason}, from some step on") from None
 
     @property
     def operator(self) -> str:

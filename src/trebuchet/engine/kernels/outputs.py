@@ -49,6 +49,18 @@ class OutputKernel(ABC):
         assert not isinstance(self.scaling, str)
         return list(self.scaling.weights.values())
 
+    def unlike(self, found: Scaling) -> str:
+        """Why a scaling is not that of the present weights, by gradients; empty where it is.
+
+        Args:
+            found: The scaling.
+
+        Returns:
+            The reason; of formulas that are written out, none.
+        """
+        del found
+        return ""
+
     @property
     def runs(self) -> int:
         """R."""
