@@ -11,6 +11,9 @@
 - :func:`cycles_and_chaos`: what becomes of training past the last stable minimum?
 - :func:`taylor_models`: how do a net's linear and quadratic Taylor models train and generalise?
 - :func:`second_catapults`: does each eigendirection catapult at its own 2/λᵢ?
+- :func:`held_out_over_rates`: does the test loss fall past the critical rate, at equal training
+  loss, and is it sparsity?
+- :func:`edge_of_stability`: does the sharpness of a tanh net rise to 2/η, and does it stay there?
 
 `EXPERIMENTS` is the table of them all, with the settings, a picture and a few sentences each:
 ``trebuchet beyond NAME``, or ``EXPERIMENTS["edge"].run(quick=True)``. Only
@@ -23,9 +26,11 @@ from trebuchet.paper.beyond.early import early_diagram
 from trebuchet.paper.beyond.edge import divergence_edge
 from trebuchet.paper.beyond.experiments import EXPERIMENTS
 from trebuchet.paper.beyond.first_rise import first_rise
+from trebuchet.paper.beyond.held_out import held_out_over_rates
 from trebuchet.paper.beyond.problems import relu_problem, tanh_problem
 from trebuchet.paper.beyond.second import second_catapults
 from trebuchet.paper.beyond.sparsity import sparsity_over_widths
+from trebuchet.paper.beyond.stability import edge_of_stability
 from trebuchet.paper.beyond.taylor import taylor_models
 from trebuchet.paper.beyond.width import critical_over_width
 
@@ -35,7 +40,9 @@ __all__ = [
     "cycles_and_chaos",
     "divergence_edge",
     "early_diagram",
+    "edge_of_stability",
     "first_rise",
+    "held_out_over_rates",
     "map_runs",
     "norm_ceiling",
     "relu_problem",

@@ -6,13 +6,20 @@ from trebuchet.paper.beyond.ceiling import norm_ceiling
 from trebuchet.paper.beyond.early import draw_early, early_diagram, tell_early
 from trebuchet.paper.beyond.edge import divergence_edge
 from trebuchet.paper.beyond.first_rise import draw_first_rise, first_rise, tell_first_rise
+from trebuchet.paper.beyond.held_out import draw_test_loss, held_out_over_rates, tell_test_loss
 from trebuchet.paper.beyond.sparsity import sparsity_over_widths
+from trebuchet.paper.beyond.stability import (
+    draw_edge_of_stability,
+    edge_of_stability,
+    tell_edge_of_stability,
+)
 from trebuchet.paper.beyond.width import critical_over_width, draw_width, tell_width
 from trebuchet.paper.experiment import Experiment
 
 PAPER = "Meltzer & Liu, arXiv 2301.07737"
 EARLY = "Kalra & Barkeshli, arXiv 2302.12250"
 ZHU = "Zhu, Liu, Radhakrishnan & Belkin, arXiv 2205.11787"
+COHEN = "Cohen et al., arXiv 2103.00065"
 PHASES = "Lewkowycz et al., arXiv 2003.02218"
 
 _ROWS = (
@@ -165,6 +172,53 @@ _ROWS = (
         tell=second.tell,
         quick={"width": 400, "samples": 48, "seeds": (1,), "steps": 50},
         minutes=3,
+    ),
+    Experiment(
+        name="test_loss",
+        title="Lower test loss past the critical rate?",
+        question="Does the test loss fall past the critical rate, and is it sparsity?",
+        source=PAPER,
+        function=held_out_over_rates,
+        draw=draw_test_loss,
+        tell=tell_test_loss,
+        quick={
+            "widths": (128,), "lr_ratio": (1, 1.5, 2.5, 4, 6, 8), "seeds": 3, "steps": 400,
+            "target": 0.01,
+        },
+        minutes=5,
+    ),
+    Experiment(
+        name="test_loss_images",
+        title="Lower test loss past the critical rate? On images",
+        question="The same on MNIST, Fashion-MNIST and CIFAR-10 0/1, one width.",
+        source=PAPER,
+        function=held_out_over_rates,
+        draw=draw_test_loss,
+        tell=tell_test_loss,
+        settings={
+            "data": ("mnist", "fashion_mnist", "cifar10"), "widths": (256,),
+            "lr_ratio": (0.5, 1, 1.5, 2.5, 3.5, 5, 7, 9, 12),
+            "target": (0.005, 0.02, 0.1),
+        },
+        quick={
+            "data": ("mnist",), "target": 0.01, "lr_ratio": (1, 2.5, 5), "seeds": 2, "steps": 300,
+        },
+        minutes=8,
+    ),
+    Experiment(
+        name="edge_of_stability",
+        title="Edge of stability",
+        question="Does the sharpness of a tanh net rise to 2/η, and does it stay there?",
+        source=COHEN,
+        function=edge_of_stability,
+        draw=draw_edge_of_stability,
+        tell=tell_edge_of_stability,
+        settings={"data": "cifar10"},
+        quick={
+            "data": "digits", "n_train": 16, "width": 32, "lr_ratio": (1.0, 1.5, 1.9), "seeds": 1,
+            "steps": 600, "every": 40,
+        },
+        minutes=5,
     ),
 )  # fmt: skip
 

@@ -46,7 +46,7 @@ def relu_problem(
         dtype: Of data and weights.
 
     Returns:
-        The problem; a seed draws its weights.
+        The problem, all test samples of the two classes as its ``test``; a seed draws its weights.
 
     Raises:
         InputError: If an argument is not what was expected, or the data cannot be had.
@@ -88,7 +88,7 @@ def tanh_problem(
         dtype: Of data and weights.
 
     Returns:
-        The problem; a seed draws its weights.
+        The problem, all test samples of the two classes as its ``test``; a seed draws its weights.
 
     Raises:
         InputError: If an argument is not what was expected, or the data cannot be had.
@@ -122,5 +122,13 @@ def load(data: str, data_root: str | Path | None, n_train: int) -> TwoClassData:
 
 
 def _problem(model: ModelFactory, samples: TwoClassData, dtype: torch.dtype, name: str) -> Problem:
-    x, y = (torch.as_tensor(a).to(dtype) for a in (samples.x_train, samples.y_train))
-    return Problem(model, "half_mse", (x, y), name=name)
+    def tensors(*arrays: object) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.as_tensor(a).to(dtype) for a in arrays)
+
+    return Problem(
+        model,
+        "half_mse",
+        tensors(samples.x_train, samples.y_train),
+        test=tensors(samples.x_test, samples.y_test),
+        name=name,
+    )
