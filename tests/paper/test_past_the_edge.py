@@ -1,6 +1,7 @@
 """Test loss past the critical rate, and the edge of stability, against plain loops."""
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ from trebuchet.paper.beyond.held_out import at_loss
 
 
 def half_mse(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return 0.5 * (model(x).squeeze(-1) - y).square().mean()
+    loss: Tensor = 0.5 * (model(x).squeeze(-1) - y).square().mean()
+    return loss
 
 
 def plain(
@@ -64,7 +66,7 @@ def test_value_at_a_loss_is_interpolated_in_its_logarithm() -> None:
 def test_problems_hold_the_test_samples_of_the_data() -> None:
     data = load_digits01(16)
     for problem in (relu_problem(8, n_train=16), tanh_problem(8, n_train=16)):
-        x, y = problem.test  # type: ignore[misc]
+        x, y = cast("tuple[Tensor, Tensor]", problem.test)
         assert torch.equal(x, torch.as_tensor(data.x_test).float())
         assert torch.equal(y, torch.as_tensor(data.y_test).float())
 
@@ -162,17 +164,16 @@ def test_trajectory_and_its_numbers_are_those_of_a_plain_loop_on_whole_images() 
     x, y = problem.x, problem.y
     top = tb.top_eigen(net, "half_mse", (x, y)).value
     assert float(found.learning_rate) == pytest.approx(ratio / top, rel=1e-4)
-    shapes = {name: p.shape for name, p in net.named_parameters()}
+    parameters = list(net.parameters())
 
     def sharpness() -> float:
-        def loss(flat: Tensor) -> Tensor:
-            parts = flat.split([s.numel() for s in shapes.values()])
-            given = {n: p.view(s) for (n, s), p in zip(shapes.items(), parts, strict=True)}
-            outputs = torch.func.functional_call(net, given, (x,)).squeeze(-1)
-            return 0.5 * (outputs - y).square().mean()
-
-        flat = torch.cat([p.detach().flatten() for p in net.parameters()])
-        return float(torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, flat))[-1])
+        slopes = torch.autograd.grad(half_mse(net, x, y), parameters, create_graph=True)
+        rows = [
+            torch.autograd.grad(slope, parameters, retain_graph=True)
+            for slope in torch.cat([g.flatten() for g in slopes])
+        ]
+        hessian = torch.stack([torch.cat([r.flatten() for r in row]) for row in rows])
+        return float(torch.linalg.eigvalsh(hessian)[-1])
 
     kept = plain(net, x, y, float(found.learning_rate), steps, sharpness, every)
     np.testing.assert_allclose(found.loss, kept[:, 0], rtol=2e-3, atol=1e-7)

@@ -185,7 +185,7 @@ _ROWS = (
             "widths": (128,), "lr_ratio": (1, 1.5, 2.5, 4, 6, 8), "seeds": 3, "steps": 400,
             "target": 0.01,
         },
-        minutes=5,
+        minutes=3,
     ),
     Experiment(
         name="test_loss_images",
@@ -203,7 +203,7 @@ _ROWS = (
         quick={
             "data": ("mnist",), "target": 0.01, "lr_ratio": (1, 2.5, 5), "seeds": 2, "steps": 300,
         },
-        minutes=8,
+        minutes=6,
     ),
     Experiment(
         name="edge_of_stability",

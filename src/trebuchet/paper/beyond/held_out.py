@@ -294,6 +294,11 @@ def tell_test_loss(found: xr.Dataset) -> list[str]:
             parts.append(f"at {where}, {' and '.join(counts)}")
         told.append(f"{name}, test loss {'; '.join(parts)}.")
         correlation = one.rank_correlation.median(("width", "seed"))
+        mine = one.test_loss.where(one.phase == "catapult")
+        alone = xr.apply_ufunc(
+            _rank_correlation, one.sparsity, mine, input_core_dims=[["seed"]] * 2, vectorize=True
+        )
+        within = alone.median(("width", "lr")).values.tolist()
         numbers = [
             f"{float(correlation.sel(at=at, among=a)):.2f}"
             for at in ("target", "end")
@@ -302,7 +307,8 @@ def tell_test_loss(found: xr.Dataset) -> list[str]:
         told.append(
             f"{name}, rank correlation of sparsity with test loss, median over nets: at that "
             f"training loss {numbers[0]} among all runs that trained, {numbers[1]} among catapults "
-            f"alone; at the end {numbers[2]} and {numbers[3]}."
+            f"alone; at the end {numbers[2]} and {numbers[3]}. Over the seeds of one rate, among "
+            f"catapults, {within[0]:.2f} and {within[1]:.2f}."
         )
         ran = int(one.phase.isin(TRAINED).sum())
         told.append(

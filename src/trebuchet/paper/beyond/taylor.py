@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 import xarray as xr
 from matplotlib.figure import Figure as Picture
 from numpy.typing import ArrayLike
@@ -28,7 +27,7 @@ from trebuchet._progress import Progress
 from trebuchet._types import Phase
 from trebuchet.engine.recording import Recording
 from trebuchet.models import taylor_expand
-from trebuchet.paper.beyond.problems import DATA, DIGITS, load, relu_problem
+from trebuchet.paper.beyond.problems import DATA, DIGITS, relu_problem
 from trebuchet.paper.parts import Parts, finished
 from trebuchet.phases.label import label
 from trebuchet.plots.style import GREY, SERIES_COLOURS, seed_band, style
@@ -93,12 +92,10 @@ def taylor_models(
         "taylor", len(MODELS), {**attrs, **grid}, checkpoint=checkpoint, progress=progress
     )
     base = relu_problem(width, data=data, data_root=data_root, n_train=n_train)
-    samples = load(data, data_root, n_train)
-    test = tuple(torch.as_tensor(a).to(base.x.dtype) for a in (samples.x_test, samples.y_test))
 
     def train(degree: int) -> xr.Dataset:
         runs = sweep(
-            replace(base, model=_expanded(base, degree), test=test),
+            replace(base, model=_expanded(base, degree)),
             lr_ratio=lr_ratio,
             seeds=seeds,
             steps=steps,
