@@ -108,7 +108,7 @@ def held_out_over_rates(
     Example:
         >>> ds = held_out_over_rates(widths=[32], lr_ratio=[1, 4], seeds=2, n_train=32, steps=100,
         ...                          target=0.1)
-        >>> ds.test_loss.dims, bool((ds.test_loss > 0).all())
+        >>> ds.test_loss.dims, bool((ds.best_lazy.sel(at="end") > 0).all())
         (('at', 'data', 'width', 'lr', 'seed'), True)
 
     References:
@@ -279,40 +279,33 @@ def tell_test_loss(found: xr.Dataset) -> list[str]:
     told = []
     for name in found.data.values.tolist():
         one = found.sel(data=name)
+        nets = one.sizes["width"] * one.sizes["seed"]
         parts = []
         for at, where in (("target", f"training loss {float(one.target):.2g}"), ("end", "the end")):
             row = one.sel(at=at)
-            counts = []
-            for kind in ("best", "median"):
-                lazy, catapult = row[f"{kind}_lazy"], row[f"{kind}_catapult"]
-                both = (lazy + catapult).notnull()
-                counts.append(
-                    f"the {kind} catapult {float(catapult.median()):.3g}, the {kind} lazy run "
-                    f"{float(lazy.median()):.3g} (lower for {int((catapult < lazy).sum())} of "
-                    f"{int(both.sum())} nets)"
-                )
-            parts.append(f"at {where}, {' and '.join(counts)}")
-        told.append(f"{name}, test loss {'; '.join(parts)}.")
-        correlation = one.rank_correlation.median(("width", "seed"))
-        mine = one.test_loss.where(one.phase == "catapult")
-        alone = xr.apply_ufunc(
-            _rank_correlation, one.sparsity, mine, input_core_dims=[["seed"]] * 2, vectorize=True
-        )
-        within = alone.median(("width", "lr")).values.tolist()
-        numbers = [
-            f"{float(correlation.sel(at=at, among=a)):.2f}"
-            for at in ("target", "end")
-            for a in AMONG
-        ]
+            wins = [
+                int((row[f"{k}_catapult"] < row[f"{k}_lazy"]).sum()) for k in ("best", "median")
+            ]
+            parts.append(
+                f"at {where}: {float(row.best_catapult.median()):.3g} and "
+                f"{float(row.best_lazy.median()):.3g}, the best catapult lower for {wins[0]} of "
+                f"{nets} nets and the median one for {wins[1]}"
+            )
+        told.append(f"{name}, test loss of best catapult and best lazy run: {'; '.join(parts)}.")
+        catapults = one.test_loss.sel(at="target").where(one.phase == "catapult")
+        within = xr.apply_ufunc(
+            _rank_correlation, one.sparsity, catapults,
+            input_core_dims=[["seed"], ["seed"]], vectorize=True,
+        )  # fmt: skip
+        across = one.rank_correlation.sel(at="target", among="trained")
         told.append(
-            f"{name}, rank correlation of sparsity with test loss, median over nets: at that "
-            f"training loss {numbers[0]} among all runs that trained, {numbers[1]} among catapults "
-            f"alone; at the end {numbers[2]} and {numbers[3]}. Over the seeds of one rate, among "
-            f"catapults, {within[0]:.2f} and {within[1]:.2f}."
+            "Rank correlation of sparsity with test loss at that training loss, median: "
+            f"{float(across.median()):.2f} among a net's runs, {float(within.median()):.2f} among "
+            "the catapults of one rate, over seeds."
         )
-        ran = int(one.phase.isin(TRAINED).sum())
         told.append(
-            f"{name}: {ran} of {one.phase.size} runs trained; {int(one.never_reached)} of them do "
-            f"not reach that training loss after step {EARLIEST}, and are left out."
+            f"{int(one.phase.isin(TRAINED).sum())} of {one.phase.size} runs trained; "
+            f"{int(one.never_reached)} of these do not reach it after step {EARLIEST}, and are left "
+            "out there."
         )
     return told

@@ -83,9 +83,9 @@ def edge_of_stability(
         InputError: If an argument is not what was expected, or the data cannot be had.
 
     Example:
-        >>> ds = edge_of_stability(lr_ratio=[1.0], seeds=1, steps=60, every=20, width=8, n_train=8)
-        >>> ds.sharpness.dims, bool(ds.sharpening[0, 0] > 1)
-        (('lr', 'seed', 'step'), True)
+        >>> ds = edge_of_stability(lr_ratio=[0.5], seeds=1, steps=60, every=20, width=8, n_train=8)
+        >>> ds.sharpness.dims, ds.reached.isnull().item(), ds.rising_share.item()
+        (('lr', 'seed', 'step'), True, 0.0)
 
     References:
         Cohen et al., Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability,
@@ -117,7 +117,7 @@ def edge_of_stability(
         )
         # Again without them: they are dear, and whether the loss rises is a matter of single steps.
         each = finished(follow(observables=())).loss
-        kept = runs[["loss", "sharpness", "top_eigenvalues", "learning_rate"]]
+        kept = runs[["loss", "sharpness", "top_eigenvalues", "learning_rate", "status"]]
         return _measured(kept.isel(direction=slice(2)), each)
 
     result = xr.concat(
@@ -158,20 +158,21 @@ def _in_span(problem: Problem) -> Problem:
 
 def _measured(runs: xr.Dataset, each: xr.DataArray) -> xr.Dataset:
     """What the trajectories say in numbers; `each` is the loss at every single step."""
+    whole = runs.status == "max_steps"  # what blew up has no last third
     relative = runs.sharpness * runs.learning_rate / 2
     late = relative.where(runs.step >= 2 / 3 * int(runs.step[-1]), drop=True)
-    last = each.isel(step=slice(2 * each.sizes["step"] // 3, None)).dropna("step")
+    rose = (each > each.shift(step=1)).isel(step=slice(2 * each.sizes["step"] // 3 + 1, None))
     start = runs.sharpness.isel(step=0)
     named = {
         "reached": (runs.step.where(relative >= 1).min("step"), "first step at 2/η or above"),
-        "level": (late.mean("step", skipna=False), "mean of sharpness · η/2, last third"),
-        "spread": (late.std("step", skipna=False), "its standard deviation, last third"),
-        "rising_share": ((last.diff("step") > 0).mean("step"), "steps whose loss rose, last third"),
+        "level": (late.mean("step").where(whole), "mean of sharpness · η/2, last third"),
+        "spread": (late.std("step").where(whole), "its standard deviation, last third"),
+        "rising_share": (rose.mean("step").where(whole), "steps whose loss rose, last third"),
         "sharpening": (runs.sharpness.max("step") / start, "largest sharpness over the first"),
     }
     for name, (values, said) in named.items():
         runs[name] = values.assign_attrs(units="1", long_name=said)
-    return runs
+    return runs.drop_vars("status")
 
 
 def draw_edge_of_stability(found: xr.Dataset) -> Picture:
