@@ -226,7 +226,7 @@ def words(name: str, value: object, known: Collection[str]) -> list[str]:
     Raises:
         InputError: If there is none, or one is not known.
     """
-    found = items(value, as_text)
+    found = items([value] if isinstance(value, str) else value, as_text)
     if not found or not all(word in known for word in found):
         refuse(name, f"any of {sorted(known)}", value)
     return [str(word) for word in found]

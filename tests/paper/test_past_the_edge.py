@@ -145,7 +145,7 @@ def test_targets_are_one_or_one_a_data_set() -> None:
         held_out_over_rates(target=[0.1, 0.2])
     with pytest.raises(InputError, match="target: expected a positive"):
         held_out_over_rates(target=[0.0])
-    with pytest.raises(InputError, match="did you mean 'mnist'"):
+    with pytest.raises(InputError, match=r"data: expected any of \['cifar10', 'digits'"):
         held_out_over_rates(data=["digits", "mnits"])
 
 

@@ -15,7 +15,6 @@ from trebuchet import _torch_checks as checks
 from trebuchet._checks import (
     anything,
     as_real,
-    choice,
     path as a_path,
     positive,
     progress as a_bar,
@@ -23,6 +22,7 @@ from trebuchet._checks import (
     seeds as a_list,
     several,
     steps as step_count,
+    words,
     workers as at_once,
 )
 from trebuchet._doors import door, maybe, rule
@@ -31,7 +31,7 @@ from trebuchet.engine.recording import Recording
 from trebuchet.errors import InputError
 from trebuchet.paper.beyond.problems import DATA, DIGITS, relu_problem
 from trebuchet.paper.beyond.sparsity import TRAINED
-from trebuchet.paper.parts import Parts, finished
+from trebuchet.paper.parts import Parts, finished, laid_out
 from trebuchet.phases.label import label
 from trebuchet.plots.style import GREY, PHASE_COLOURS, rate_colours, seed_band, style
 from trebuchet.sweeps.sweep import sweep
@@ -42,18 +42,13 @@ EARLIEST = 30
 """Losses are recorded from this step on, twelve steps a decade: before, catapults are under way."""
 
 
-def _data(name: str, value: object) -> tuple[str, ...]:
-    """One name or several."""
-    return several(name, [value] if isinstance(value, str) else value, choice, DATA)
-
-
 def _targets(name: str, value: object) -> tuple[float, ...]:
     """One number or several."""
     return several(name, [value] if as_real(value) is not None else value, positive)
 
 
 @door(
-    data=_data, widths=rule(several, checks.size), lr_ratio=rate_array, seeds=a_list,
+    data=rule(words, DATA), widths=rule(several, checks.size), lr_ratio=rate_array, seeds=a_list,
     steps=step_count, target=_targets, data_root=maybe(a_path), n_train=anything, workers=at_once,
     checkpoint=maybe(a_path), progress=a_bar,
 )  # fmt: skip
@@ -115,7 +110,7 @@ def held_out_over_rates(
         Meltzer & Liu, arXiv 2301.07737, which lists sparsity among the reasons why the test loss
         falls; Lewkowycz et al., arXiv 2003.02218.
     """
-    names = list(_data("data", data))  # a default passes no check
+    names = words("data", data, DATA)  # a default passes no check
     targets = _one_each(_targets("target", target), names)
     attrs = {"n_train": n_train, "steps": steps}
     grid = {"widths": list(widths), "lr_ratio": list(np.atleast_1d(lr_ratio)), "seeds": seeds}
@@ -139,16 +134,10 @@ def held_out_over_rates(
         return kept.assign(sparsity=runs.sparsity_final.isel(layer=0, drop=True))
 
     trained = [parts.part(f"{n}-{w}", partial(train, n, w)) for n, w in cells]
-    rows = [trained[i : i + len(widths)] for i in range(0, len(trained), len(widths))]
-    wide = [
-        xr.concat(row, xr.Variable("width", list(widths)), combine_attrs="drop") for row in rows
-    ]
-    runs = xr.concat(wide, xr.Variable("data", names), combine_attrs="drop")
+    said = {"data": "images", "width": "hidden units"}
+    runs = laid_out(trained, {"data": names, "width": widths}, attrs, said)
     runs["target"] = ("data", targets)
-    result = _compared(runs.transpose("data", "width", "lr", "seed", "step"))
-    result["width"].attrs = {"units": "1", "long_name": "hidden units"}
-    result.attrs = attrs
-    return result
+    return _compared(runs)
 
 
 def _one_each(targets: Sequence[float], names: Sequence[str]) -> list[float]:
@@ -305,7 +294,7 @@ def tell_test_loss(found: xr.Dataset) -> list[str]:
         )
         told.append(
             f"{int(one.phase.isin(TRAINED).sum())} of {one.phase.size} runs trained; "
-            f"{int(one.never_reached)} of these do not reach it after step {EARLIEST}, and are left "
-            "out there."
+            f"{int(one.never_reached)} of these do not reach it after step {EARLIEST}, and are "
+            "left out there."
         )
     return told
