@@ -65,7 +65,10 @@ observable; what takes no argument."""
 CALLBACKS = {"progress", "on_step"}
 """Called in the middle of the work: what they raise is the caller's own, and comes out as it is."""
 
-OWN = {"top.top_eigen": {"model", "loss", "data"}}
+OWN = {
+    "top.top_eigen": {"model", "loss", "data"},
+    "edges.edges": {"problem", "loss", "data"},
+}
 """Where a model or a loss may raise a type of the caller's own, or a warning made an error."""
 
 

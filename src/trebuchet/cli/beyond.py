@@ -66,7 +66,7 @@ def beyond(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="'digits', or 'mnist', 'fmnist', 'cifar'.", show_default=False),
+        typer.Option(help="'digits', or 'mnist', 'fashion_mnist', 'cifar10'.", show_default=False),
     ] = None,
     data_root: Annotated[
         Path | None,

@@ -77,9 +77,11 @@ class GradientDescent:
             kernel.add_vjp_(kernel.params, dz * -_column(lr, dz))
             return
         update = list(velocity) or [torch.zeros_like(p) for p in kernel.params]
-        for u, p in zip(update, kernel.params, strict=True):
+        reached = kernel.reached() if self.weight_decay else ()
+        for u in update:
             u.mul_(self.momentum)
-            if self.weight_decay:
+        for u, p, moves in zip(update, kernel.params, reached, strict=False):
+            if moves:
                 u.add_(p, alpha=self.weight_decay)
         kernel.add_vjp_(update, dz)
         for u, p in zip(update, kernel.params, strict=True):

@@ -38,6 +38,7 @@ class FunctionalKernel(OutputKernel):
             if k not in trainable
         }
         self._scaling: Scaling | str | None = None
+        self._reached: Sequence[bool] | None = None
 
     @property
     def scaling(self) -> Scaling | str:  # type: ignore[override]
@@ -60,6 +61,16 @@ class FunctionalKernel(OutputKernel):
         law = Law.of(found.degree, [found.weights[n] for n in self.names], leaves, self.x.numel())
         with torch.enable_grad():
             return unlike(law, self._one(leaves, self.x), leaves)
+
+    def reached(self) -> Sequence[bool]:
+        """Found when it is first asked for."""
+        if self._reached is None:
+            leaves = [p[0].clone().requires_grad_() for p in self.params]
+            with torch.enable_grad():
+                total = self._one(leaves, self.x).sum()
+                found = torch.autograd.grad(total, leaves, allow_unused=True)
+            self._reached = [g is not None for g in found]
+        return self._reached
 
     def forward(self, *, sparsity: bool = False) -> Tensor:
         """z, with the graph that ``add_vjp_`` runs back through."""
@@ -142,9 +153,12 @@ class SequentialKernel(FunctionalKernel):
     def add_vjp_(self, into: Sequence[Tensor], dz: Tensor) -> None:
         """Add Jᵀdz, run by run."""
         for run, (leaves, z) in enumerate(zip(self._leaves, self._z, strict=True)):
-            gradients = torch.autograd.grad(z, leaves, dz[run], retain_graph=True)
+            gradients = torch.autograd.grad(
+                z, leaves, dz[run], retain_graph=True, allow_unused=True
+            )
             for target, gradient in zip(into, gradients, strict=True):
-                target[run].add_(gradient)
+                if gradient is not None:
+                    target[run].add_(gradient)
 
     def gram(self) -> Tensor:
         """H, one backward pass an output and run, shape ``(R, D·K, D·K)``."""
@@ -152,10 +166,12 @@ class SequentialKernel(FunctionalKernel):
         for leaves, z in zip(self._leaves, self._z, strict=True):
             with torch.enable_grad():
                 each = z.flatten().unbind()
-            rows = [
-                torch.cat([g.flatten() for g in torch.autograd.grad(o, leaves, retain_graph=True)])
-                for o in each
-            ]
+            rows = []
+            for o in each:
+                found = torch.autograd.grad(
+                    o, leaves, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+                rows.append(torch.cat([g.flatten() for g in found]))
             jacobian = torch.stack(rows)  # (D·K, P)
             grams.append(jacobian @ jacobian.T / self.x.shape[0])
         return torch.stack(grams)

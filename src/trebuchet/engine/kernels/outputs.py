@@ -44,6 +44,10 @@ class OutputKernel(ABC):
         """Whether every α is 1."""
         return not isinstance(self.scaling, str) and self.scaling.uniform
 
+    def reached(self) -> Sequence[bool]:
+        """Of each tensor in `params`, whether a gradient reaches it: torch steps no others."""
+        return [True] * len(self.params)
+
     def alphas(self) -> list[float | Tensor]:
         """α of each tensor in `params`, of a net that scales; ``(R,)`` where runs differ."""
         assert not isinstance(self.scaling, str)

@@ -47,7 +47,7 @@ class StackKernel(Kernel):
             host.objective, [s.snapshot.weights for s in states],
             [host.state.buffers(s.snapshot) for s in states],
         )  # fmt: skip
-        self._grads: list[Tensor] = []
+        self._grads: list[Tensor | None] = []
         self._euler: OutputsSeen | None = None
 
     @property
@@ -92,7 +92,8 @@ class StackKernel(Kernel):
                 raise
             raise NoRoomError from None
         host.objective.cost.gradients += self.runs
-        squares = [g.flatten(1).double().square().sum(1) for g in self._grads]  # each (R,)
+        known = [g for g in self._grads if g is not None]
+        squares = [g.flatten(1).double().square().sum(1) for g in known]  # each (R,)
         for single, norm in zip(
             self.singles, torch.stack(squares).sum(0).sqrt().tolist(), strict=True
         ):
@@ -113,7 +114,7 @@ class StackKernel(Kernel):
         try:
             for k, single in enumerate(self.singles):
                 for p, w, g in zip(params, self.stack.weights, self._grads, strict=True):
-                    p.data, p.grad = w[k], g[k]
+                    p.data, p.grad = w[k], None if g is None else g[k]
                 moved.append(single.step_(step)[0])
         finally:
             for p, home in zip(params, homes, strict=True):
@@ -134,13 +135,18 @@ class StackKernel(Kernel):
             return None
         params = self.host.objective.params
         each = []
+        moved = [g is not None for g in self._grads]
         for single in self.singles:
             single.set_rates(step)
             assert single.state_ is not None
-            each.append(updates(single.state_.optimizer, params, [True] * len(params)))
+            each.append(updates(single.state_.optimizer, params, moved))
         clip = np.array([s.clipped() for s in self.singles])
         weights, sums = self.stack.weights, seen.sums()
-        return law.foretell(of, weights, self._grads, together(each), sums, clip)
+        grads = [
+            torch.zeros_like(w) if g is None else g
+            for g, w in zip(self._grads, weights, strict=True)
+        ]
+        return law.foretell(of, weights, grads, together(each), sums, clip)
 
     def violation(self, prediction: law.Prediction, step: int) -> FloatArray:
         """Of the step just made.

@@ -60,7 +60,7 @@ class Stack:
 
     def gradients(
         self, batches: Sequence[Sequence[Batch]], seen: OutputsSeen | None = None
-    ) -> tuple[list[float], list[Tensor]]:
+    ) -> tuple[list[float], list[Tensor | None]]:
         """Return every run's mean loss over its batches, and the gradients.
 
         Buffers move as in training. Nothing else changes, and if an exception is raised nothing.
@@ -70,7 +70,8 @@ class Stack:
             seen: Takes up Σ z·∂L/∂z of every run, ``(R,)``, for a loss of outputs and targets.
 
         Returns:
-            R losses, and for each parameter a gradient of shape ``(R, …)``.
+            R losses, and for each parameter a gradient of shape ``(R, …)``; None where the loss
+            does not see it, which optimizers tell from a gradient of zero.
         """
         leaves = [w.detach().requires_grad_() for w in self.weights]
         moved = [b.clone() for b in self.buffers]
@@ -80,8 +81,7 @@ class Stack:
             torch.autograd.backward(values.sum(), inputs=leaves)
             total = total + values.detach()
         self.buffers = moved
-        found = [torch.zeros_like(w) if w.grad is None else w.grad for w in leaves]
-        return total.tolist(), found
+        return total.tolist(), [w.grad for w in leaves]
 
     def values(self, batches: Sequence[Batch], *, evaluation: bool) -> list[float]:
         """Return every run's loss on a fixed set of batches, as ``Objective.value`` does.
@@ -194,7 +194,7 @@ def can_stack(objective: Objective, batches: Sequence[Batch]) -> bool:
     with objective.still():
         seed_all(0)
         loss = objective.gradient(batches)
-        wanted = [torch.zeros_like(p) if p.grad is None else p.grad for p in objective.params]
+        alone = [p.grad for p in objective.params]
         moved = [b.detach().clone() for b in model.buffers()]
         beside |= state.moved_beside()
     for p in objective.params:
@@ -204,7 +204,11 @@ def can_stack(objective: Objective, batches: Sequence[Batch]) -> bool:
         not beside
         and is_finite(loss)
         and _close([torch.tensor(v) for v in losses], [torch.tensor(loss)] * 2)
-        and all(_close([g[i] for g in gradients], wanted) for i in (0, 1))
+        and [g is None for g in gradients] == [g is None for g in alone]
+        and all(
+            _close([g[i] for g in gradients if g is not None], [g for g in alone if g is not None])
+            for i in (0, 1)
+        )
         and all(_close([b[i] for b in stack.buffers], moved) for i in (0, 1))
     )
 
