@@ -188,7 +188,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
         "budget": 40, "rates": [0.1, 0.2], "edge_rtol": 0.5, "curvature": "initial",
         "accumulate": 1, "micro_batch": 2, "autocast": torch.bfloat16, "schedule": lambda t: 1.0,
         "clip_grad_norm": 1.0, "clip_grad_value": 1.0, "weights": None, "size_of": None,
-        "stacked": False, "delta": 0.01, "blowup": 1e6, "progress": False},
+        "stacked": False, "delta": 0.01, "blowup": 1e6, "progress": False, "check_law": False},
     "Scan.plot": lambda: {"self": scan(), "ax": ax()},
     "Scan.save": lambda: {"self": scan(), "path": "saved.zarr", "overwrite": False},
     "Scan.from_dataset": lambda: {"ds": scan().to_dataset()},
@@ -307,7 +307,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
         "parameters_too": True, "also": nn.BatchNorm1d(2)},
     "progress.progress_line": lambda: {"console": None},
     "early.early_diagram": lambda: {
-        "widths": [4], "depths": [2], "seeds": 1, "zero_last": False, "steps": 2, "train_steps": 4,
+        "widths": [16], "depths": [2], "seeds": 1, "zero_last": False, "steps": 1, "train_steps": 4,
         "rtol": 0.5, "batch_size": None, "data": "digits", "data_root": ".", "n_train": 8},
     "width.critical_over_width": lambda: {
         "widths": [4], "optimizers": ["sgd"], "seeds": 1, "horizon": 10, "data": "digits",

@@ -141,9 +141,11 @@ def test_scans_are_checked_too(stacked: bool, optimizer: str) -> None:
     net = Functional().to(F64)
     for how in ({"batch_size": 8, "accumulate": 2}, {"clip_grad_norm": 0.2}):
         problem = tb.Problem(net, "half_mse", _rows(net), optimizer=optimizer, **how)
-        runs = tb.scan(problem, horizon=10, stacked=stacked).runs
+        runs = tb.scan(problem, horizon=10, stacked=stacked, check_law=True).runs
         assert np.nanmax(runs.law_residual) <= 1e-14
         assert runs.attrs["weight_norm_law"] == "checked"
+    runs = tb.scan(net, "half_mse", _rows(net), horizon=10).runs  # its gradients are for the search
+    assert runs.attrs["weight_norm_law"] == "not checked: a scan does, with check_law=True"
 
 
 def test_the_quadratic_model_with_bias() -> None:
@@ -242,7 +244,11 @@ def test_an_optimizer_that_lies_by_a_millionth_is_found(
         net, "half_mse", _rows(net), optimizer="momentum" if kind == "momentum" else "sgd"
     )
     train: Any = tb.scan if kind == "stack" else tb.sweep
-    how = {"horizon": 10, "stacked": True} if kind == "stack" else {"lr": [0.3], "steps": 5}
+    how = (
+        {"horizon": 10, "stacked": True, "check_law": True}
+        if kind == "stack"
+        else {"lr": [0.3], "steps": 5}
+    )
     with pytest.raises(LawViolationError, match="was not the gradient step"):
         train(problem, **how)
 

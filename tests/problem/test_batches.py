@@ -301,9 +301,11 @@ def test_arrays_are_taken_for_tensors_everywhere() -> None:
     for kind in (np.int8, np.int32, np.int64, np.uint16):
         labels = (np.arange(24) % 2).astype(kind)
         assert tb.top_eigen(net(outputs=2).float(), "cross_entropy", (arrays[0], labels)).value > 0
-    for other in ((x.tolist(), y.tolist()), TensorDataset(x, y)):
-        with pytest.raises(InputError, match="data: expected"):
-            tb.top_eigen(model, "mse", other)
+    with pytest.raises(InputError, match="data: expected"):
+        tb.top_eigen(model, "mse", TensorDataset(x, y))
+    # Lists of numbers are arrays to a `Problem`, and so to every door.
+    listed = tb.top_eigen(model, "mse", (x.tolist(), y.tolist())).value
+    assert listed == tb.top_eigen(model, "mse", arrays).value
 
 
 def test_a_constant_in_every_batch_is_no_set_of_samples() -> None:

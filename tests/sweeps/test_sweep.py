@@ -141,13 +141,16 @@ def test_the_law_catches_a_step_that_is_wrong_by_one_part_in_a_million(
         sweep(problem(kind), lr_ratio=[2.5], steps=60)
 
 
-def test_the_law_catches_a_model_that_lies_about_its_degree() -> None:
+def test_a_model_that_states_a_degree_it_does_not_have_is_not_held_to_it() -> None:
+    """Its gradients contradict it at the start: the word may mean something else to its author."""
+
     class Liar(nn.Linear):
         degree = 2
 
     net = Liar(5, 1).to(F64)
-    with pytest.raises(LawViolationError, match="degree"):
-        sweep(Problem(net, "half_mse", (inputs(4, 5), inputs(4, 1)[:, 0])), lr_ratio=[1.0], steps=3)
+    problem = Problem(net, "half_mse", (inputs(4, 5), inputs(4, 1)[:, 0]))
+    runs = sweep(problem, lr_ratio=[1.0], steps=3)
+    assert runs.attrs["weight_norm_law"].startswith("not checked: by its gradients")
 
 
 def test_loss_scaled_by_c_at_rate_over_c_is_the_same_trajectory() -> None:

@@ -56,6 +56,10 @@ BLOWUP = 1e8
 """A loss above so many times its start has diverged."""
 
 
+LARGEST = 1e4
+"""Edges above it are none: such as of a dead net, which any rate leaves as it is."""
+FAR = 100.0
+"""How far the others are looked for where every rate trains."""
 LINE = 20
 """Points inside the straight line from the initialisation to the end of training."""
 
@@ -69,7 +73,7 @@ class EarlyConstants(ByContent):
         c_sharp: Smallest c whose sharpness exceeds (1 + δ) λ₀ᴴ in them; NaN if none below c_max.
         c_barrier: Smallest c for which the loss exceeds (1 + δ) L₀ somewhere on the straight line
             from θ₀ to where `train_steps` led; NaN if none below c_max.
-        c_max: Largest c whose loss is below L₀ after `train_steps`.
+        c_max: Largest c whose loss is below L₀ after `train_steps`; NaN if all up to 1e4 are.
         sharpness: λ₀ᴴ.
         by_seed: The constants of each seed, where there are several.
     """
@@ -192,11 +196,12 @@ def _of_seed(
         tell(0)
         c_max = _edge(lambda c: not run.trains(c, train_steps), rtol)
         tell(1)
+        farthest = FAR if math.isnan(c_max) else c_max
         c_loss = _edge(lambda c: run.rises(c, steps), rtol)
         tell(2)
-        c_sharp = _edge(lambda c: run.sharpens(c, steps), rtol, at_most=c_max)
+        c_sharp = _edge(lambda c: run.sharpens(c, steps), rtol, at_most=farthest)
         tell(3)
-        c_barrier = _edge(lambda c: run.crosses(c, train_steps), rtol, at_most=c_max)
+        c_barrier = _edge(lambda c: run.crosses(c, train_steps), rtol, at_most=farthest)
         tell(4)
     return EarlyConstants(c_loss, c_sharp, c_barrier, c_max, run.sharpness)
 
@@ -221,7 +226,7 @@ class _Descent:
     """Gradient descent of one seed, again and again."""
 
     def __init__(self, trained: Bound, seed: int, delta: float) -> None:
-        self.host, self.seed, self.delta = Host(trained), seed, delta
+        self.host, self.seed, self.delta = Host(trained, check_law=False), seed, delta
         self.sharpness = self._sharpness()
 
     def _sharpness(self) -> float:
@@ -229,8 +234,9 @@ class _Descent:
         return top_eigen(objective.model, objective.loss, batches, "hessian", rtol=1e-3).value
 
     def _engine(self, steps: int, *, looks: bool = True) -> Engine:
-        schedule = np.arange(steps + 1) if looks else np.array([0, steps])
-        plan = Plan(StopRule(steps, None, BLOWUP), schedule, delta=self.delta)
+        # Where a look is apart from steps, the last one tells how a run ended, whenever that was.
+        schedule = np.arange(steps + 1) if looks or not self.host.free_looks else np.array([0])
+        plan = Plan(StopRule(steps, None, BLOWUP), schedule, delta=self.delta, check_law=False)
         return Engine(self.host, plan)
 
     def _taken(self, c: float, steps: int, *, looks: bool = True) -> tuple[Engine, Run]:
@@ -241,7 +247,7 @@ class _Descent:
 
     def trains(self, c: float, steps: int) -> bool:
         _, run = self._taken(c, steps, looks=False)
-        return not run.dead and run.last_loss < self.host.loss_first
+        return not run.dead and run.number("loss_final") < self.host.loss_first
 
     def rises(self, c: float, steps: int) -> bool:
         _, run = self._taken(c, steps)
@@ -278,7 +284,7 @@ class _Descent:
         return bool(risen(max(losses), self.host.loss_first, self.delta))
 
 
-def _edge(beyond: Callable[[float], bool], rtol: float, at_most: float = 1e4) -> float:
+def _edge(beyond: Callable[[float], bool], rtol: float, at_most: float = LARGEST) -> float:
     """The smallest c that is beyond, by going out from 0.7 in steps of 1.3 and then bisecting."""
     edge = Interval(0.0, math.inf).after(0.7, beyond=beyond(0.7))
     if not edge.low <= 0:

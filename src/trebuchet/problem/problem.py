@@ -167,7 +167,9 @@ def _floating(x: Any) -> bool:
 def _writable(value: object) -> NDArray[Any]:
     """An array that torch can share without a warning."""
     array = np.asarray(value)
-    return array if array.flags.writeable else array.copy()
+    if array.dtype.kind in "biufc":
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return np.require(array, requirements=["C", "W"])
 
 
 def _tensor(name: str, value: object) -> Tensor:

@@ -40,6 +40,7 @@ class Arguments:
     delta: float | None
     blowup: float
     observables: Sequence[str | Observable] = ()
+    check_law: bool = False
 
     def __post_init__(self) -> None:
         for name, value in self._checked().items():
@@ -71,6 +72,7 @@ class Arguments:
             "delta": optional(from_zero, "delta", self.delta),
             "blowup": factor("blowup", self.blowup),
             "observables": _recorded(self.observables),
+            "check_law": flag("check_law", self.check_law),
         }  # fmt: skip
 
     @property

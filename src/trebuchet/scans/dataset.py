@@ -69,7 +69,11 @@ def dataset(setup: Setup) -> xr.Dataset:
             "device": str(params[0].device),
             "kernel": "ModuleKernel",
             "deterministic": int(host.deterministic),
-            **facts(host.scaling, host.law if isinstance(host.law, str) else ""),
+            **(
+                facts(host.scaling, host.law if isinstance(host.law, str) else "")
+                if setup.asked.check_law
+                else facts("a scan does, with check_law=True")
+            ),
         },
         settings=settings,
         wanted=setup.engine.plan.watched,

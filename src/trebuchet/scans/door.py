@@ -49,6 +49,7 @@ class Keywords(How, total=False):
     """Further keywords of `scan`."""
 
     stacked: bool | None
+    check_law: bool
     delta: float | None
     blowup: float
 
@@ -56,7 +57,8 @@ class Keywords(How, total=False):
 @door(
     model=anything, loss=anything, data=anything, optimizer=anything, horizon=anything,
     seeds=a_list, budget=anything, rates=anything, edge_rtol=anything, curvature=anything,
-    observables=anything, progress=a_bar, stacked=anything, delta=anything, blowup=anything, **HOW,
+    observables=anything, progress=a_bar, stacked=anything, check_law=anything,
+    delta=anything, blowup=anything, **HOW,
 )  # fmt: skip  # what is anything here, `Arguments` and `prepare` look at
 def scan(
     model: nn.Module | ModelFactory | Problem,
@@ -124,7 +126,8 @@ def scan(
             (``settings["noise"]``) if that is more. ``blowup``: a loss above so many times its
             start has diverged; 1e8. ``stacked``: train several runs in one forward and backward
             pass, where ``torch.vmap`` takes the module; by default on a GPU only, since on a CPU
-            core it gains nothing for most models.
+            core it gains nothing for most models. ``check_law``: hold every looked-at step against
+            the weight-norm law, as ``sweep`` does, for a gradient or two of the budget; False.
 
     Returns:
         The scan: `Scan.suggestion` is the rate to use, `Scan.table` has one row a rate,
@@ -146,7 +149,7 @@ def scan(
     asked = Arguments(
         problem, horizon, checked_seeds(seeds), budget, rates, edge_rtol, curvature,
         keywords.get("stacked"), keywords.get("delta"), keywords.get("blowup", 1e8),
-        observables,
+        observables, keywords.get("check_law", False),
     )  # fmt: skip
     net = unwrap(problem.initial(asked.seeds[0]))
     with held_still(

@@ -107,7 +107,7 @@ def prepare(model: nn.Module, asked: Arguments, stack: ExitStack) -> Setup:
             objective, stream, problem.optimizer, problem.loss,
             at_most=int(FOR_CURVATURE * asked.limit), clip=problem.clip,
         )  # fmt: skip
-    host = Host(trained)
+    host = Host(trained, check_law=asked.check_law)
     if not is_finite(host.loss_first):
         msg = (
             f"loss: was finite at first and is {host.loss_first} now, at the same weights; "
@@ -196,6 +196,7 @@ def _plan(asked: Arguments, host: Host, delta: float) -> Plan:
         observables=watched,
         only_at_the_end=tuple(o for o in at_end if o.name not in {w.name for w in watched}),
         delta=delta,
+        check_law=asked.check_law,
     )
 
 

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from trebuchet.engine.law import Law
 from trebuchet.engine.lawful import gradients, law_of
 from trebuchet.engine.optimizers import GradientDescent, full_batch
 from trebuchet.errors import InputError, LawViolationError
+from trebuchet.models.scaling import Scaling
 from trebuchet.observables.base import UnavailableError
 from trebuchet.problem.batches import Batch, as_batches
 from trebuchet.problem.bound import Bound
@@ -63,9 +65,10 @@ class Host:
 
     Args:
         trained: The problem, bound to the module.
+        check_law: Whether the weight-norm law is looked for, which takes a gradient or two.
     """
 
-    def __init__(self, trained: Bound) -> None:
+    def __init__(self, trained: Bound, *, check_law: bool = True) -> None:
         self.trained = trained
         self.objective: Objective = trained.objective
         self.stream, self.factory = trained.stream, trained.factory
@@ -74,7 +77,10 @@ class Host:
         self.free_looks = trained.free_looks
         self.state = self.objective.state
         self.loss_first = self.objective.value(self.fixed)
-        self.scaling, self.law = law_of(trained)
+        self.scaling: Scaling | str = "nobody asked"
+        self.law: Law | str = "nobody asked"
+        if check_law:
+            self.scaling, self.law = law_of(trained)
         self._closing_first: tuple[float, float] | None = None
         self._loaded: Guest | None = None
         self._blameless: set[tuple[int, int]] = set()  # (seed, step) whose batch is not at fault

@@ -23,6 +23,7 @@ from trebuchet._checks import (
     seeds as a_list,
     several,
     steps as step_count,
+    whole,
 )
 from trebuchet._doors import door, maybe, rule
 from trebuchet._progress import Progress
@@ -37,7 +38,8 @@ CONSTANTS = ("c_loss", "c_sharp", "c_barrier", "c_max")
 @door(
     widths=rule(several, checks.size), depths=rule(several, checks.depth), seeds=a_list,
     zero_last=flag, steps=step_count, train_steps=step_count,
-    rtol=rule(real, "a number from 1e-4 to 1", lambda x: 1e-4 <= x <= 1), batch_size=anything,
+    rtol=rule(real, "a number from 1e-4 to 1", lambda x: 1e-4 <= x <= 1),
+    batch_size=maybe(whole, "a positive number of samples"),
     data=rule(choice, DATA), data_root=maybe(a_path), n_train=anything,
     checkpoint=maybe(a_path), progress=a_bar,
 )  # fmt: skip
