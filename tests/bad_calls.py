@@ -322,7 +322,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
                                      "rate_step": 1.0, "samples": 8, "workers": 1},
     "held_out.held_out_over_rates": lambda: {
         "data": "digits", "widths": [4], "lr_ratio": [1.0, 2.0], "seeds": 1, "steps": 4,
-        "target": 0.1, "data_root": ".", "n_train": 8, "workers": 1},
+        "target": 0.1, "data_root": ".", "n_train": 8, "dtype": torch.float64, "workers": 1},
     "stability.edge_of_stability": lambda: {
         "lr_ratio": [1.0], "seeds": 1, "steps": 6, "every": 2, "width": 4, "hidden": 1,
         "data": "digits", "data_root": ".", "n_train": 8},

@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 import xarray as xr
 from matplotlib.figure import Figure as Picture
 from numpy.typing import ArrayLike, NDArray
@@ -49,7 +50,8 @@ def _targets(name: str, value: object) -> tuple[float, ...]:
 
 @door(
     data=rule(words, DATA), widths=rule(several, checks.size), lr_ratio=rate_array, seeds=a_list,
-    steps=step_count, target=_targets, data_root=maybe(a_path), n_train=anything, workers=at_once,
+    steps=step_count, target=_targets, data_root=maybe(a_path), n_train=anything,
+    dtype=checks.dtype, workers=at_once,
     checkpoint=maybe(a_path), progress=a_bar,
 )  # fmt: skip
 def held_out_over_rates(
@@ -62,6 +64,7 @@ def held_out_over_rates(
     target: float | Sequence[float] = 0.005,
     data_root: str | Path | None = None,
     n_train: int = 128,
+    dtype: torch.dtype = torch.float32,
     workers: int | None = None,
     checkpoint: str | Path | None = None,
     progress: bool | Progress = False,
@@ -84,6 +87,7 @@ def held_out_over_rates(
             all data sets, or one for each.
         data_root: Folder of image files.
         n_train: Training samples; all test samples of the two classes are used.
+        dtype: Of data and weights.
         workers: As for :func:`trebuchet.sweep`.
         checkpoint: Folder to keep nets in as they end; the same call takes them up from there.
         progress: Show a progress bar, or call a function with (done, total).
@@ -114,13 +118,13 @@ def held_out_over_rates(
     targets = _one_each(_targets("target", target), names)
     attrs = {"n_train": n_train, "steps": steps}
     grid = {"widths": list(widths), "lr_ratio": list(np.atleast_1d(lr_ratio)), "seeds": seeds}
-    asked = {**attrs, **grid, "data": names}
+    asked = {**attrs, **grid, "data": names, "dtype": str(dtype)}
     cells = list(product(names, widths))
     parts = Parts("test loss", len(cells), asked, checkpoint=checkpoint, progress=progress)
 
     def train(name: str, width: int) -> xr.Dataset:
         runs = sweep(
-            relu_problem(width, data=name, data_root=data_root, n_train=n_train),
+            relu_problem(width, data=name, data_root=data_root, n_train=n_train, dtype=dtype),
             lr_ratio=lr_ratio,
             seeds=seeds,
             steps=steps,
