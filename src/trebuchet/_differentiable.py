@@ -1,10 +1,11 @@
-"""Kernels that have second derivatives, in the place of the fast ones that have none."""
+"""What second derivatives need: kernels that have them, and a look at the graph of the others."""
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
@@ -23,6 +24,26 @@ def differentiable_kernels(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def operations(value: Tensor) -> Iterator[Any]:
+    """The nodes of the autograd graph behind a tensor.
+
+    Args:
+        value: A tensor with its graph.
+
+    Yields:
+        Each node once.
+    """
+    stack: list[Any] = [value.grad_fn]
+    seen: set[Any] = set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        stack += [following for following, _ in node.next_functions]
 
 
 @contextlib.contextmanager

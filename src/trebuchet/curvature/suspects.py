@@ -8,11 +8,10 @@ An autograd graph names its operations. Two kinds are not believed before they a
   with detached numbers (fused losses often do) has a second derivative of zero without a word.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from trebuchet._differentiable import operations
 from trebuchet.curvature.explain import reentrant
 from trebuchet.errors import InputError
 
@@ -34,13 +33,7 @@ def suspects(value: Tensor) -> list[str]:
             and only by ``backward()``.
     """
     found: set[str] = set()
-    stack: list[Any] = [value.grad_fn]
-    seen: set[Any] = set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in operations(value):
         name = node.name()
         if name == _CHECKPOINT:
             raise InputError(reentrant())
@@ -48,5 +41,4 @@ def suspects(value: Tensor) -> list[str]:
             found.add(_WRONG[name])
         elif isinstance(node, torch.autograd.function.BackwardCFunction):
             found.add(name.removesuffix("Backward"))
-        stack += [following for following, _ in node.next_functions]
     return sorted(found)

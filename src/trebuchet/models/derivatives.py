@@ -24,7 +24,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
 from trebuchet._checks import one_line, shown
-from trebuchet._differentiable import differentiable_kernels
+from trebuchet._differentiable import differentiable_kernels, operations
 from trebuchet._torch_checks import out_of_memory
 from trebuchet.errors import InputError
 
@@ -210,13 +210,7 @@ _WRONG = "WeightNormInterfaceBackward0"
 
 def _check_graph(f: Tensor) -> None:
     """Refuse operations whose second derivative cannot be known to be right."""
-    stack: list[Any] = [f.grad_fn]
-    seen: set[Any] = set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in operations(f):
         name = node.name()
         if name == _WRONG or (isinstance(node, BackwardCFunction) and name not in _OURS):
             msg = (
@@ -225,7 +219,6 @@ def _check_graph(f: Tensor) -> None:
                 "write it with plain operations"
             )
             raise InputError(msg)
-        stack += [following for following, _ in node.next_functions]
 
 
 class _PlainWeightNorm(TorchFunctionMode):
