@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +13,7 @@ from trebuchet._checks import one_line, refuse, seed as one_seed, steps as step_
 from trebuchet.observables.base import FloatArray, Observable, Runs, UnavailableError
 from trebuchet.problem.bound import evaluated
 from trebuchet.problem.optimizers import make_factory
-from trebuchet.problem.problem import Problem, is_table
+from trebuchet.problem.problem import Problem
 from trebuchet.problem.selection import select
 
 BLOCKS = 16
@@ -98,14 +97,6 @@ class _Copy:
             reason = f"the model cannot be copied: {one_line(error)}"
             raise UnavailableError(reason) from error
         self.params: list[nn.Parameter] = list(select(self.model).values())
-        like = self.params[0]
-
-        def placed(t: Tensor) -> Tensor:
-            return t.to(like.device, like.dtype if t.is_floating_point() else t.dtype)
-
-        if is_table(problem.data):
-            x, y = problem.x, problem.y
-            problem = replace(problem, data=(placed(x), placed(y)))
         self.objective, stream = evaluated(problem, self.model)
         self.batches = stream.batches(0, 0)
 
