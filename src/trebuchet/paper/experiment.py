@@ -100,16 +100,45 @@ class Experiment:
         Raises:
             InputError: If one of them cannot be written.
         """
-        data, picture, numbers = self.files(folder)
-        save(found, data, overwrite=overwrite)
-        try:
-            with whole(picture) as part:
-                self.draw(found).savefig(part, dpi=160)
-            write_whole(numbers, (json.dumps(to_json(found), ensure_ascii=False) + "\n").encode())
-        except OSError as error:
-            msg = f"folder: cannot write {self.name} to {folder} ({error.strerror or error})"
-            raise InputError(msg) from error
-        return [data, picture, numbers]
+        text = json.dumps(to_json(found), ensure_ascii=False)
+        picture = self.draw(found)
+        return written(self.files(folder), found, picture, text, self.name, overwrite=overwrite)
+
+
+def written(
+    files: list[Path],
+    data: xr.Dataset,
+    picture: Picture,
+    numbers: str,
+    what: str,
+    *,
+    overwrite: bool,
+) -> list[Path]:
+    """Write data, a picture and numbers; each appears whole or not at all, the numbers last.
+
+    Args:
+        files: Their three paths, in this order.
+        data: A results dataset.
+        picture: A figure of matplotlib.
+        numbers: JSON.
+        what: They are, for errors.
+        overwrite: Replace what is there.
+
+    Returns:
+        The paths.
+
+    Raises:
+        InputError: If one of them cannot be written.
+    """
+    save(data, files[0], overwrite=overwrite)
+    try:
+        with whole(files[1]) as part:
+            picture.savefig(part, dpi=160)
+        write_whole(files[2], (numbers + "\n").encode())
+    except OSError as error:
+        msg = f"folder: cannot write {what} to {files[0].parent} ({error.strerror or error})"
+        raise InputError(msg) from error
+    return files
 
 
 def to_json(ds: xr.Dataset) -> dict[str, Any]:

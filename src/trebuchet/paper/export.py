@@ -9,11 +9,9 @@ import xarray as xr
 
 from trebuchet._checks import flag, instance, path as a_path
 from trebuchet._doors import door, rule
-from trebuchet._whole import whole, write_whole
-from trebuchet.errors import InputError
+from trebuchet.paper.experiment import written
 from trebuchet.paper.figures import Figure, which
 from trebuchet.paper.picture import draw
-from trebuchet.results.store import save
 
 FIRST = 40
 """How many steps of each trace the JSON holds."""
@@ -43,18 +41,9 @@ def save_figure(result: Figure, folder: Path, *, overwrite: bool = False) -> lis
     Raises:
         InputError: If one of them cannot be written.
     """
-    data, picture, numbers = figure_paths(folder, result.number)
-    save(result.runs, data, overwrite=overwrite)
-    image = draw(result)
-    try:
-        with whole(picture) as part:
-            image.savefig(part, dpi=160)
-        text = json.dumps(to_json(result), indent=1, ensure_ascii=False) + "\n"
-        write_whole(numbers, text.encode())
-    except OSError as error:
-        msg = f"folder: cannot write figure {result.number} to {folder} ({error.strerror or error})"
-        raise InputError(msg) from error
-    return [data, picture, numbers]
+    text = json.dumps(to_json(result), indent=1, ensure_ascii=False)
+    files, what = figure_paths(folder, result.number), f"figure {result.number}"
+    return written(files, result.runs, draw(result), text, what, overwrite=overwrite)
 
 
 @door(result=A_FIGURE)
