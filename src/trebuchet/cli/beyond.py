@@ -10,7 +10,9 @@ from trebuchet._lock import sole_writer
 from trebuchet._progress import progress_bar
 from trebuchet.cli.options import (
     LARGEST_GRID,
+    DataRoot,
     InterruptedCommandError,
+    Overwrite,
     command,
     did_you_mean,
     quoted,
@@ -68,16 +70,8 @@ def beyond(
         str | None,
         typer.Option(help="'digits', or 'mnist', 'fashion_mnist', 'cifar10'.", show_default=False),
     ] = None,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder with mnist01.npz, fmnist01.npz, cifar01.npz; "
-            "without it, images come from OpenML through scikit-learn."
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results that exist.")
-    ] = False,
+    data_root: DataRoot = None,
+    overwrite: Overwrite = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep experiments that are there; go on with the rest.")
     ] = False,

@@ -7,8 +7,10 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_args
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
 
+import typer
 from typer.models import OptionInfo
 
 from trebuchet.errors import InputError
@@ -31,6 +33,16 @@ ALIASES = {
     "params": "--model",
 }
 """What the library calls things that go by another name on the command line."""
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder with mnist01.npz, fmnist01.npz, cifar01.npz; "
+        "without it, images come from OpenML through scikit-learn."
+    ),
+]
+"""Options of several commands."""
 
 T = TypeVar("T")
 Reader = Callable[[object], Any]

@@ -14,7 +14,9 @@ from trebuchet._lock import sole_writer
 from trebuchet._progress import Progress, progress_bar
 from trebuchet.cli.options import (
     LARGEST_GRID,
+    DataRoot,
     InterruptedCommandError,
+    Overwrite,
     command,
     did_you_mean,
     one_of,
@@ -53,13 +55,7 @@ def paper(
     quick: Annotated[
         bool, typer.Option("--quick", help="Every fourth rate, for a first look.")
     ] = False,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder with mnist01.npz, fmnist01.npz, cifar01.npz; "
-            "without it, images come from OpenML through scikit-learn."
-        ),
-    ] = None,
+    data_root: DataRoot = None,
     dtype: Annotated[
         str,
         typer.Option(
@@ -68,9 +64,7 @@ def paper(
             help="float32, as in the paper, or float64.",
         ),
     ] = "float32",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results that exist.")
-    ] = False,
+    overwrite: Overwrite = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep figures that are there; go on with the rest.")
     ] = False,

@@ -10,6 +10,7 @@ from trebuchet.cli.loading import LOSS, OPTIMIZER
 from trebuchet.cli.options import (
     LARGEST_GRID,
     InterruptedCommandError,
+    Overwrite,
     command,
     did_you_mean,
     quoted,
@@ -124,9 +125,7 @@ def scan(
             show_default=False,
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results that exist.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Find which learning rates are lazy, catapult or divergent, and which one to use.
 

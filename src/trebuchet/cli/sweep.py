@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from trebuchet.cli.options import LARGEST_GRID, RATES, command, did_you_mean, quoted, whole
+from trebuchet.cli.options import (
+    LARGEST_GRID,
+    RATES,
+    Overwrite,
+    command,
+    did_you_mean,
+    quoted,
+    whole,
+)
 from trebuchet.errors import InputError
 
 WHAT = ("digits",)
@@ -54,9 +62,7 @@ def sweep(
             show_default=False,
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results that exist.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train at every learning rate from every seed, to the end, and show what became of each.
 
