@@ -449,7 +449,7 @@ def as_real(value: object) -> float | None:
     try:
         return float(value)
     except OverflowError:  # an integer beyond every float
-        return math.inf if bool(value > 0) else -math.inf  # type: ignore[operator]
+        return math.inf if bool(value > 0) else -math.inf  # type: ignore[operator]  # an int
 
 
 def as_index(value: object) -> int | None:

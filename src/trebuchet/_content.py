@@ -39,7 +39,7 @@ class ByContent:
 
     def _content(self) -> Hashable:
         """What is compared: every field, unless a class says otherwise."""
-        named = fields(self)  # type: ignore[arg-type]
+        named = fields(self)  # type: ignore[arg-type]  # it is mixed into dataclasses
         return tuple(content(getattr(self, field.name)) for field in named)
 
 
@@ -94,7 +94,7 @@ def _foreign(value: Any) -> Hashable:
     if xarray is not None and isinstance(value, xarray.Dataset):
         held = {name: (v.dims, _array(v.values), v.attrs) for name, v in value.variables.items()}
         return ("dataset", content(held), content(value.attrs))
-    return value  # type: ignore[no-any-return]
+    return value  # type: ignore[no-any-return]  # all else is hashable
 
 
 def _array(values: np.ndarray[Any, Any]) -> Hashable:

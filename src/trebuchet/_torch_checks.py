@@ -164,11 +164,11 @@ def generator(name: str, value: object) -> Any:
 def indices(name: str, value: object, below: int) -> Tensor:
     """Different indices of something that has `below`, one or more, as int64."""
     flat = isinstance(value, Tensor) and value.ndim == 1 and value.device.type != "meta"
-    found = [as_index(item) for item in value.tolist()] if flat else []  # type: ignore[attr-defined]
+    found = [as_index(item) for item in value.tolist()] if flat else []  # type: ignore[attr-defined]  # `flat`
     good = [i for i in found if i is not None and 0 <= i < below]
     if not good or len(set(good)) < len(found):
         refuse(name, f"a tensor of different whole numbers from 0 to {below - 1}", value)
-    return torch.tensor(good, device=value.device)  # type: ignore[attr-defined]
+    return torch.tensor(good, device=value.device)  # type: ignore[attr-defined]  # refused
 
 
 def layers(name: str, value: object) -> list[Tensor]:

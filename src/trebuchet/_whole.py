@@ -31,7 +31,7 @@ def whole(path: Path) -> Iterator[Path]:
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nothing is left beside the file
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise

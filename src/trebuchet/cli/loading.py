@@ -115,7 +115,7 @@ def users_code(what: str) -> Iterator[None]:
     except SystemExit as end:
         msg = f"{what}: SystemExit{_where(end)} (it called sys.exit, and has to return instead)"
         raise InputError(msg) from end
-    except BaseException as error:
+    except BaseException as error:  # the user's module may raise anything
         first = (str(error).strip() or "no message").splitlines()[0]
         msg = f"{what}: {type(error).__name__}{_where(error)} ({first})"
         raise InputError(msg) from error

@@ -77,7 +77,7 @@ def callers_own(callback: Callable[P, None]) -> Callable[P, None]:
     def called(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             callback(*args, **kwargs)
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is the caller's
             setattr(error, _OWN, True)
             raise
 

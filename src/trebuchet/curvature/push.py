@@ -94,13 +94,13 @@ class Forward:
             # torch's own, of formulas that it compiles when the first dual number is made
             warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
             duals = [
-                fwd.make_dual(p.detach(), torch.zeros_like(p) if t is None else t.to(p.dtype))  # type: ignore[no-untyped-call]
+                fwd.make_dual(p.detach(), torch.zeros_like(p) if t is None else t.to(p.dtype))  # type: ignore[no-untyped-call]  # torch's
                 for p, t in zip(evaluation.leaves, v, strict=True)
             ]
             placed = {id(p): d for p, d in zip(evaluation.leaves, duals, strict=True)}
             with swapped(evaluation.modules, placed):
                 z = evaluation.outputs(batch)
-            tangent = fwd.unpack_dual(z).tangent  # type: ignore[no-untyped-call]
+            tangent = fwd.unpack_dual(z).tangent  # type: ignore[no-untyped-call]  # torch's
         return (torch.zeros_like(z) if tangent is None else tangent).detach().reshape(-1)
 
 

@@ -150,6 +150,10 @@ def _transposed(recorded: Parts, by: Tensor, c: Parts) -> Tensor:
     return out.detach()
 
 
+def _apply(kind: type[torch.autograd.Function], *args: Any) -> Any:
+    return kind.apply(*args)  # type: ignore[no-untyped-call]  # torch's
+
+
 class Value(torch.autograd.Function):
     """δ ↦ z(δ)."""
 
@@ -163,7 +167,7 @@ class Value(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> Any:
         """Jᵀ v + B_v δ."""
-        return None, *_Pull.apply(ctx.at, True, v, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
+        return None, *_apply(_Pull, ctx.at, True, v, *ctx.saved_tensors)
 
 
 class _Pull(torch.autograd.Function):
@@ -178,7 +182,7 @@ class _Pull(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *c: Tensor) -> Any:
         v, *e = ctx.saved_tensors
-        by_v = _Push.apply(ctx.at, ctx.linear, *c, *e) if ctx.needs_input_grad[2] else None  # type: ignore[no-untyped-call]
+        by_v = _apply(_Push, ctx.at, ctx.linear, *c, *e) if ctx.needs_input_grad[2] else None
         return None, None, by_v, *_by_e(ctx, 3, v, c)
 
 
@@ -194,14 +198,14 @@ class _Push(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> Any:
         c, e = ctx.saved_tensors[: ctx.n], ctx.saved_tensors[ctx.n :]
-        return None, None, *_Pull.apply(ctx.at, ctx.linear, v, *e), *_by_e(ctx, 2 + ctx.n, v, c)  # type: ignore[no-untyped-call]
+        return None, None, *_apply(_Pull, ctx.at, ctx.linear, v, *e), *_by_e(ctx, 2 + ctx.n, v, c)
 
 
 def _by_e(ctx: Any, start: int, v: Tensor, c: Sequence[Tensor]) -> Any:
     """B_v c for each e that wants it."""
     if ctx.at.degree == 1 or not any(ctx.needs_input_grad[start:]):
         return (None,) * len(c)
-    return _Pull.apply(ctx.at, False, v, *c)  # type: ignore[no-untyped-call]
+    return _apply(_Pull, ctx.at, False, v, *c)
 
 
 _OURS = {f"{kind.__name__}Backward" for kind in (Value, _Pull, _Push)}

@@ -71,8 +71,8 @@ class TaylorModel(_Node):
         return f"{type(self._of[0]).__name__}, degree {self._expanded_to}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TaylorModel":
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._of[0]._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
+        self._of[0]._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -117,7 +117,7 @@ class TaylorModel(_Node):
         if not at.outputs.requires_grad:
             return at.outputs
         delta = [p - start.detach() for p, start in zip(theta, leaves, strict=True)]
-        z: Tensor = Value.apply(at, *delta)  # type: ignore[no-untyped-call]
+        z: Tensor = Value.apply(at, *delta)  # type: ignore[no-untyped-call]  # torch's
         return z
 
     def _placed(self) -> tuple[list[Tensor], list[Tensor], Mapping[int, Tensor]]:

@@ -103,7 +103,7 @@ def settled(
                 if isinstance(value, Tensor) and value.numel() == 1:
                     return ModelLoss(loss)
                 as_closure = f"it gave a {type(value).__name__}"
-            except Exception as error:
+            except Exception as error:  # the user's loss may raise anything
                 if _memory(error):
                     raise
                 as_closure = one_line(error)

@@ -288,7 +288,7 @@ def _random_states(parameters: Iterable[Tensor]) -> Iterator[None]:
             yield
         finally:
             random.setstate(python)
-            np.random.set_state(numpy_)  # noqa: NPY002
+            np.random.set_state(numpy_)  # noqa: NPY002 - users draw from it
 
 
 @contextlib.contextmanager

@@ -70,6 +70,6 @@ class Interrupts:
         try:
             assert callable(self._previous)
             self._previous(number, frame)
-        except BaseException:
+        except BaseException:  # what a handler raises: KeyboardInterrupt, or its own
             self._holding = True
             raise

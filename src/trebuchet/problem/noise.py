@@ -73,7 +73,7 @@ def seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         before.put_back()
-        np.random.set_state(of_numpy)  # noqa: NPY002
+        np.random.set_state(of_numpy)  # noqa: NPY002 - users draw from it
         random.setstate(of_python)
 
 

@@ -187,7 +187,7 @@ def _clipped(factory: Factory, clip: Clip) -> Factory:
             clip(params)
             return theirs(*args, **kwargs) if theirs else type(self).step(self, *args, **kwargs)
 
-        step.only_clips = theirs is None  # type: ignore[attr-defined]
+        step.only_clips = theirs is None  # type: ignore[attr-defined]  # a note on it
         made.step = types.MethodType(step, made)
         return cast(Optimizer, made)
 
@@ -401,7 +401,7 @@ def describe(optimizer: object) -> str:
 def _named(kind: object, settings: Mapping[str, Any]) -> str:
     name = str(getattr(kind, "__name__", type(kind).__name__))
     try:
-        known = inspect.signature(kind).parameters  # type: ignore[arg-type]
+        known = inspect.signature(kind).parameters  # type: ignore[arg-type]  # or TypeError
     except (TypeError, ValueError):
         return name
     others = [

@@ -62,7 +62,7 @@ class OutputsSeen:
                 return
             self.add(values.unsqueeze(0), slope.unsqueeze(0))
 
-        z.register_hook(note)  # type: ignore[no-untyped-call]
+        z.register_hook(note)  # type: ignore[no-untyped-call]  # torch's
 
     @property
     def missing(self) -> str:

@@ -101,7 +101,7 @@ def _data(name: str, value: object) -> Any:
         return value
     pair = [_numbers(part) for part in cast(Sequence[Any], value)]
     _check_table(name, *pair)
-    return tuple(pair) if isinstance(value, tuple) or pair[0] is not value[0] else value  # type: ignore[index]
+    return tuple(pair) if isinstance(value, tuple) or pair[0] is not value[0] else value  # type: ignore[index]  # a pair
 
 
 def _numbers(part: Any) -> Any:

@@ -63,7 +63,7 @@ def makes_scheduler(schedule: object) -> bool:
         raise InputError(msg)
     try:
         return as_real(schedule(0)) is None and isinstance(schedule(_probe()), LRScheduler)
-    except Exception:
+    except Exception:  # the user's function may raise anything of what it does not take
         try:
             return isinstance(schedule(_probe()), LRScheduler)
         except Exception as error:

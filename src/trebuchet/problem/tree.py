@@ -142,7 +142,7 @@ def _mapping(item: Mapping[Any, Any], new: dict[Any, Any]) -> Any:
         made = type(item)(new)  # type: ignore[call-arg]  # what most mappings take
         if set(made) == set(new) and all(made[key] is new[key] for key in new):
             return made
-    except Exception as error:
+    except Exception as error:  # a class of the user's own
         raise _stubborn(item, "a dict") from error
     raise _stubborn(item, "a dict")
 

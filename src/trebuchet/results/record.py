@@ -72,7 +72,7 @@ def rebuilt(kind: type[T], parts: object, **others: Any) -> T:
         msg = f"expected the fields of a {name}, found a {type(parts).__name__}"
         raise InputError(msg)
     given = {**parts, **others}
-    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]  # a dataclass
     for key in sorted(given.keys() - known.keys()):
         msg = f"a {name} has no {key!r}; a later trebuchet may have saved it"
         raise InputError(msg)

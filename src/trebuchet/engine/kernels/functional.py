@@ -41,7 +41,7 @@ class FunctionalKernel(OutputKernel):
         self._reached: Sequence[bool] | None = None
 
     @property
-    def scaling(self) -> Scaling | str:  # type: ignore[override]
+    def scaling(self) -> Scaling | str:  # type: ignore[override]  # found late
         """Found when it is first asked for."""
         if self._scaling is None:
             found = scaling_of(self.model)
