@@ -10,6 +10,8 @@ import torch
 
 from trebuchet.errors import InputError
 from trebuchet.models import MLP, Draws, MetaFeature, biased_teacher_student, pure_teacher_student
+from trebuchet.paper import figure
+from trebuchet.paper.beyond.width import WidthNet
 
 
 @pytest.fixture(autouse=True)
@@ -159,3 +161,31 @@ def test_a_float32_model_is_the_float64_one_rounded() -> None:
 def test_bad_input_is_named(call, words: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(InputError, match=words):
         call()
+
+
+@pytest.fixture
+def double_by_default() -> Iterator[None]:
+    """A caller who works in float64 throughout."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def _drawn() -> list[torch.Tensor]:
+    draws = Draws(7)
+    draws.skip_linear_init(3, 2)
+    found = [draws.normal(4), draws.uniform(2, 3, low=-1.0)]
+    weight = MLP.draw(3, 5, generator=1).weights[0].detach()
+    return [*found, weight, WidthNet(3, 4, "standard", False, 0).weights[0].detach()]
+
+
+SINGLE = _drawn()
+
+
+@pytest.mark.usefixtures("double_by_default")
+def test_a_seed_means_the_same_whatever_torch_s_default_type_is() -> None:
+    for ours, wanted in zip(_drawn(), SINGLE, strict=True):
+        assert ours.dtype == wanted.dtype
+        assert torch.equal(ours, wanted)
+    assert figure(6).edges["upper"].lr_ratio == pytest.approx(3.28963, abs=1e-4)  # the reference's

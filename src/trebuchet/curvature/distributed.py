@@ -43,7 +43,10 @@ class Ranks:
         """Return each number summed over all ranks."""
         if self.alone:
             return numbers
-        return [float(x) for x in self.sum_(torch.tensor(numbers, device=self.device))]
+        return [
+            float(x)
+            for x in self.sum_(torch.tensor(numbers, dtype=torch.float64, device=self.device))
+        ]
 
     def same(self, x: Tensor) -> Tensor:
         """Give every rank the first rank's `x`, in place, and return it."""

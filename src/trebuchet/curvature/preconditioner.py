@@ -119,7 +119,9 @@ def view_of(
     if divided is not None:
         scale = torch.cat([d.detach().reshape(-1).to(evaluation.dtype) for d in divided]).rsqrt()
     if edge.coupled:
-        parts = [torch.full((p.numel(),), w) for p, w in zip(params, decays, strict=True)]
+        parts = [
+            torch.full((p.numel(),), w, dtype=p.dtype) for p, w in zip(params, decays, strict=True)
+        ]
         shift = torch.cat(parts).to(evaluation.device, evaluation.dtype)
         shift = shift if scale is None else shift * scale.square()
     return OptimizerView(edge, scale, shift)

@@ -43,12 +43,13 @@ class Draws:
     @door(shape=checks.shape)
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers, float32, of the given shape."""
-        return torch.randn(shape, generator=self.torch)
+        return torch.randn(shape, generator=self.torch, dtype=torch.float32)
 
     @door(shape=checks.shape, low=finite, high=finite)
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Numbers uniform on [low, high), float32, of the given shape."""
-        return torch.rand(shape, generator=self.torch) * (high - low) + low
+        drawn = torch.rand(shape, generator=self.torch, dtype=torch.float32)
+        return drawn * (high - low) + low
 
     @door(
         n=rule(whole, "a positive number", most=LONGEST),
@@ -65,7 +66,7 @@ class Draws:
     def skip_linear_init(self, n_out: int, n_in: int) -> None:
         """Use up the numbers that building ``nn.Linear(n_in, n_out, bias=False)`` would."""
         checks.sizes(n_out=n_out, n_in=n_in)
-        torch.rand(n_out, n_in, generator=self.torch)
+        torch.rand(n_out, n_in, generator=self.torch, dtype=torch.float32)
 
 
 def drawing(name: str, value: object) -> Draws:

@@ -528,7 +528,9 @@ def _chosen(
             if b.shapes not in shapes:
                 shapes[b.shapes] = as_shapes(outputs_of(b)) if outputs_of else None
         shares = [
-            torch.tensor([c(shapes[b.shapes], b.targets, b.size) for b in batches]).double()
+            torch.tensor(
+                [c(shapes[b.shapes], b.targets, b.size) for b in batches], dtype=torch.float64
+            )
             for c in means
         ]
         shares = [s / s.sum() for s in shares]

@@ -126,7 +126,8 @@ def _net(sizes: Sequence[int], zero_last: bool, seed: int) -> nn.Module:
     layers: list[nn.Module] = []
     last = len(sizes) - 2
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-        linear = nn.Linear(fan_in, fan_out, bias=False, device="meta").to_empty(device="cpu")
+        empty = nn.Linear(fan_in, fan_out, bias=False, dtype=torch.float32, device="meta")
+        linear = empty.to_empty(device="cpu")
         variance = (0.0 if zero_last else 1.0) if i == last else 2.0
         nn.init.normal_(linear.weight, std=(variance / fan_in) ** 0.5, generator=generator)
         layers += [linear] if i == last else [linear, nn.ReLU()]

@@ -72,7 +72,7 @@ class WidthNet(nn.Module):
         shapes = ((width, d), (width, width), (1, width))
         self.multipliers = [multiplier for multiplier, _ in scales]
         self.weights = nn.ParameterList(
-            std * torch.randn(shape, generator=generator)
+            std * torch.randn(shape, generator=generator, dtype=torch.float32)
             for shape, (_, std) in zip(shapes, scales, strict=True)
         )
 
