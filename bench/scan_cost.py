@@ -22,7 +22,8 @@ from unittest import mock
 import numpy as np
 import torch
 
-from suggest import HORIZON, model_of, with_lr_finder
+from suggest_grids import HORIZON, Pair
+from suggest_peers import FINDERS
 from suggest_tasks import TASKS
 from trebuchet.problem.risk import Objective
 from trebuchet.scans import setup
@@ -67,14 +68,14 @@ def clocks() -> Iterator[dict[str, float]]:
 
 def measure(name: str, optimizer: str, repeat: int) -> dict[str, Any]:
     """One task: median seconds of both, their ratio, and the scan's parts."""
-    task = TASKS[name]
-    rows = []
+    pair = Pair("reported", name, optimizer)
+    task, rows = pair.task, []
     for _ in range(repeat + 1):  # the first warms caches up and is not counted
         started = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            ramp = with_lr_finder(task, optimizer)
+            ramp = FINDERS["lr-finder steepest"](pair, 0).gradients
         finder = time.perf_counter() - started
-        data, model = task.data(), model_of(task, 0)
+        data, model = task.data(), pair.model(0)
         started = time.perf_counter()
         with clocks() as parts:
             found = scan(

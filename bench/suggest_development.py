@@ -6,14 +6,18 @@ a small attention net, autoencoders, layer-normed, deep and wide nets, all on ge
 
 import itertools
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from suggest_tasks import BCE, CE, MSE, Task, half_mse, mlp
+from suggest_tasks import BCE, CE, MSE, Data, Loss, Task, half_mse, mlp
 
 THREE = ("sgd", "momentum", "adam")
+TWO = ("sgd", "momentum")
+ALL = ("sgd", "momentum", "adam", "adamw")
 
 
 def teacher(
@@ -122,6 +126,80 @@ class Scaled(nn.Module):
         return x
 
 
+class Words(nn.Module):
+    """A small causal transformer over symbols, torch's initialisation."""
+
+    def __init__(self, letters: int = 12, width: int = 32) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(letters, width), nn.Embedding(12, width)
+        self.block = nn.TransformerEncoderLayer(
+            width, 2, 4 * width, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.out = nn.Linear(width, letters)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T) codes to (N, T, letters)."""
+        z = self.embed(x) + self.place(torch.arange(x.shape[1]))
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        y: Tensor = self.out(self.block(z, src_mask=mask, is_causal=True))
+        return y
+
+
+class Bag(nn.Module):
+    """Embeddings N(0, 1) of a large vocabulary, averaged, and a linear layer."""
+
+    def __init__(self, letters: int = 300, width: int = 16) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(letters, width), nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T) codes to (N, 4)."""
+        y: Tensor = self.out(self.embed(x).mean(1))
+        return y
+
+
+def sums(n: int = 500, length: int = 12) -> tuple[Tensor, Tensor]:
+    """Sequences in which a symbol is the sum of the two before it, modulo twelve, or noise."""
+    g = torch.Generator().manual_seed(21)
+    x = torch.randint(12, (n, length + 1), generator=g)
+    for t in range(2, length + 1):
+        said = torch.rand(n, generator=g) < 0.9
+        x[:, t] = torch.where(said, (x[:, t - 1] + x[:, t - 2]) % 12, x[:, t])
+    return x[:, :-1], x[:, 1:]
+
+
+def topics(n: int = 600, length: int = 20) -> tuple[Tensor, Tensor]:
+    """Bags of words of four topics."""
+    g = torch.Generator().manual_seed(22)
+    y = torch.randint(4, (n,), generator=g)
+    ours = torch.randint(75, (n, length), generator=g) + 75 * y[:, None]
+    noise = torch.randint(300, (n, length), generator=g)
+    return torch.where(torch.rand(n, length, generator=g) < 0.3, ours, noise), y
+
+
+def unscaled() -> tuple[Tensor, Tensor]:
+    """A teacher's data whose features have sizes from 0.1 to 300."""
+    x, y = teacher(400, 10, 1, relu=True, seed=11)
+    return x * torch.logspace(-1, 2.5, 10), y
+
+
+def next_symbol(z: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy over all places."""
+    return F.cross_entropy(z.flatten(0, -2), y.flatten())
+
+
+def big(case: int) -> tuple[Tensor, Tensor]:
+    """Teachers' data of several sizes: 1, 2, 3 and 4 times a unit's; 5: signs."""
+    inputs, outputs = (16, 2) if case == 2 else (24, 1)
+    x, y = teacher(256, inputs, outputs, relu=case % 2 == 1, seed=30 + case)
+    return x, torch.sign(y) if case == 5 else min(case, 4) * y
+
+
+def huber(z: Tensor, y: Tensor) -> Tensor:
+    """Huber's loss with δ = 1."""
+    return F.huber_loss(z, y)
+
+
 def one_hot_mse(z: Tensor, y: Tensor) -> Tensor:
     """MSE to targets of zeros and ones."""
     return F.mse_loss(z, F.one_hot(y, 6).to(z.dtype))
@@ -173,7 +251,46 @@ def _tasks() -> dict[str, Task]:
         ),
         "deep ReLU MLP": Task(lambda: mlp(20, 40, 40, 40, 40, 40, 6), CE, blobs, 40, THREE),
         "two classes": Task(lambda: mlp(20, 32, 1), BCE, two_blobs, 32, THREE),
+        "words transformer": Task(Words, next_symbol, sums, 32, ALL),
+        "bag of embeddings": Task(Bag, CE, topics, 40, ALL),
+        "unscaled features": Task(lambda: mlp(10, 64, 1), huber, unscaled, 32, ALL),
+        "deep linear net": Task(
+            lambda: nn.Sequential(*(nn.Linear(12, 12, bias=False) for _ in range(5))), MSE,
+            lambda: teacher(300, 12, 12, seed=12), None, ALL,
+        ),
+        "wide net, N(0, 1), MSE": Task(
+            lambda: Scaled(24, 2048, 1), MSE, lambda: teacher(256, 24, 1, relu=True, seed=13), 32,
+            ALL,
+        ),
+        "wide net, N(0, 1), Huber": Task(
+            lambda: Scaled(24, 1024, 2), huber, lambda: teacher(256, 24, 2, seed=14), None, ALL
+        ),
+        "wide net, torch's initialisation, MSE": Task(
+            lambda: mlp(24, 2048, 1), MSE, lambda: teacher(256, 24, 1, relu=True, seed=15), 32, TWO
+        ),
+        "wide net, torch's initialisation, Huber": Task(
+            lambda: mlp(16, 1024, 3), huber, lambda: teacher(256, 16, 3, seed=16), None, TWO
+        ),
     }  # fmt: skip
 
 
-TASKS = _tasks()
+def _catapults() -> dict[str, Task]:
+    """Wide nets with losses that grow like the error: many train best past the first rise."""
+    made: dict[str, tuple[Callable[[], nn.Module], Loss, Data, int | None]] = {
+        "512, Huber, full batch": (lambda: Scaled(24, 512, 1), huber, lambda: big(1), None),
+        "4096, Huber": (lambda: Scaled(24, 4096, 1), huber, lambda: big(1), 32),
+        "1024, Huber, two outputs": (lambda: Scaled(16, 1024, 2), huber, lambda: big(2), 64),
+        "2048, torch's, Huber": (lambda: mlp(24, 2048, 1), huber, lambda: big(3), None),
+        "three layers, Huber": (lambda: Scaled(24, 256, 256, 1), huber, lambda: big(4), None),
+        "512, half-MSE, signs": (lambda: Scaled(24, 512, 1), half_mse, lambda: big(5), 32),
+        "1024, smooth L1, δ = 0.1": (
+            lambda: Scaled(24, 1024, 1), partial(F.smooth_l1_loss, beta=0.1), lambda: big(6), 32
+        ),
+    }  # fmt: skip
+    return {
+        f"wide net, {name}": Task(make, loss, data, size, TWO)
+        for name, (make, loss, data, size) in made.items()
+    }
+
+
+TASKS = _tasks() | _catapults()

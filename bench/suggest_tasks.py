@@ -20,6 +20,10 @@ from torch.nn import functional as F
 IMAGES = Path(__file__).parents[1] / "../shared/data"
 
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+Data = Callable[[], tuple[Tensor, Tensor]]
+
+
 @dataclass(frozen=True)
 class Task:
     """One thing to train.
@@ -33,8 +37,8 @@ class Task:
     """
 
     make: Callable[[], nn.Module]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    data: Callable[[], tuple[Tensor, Tensor]]
+    loss: Loss
+    data: Data
     batch_size: int | None
     optimizers: tuple[str, ...]
 
@@ -186,39 +190,83 @@ def half_mse(z: Tensor, y: Tensor) -> Tensor:
     return 0.5 * F.mse_loss(z, y)
 
 
+def unscaled_diabetes() -> tuple[Tensor, Tensor]:
+    """The patients' measurements in units as far apart as 1 and 1000."""
+    x, y = diabetes()
+    return x * torch.logspace(0, 3, 10), y
+
+
+def pairs_of_words() -> tuple[Tensor, Tensor]:
+    """A word of Python's help pages and one of the three after it: which, among 400."""
+    from pydoc_data import topics
+
+    words = " ".join(topics.topics[k] for k in sorted(topics.topics))[:60_000].lower().split()
+    common = sorted(set(words), key=lambda w: (-words.count(w), w))[:400]
+    codes = {w: k for k, w in enumerate(common)}
+    known = torch.tensor([codes[w] for w in words if w in codes])
+    return torch.stack([known[:-3], known[1:-2], known[2:-1]], 1), known[3:]
+
+
+class NextWord(nn.Module):
+    """Embeddings N(0, 1) of three words, one hidden layer, the next word."""
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(400, width)
+        self.rest = mlp(3 * width, 64, 400)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3) codes to (N, 400)."""
+        y: Tensor = self.rest(self.embed(x).flatten(1))
+        return y
+
+
+def deep_linear(depth: int, *sizes: int) -> nn.Module:
+    """Linear layers with nothing between them, no biases."""
+    inner = [nn.Linear(sizes[1], sizes[1], bias=False) for _ in range(depth - 2)]
+    ends = nn.Linear(sizes[0], sizes[1], bias=False), nn.Linear(sizes[1], sizes[2], bias=False)
+    return nn.Sequential(ends[0], *inner, ends[1])
+
+
+FOUR = ("sgd", "momentum", "adam", "adamw")
 CE, BCE, MSE = F.cross_entropy, F.binary_cross_entropy_with_logits, F.mse_loss
 
 TASKS: dict[str, Task] = {
-    "digits MLP, cross-entropy": Task(
-        lambda: mlp(64, 64, 10), CE, digits, 64, ("sgd", "momentum", "adam", "adamw")
-    ),
+    "digits MLP, cross-entropy": Task(lambda: mlp(64, 64, 10), CE, digits, 64, FOUR),
     "digits tanh MLP, MSE": Task(
-        lambda: mlp(64, 100, 10, act=nn.Tanh), MSE, digits_one_hot, 64, ("sgd", "adam")
+        lambda: mlp(64, 100, 10, act=nn.Tanh), MSE, digits_one_hot, 64, FOUR
     ),
-    "diabetes MLP, MSE": Task(lambda: mlp(10, 64, 64, 1), MSE, diabetes, 32, ("momentum", "adam")),
-    "breast cancer MLP, BCE": Task(
-        lambda: mlp(30, 32, 1), BCE, breast_cancer, 32, ("sgd", "adamw")
-    ),
-    "wine MLP, cross-entropy, full batch": Task(
-        lambda: mlp(13, 32, 3), CE, wine, None, ("sgd", "momentum")
-    ),
+    "diabetes MLP, MSE": Task(lambda: mlp(10, 64, 64, 1), MSE, diabetes, 32, FOUR),
+    "breast cancer MLP, BCE": Task(lambda: mlp(30, 32, 1), BCE, breast_cancer, 32, FOUR),
+    "wine MLP, cross-entropy, full batch": Task(lambda: mlp(13, 32, 3), CE, wine, None, FOUR),
     "text transformer, cross-entropy": Task(
-        lambda: Transformer(vocabulary()), next_character, text, 32, ("adam", "adamw")
+        lambda: Transformer(vocabulary()), next_character, text, 32, FOUR
     ),
     "text GRU, cross-entropy": Task(
-        lambda: Recurrent(vocabulary()), next_character, text, 32, ("momentum", "adam")
+        lambda: Recurrent(vocabulary()), next_character, text, 32, FOUR
     ),
-}
+    "words, embeddings N(0, 1), cross-entropy": Task(NextWord, CE, pairs_of_words, 32, FOUR),
+    "diabetes in its own units, Huber": Task(
+        lambda: mlp(10, 32, 1), F.huber_loss, unscaled_diabetes, 32, FOUR
+    ),
+    "digits deep linear net, MSE, full batch": Task(
+        lambda: deep_linear(4, 64, 32, 10), MSE, digits_one_hot, None, FOUR
+    ),
+    "digits wide net, N(0, 1), Huber": Task(
+        lambda: WideNet(64, 1024), F.huber_loss, lambda: (digits()[0], digits()[1][:, None] / 9.0),
+        64, FOUR,
+    ),
+}  # fmt: skip
 if IMAGES.exists():
     TASKS |= {
         "Fashion-MNIST CNN with BatchNorm, cross-entropy": Task(
-            lambda: Convolutions(1), CE, lambda: images("fmnist01"), 32, ("sgd", "adamw")
+            lambda: Convolutions(1), CE, lambda: images("fmnist01"), 32, FOUR
         ),
         "CIFAR CNN with BatchNorm, cross-entropy": Task(
-            lambda: Convolutions(3), CE, lambda: images("cifar01"), 32, ("momentum", "adam")
+            lambda: Convolutions(3), CE, lambda: images("cifar01"), 32, FOUR
         ),
         "MNIST wide ReLU net, half-MSE, full batch": Task(
             lambda: WideNet(784, 512), half_mse, lambda: images("mnist01", regression=True), None,
-            ("sgd", "momentum"),
+            FOUR,
         ),
     }  # fmt: skip

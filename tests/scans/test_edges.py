@@ -110,9 +110,20 @@ def _trains(width: int, seed: int, rate: float, horizon: int) -> bool:
     return math.isfinite(last) and last < first
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_lr_max_agrees_with_a_dense_grid(seed: int) -> None:
-    horizon = 80
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_lr_max_is_between_a_rate_that_trains_and_one_that_does_not(seed: int) -> None:
+    # Above 1.3 some rates of the last two nets train and some between them do not.
+    result = scan(
+        _net(24, seed), "half_mse", _regression(), horizon=80, seeds=1, edge_rtol=0.03,
+        curvature="none",
+    )  # fmt: skip
+    assert result.lr_max.high <= 1.03 * result.lr_max.low
+    assert _trains(24, seed, result.lr_max.low, 80)
+    assert not _trains(24, seed, result.lr_max.high, 80)
+
+
+def test_lr_max_agrees_with_a_dense_grid() -> None:
+    horizon, seed = 80, 0
     result = scan(
         _net(24, seed), "half_mse", _regression(), horizon=horizon, seeds=1, edge_rtol=0.03,
         curvature="none",
@@ -215,7 +226,9 @@ def test_result_type() -> None:
 
 
 def test_no_catapult_is_claimed_to_exist_only_where_none_was_cut_short() -> None:
-    result = scan(_net(24, 0), "half_mse", _regression(), horizon=20, batch_size=8, seeds=2)
+    result = scan(
+        _net(24, 0), "half_mse", _regression(), horizon=20, batch_size=8, seeds=2, budget=60
+    )
     rose = result.run_table["peak_ratio"] > 1 + result.settings["delta"]
     cut = int((rose & (result.run_table["status"] == "dropped")).sum())
     assert cut  # of a short search some are

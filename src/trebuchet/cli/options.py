@@ -113,29 +113,36 @@ def _reader(read: Callable[[str], Any]) -> Reader:
     return reader
 
 
-def whole(option: str, least: int = 1, most: int = LARGEST) -> Reader:
-    """A reader of whole numbers.
+def whole(option: str, least: int = 1, most: int = LARGEST, words: Iterable[str] = ()) -> Reader:
+    """A reader of whole numbers, or of a few words.
 
     Args:
         option: Its name, as typed.
         least: The smallest that makes sense.
         most: The largest that does.
+        words: What may stand in place of a number.
 
     Returns:
         The reader.
 
     Example:
-        >>> whole("--seeds")("3")
-        3
+        >>> whole("--seeds")("3"), whole("--budget", words=["fast"])("fast")
+        (3, 'fast')
         >>> whole("--seeds")("²").why
         "--seeds: expected a whole number from 1 to 1000000000, got '²'"
     """
+    known = tuple(words)
 
-    def read(text: str) -> int:
+    def read(text: str) -> int | str:
+        if text in known:
+            return text
         # Digits of ASCII only: Python reads others too, and underscores.
         number = int(text) if _DIGITS.fullmatch(text) else None
         if number is None or not least <= number <= most:
-            msg = f"{option}: expected a whole number from {least} to {most}, got {quoted(text)}"
+            expected = f"a whole number from {least} to {most}" + (
+                f", or {' or '.join(known)}" if known else ""
+            )
+            msg = f"{option}: expected {expected}, got {quoted(text)}"
             raise InputError(msg)
         return number
 

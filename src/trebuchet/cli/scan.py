@@ -20,6 +20,7 @@ from trebuchet.cli.output import check_folder, console, refuse_existing, togethe
 from trebuchet.errors import InputError
 from trebuchet.problem.loss_names import described as losses
 from trebuchet.problem.optimizer_names import described
+from trebuchet.scans.budget import HORIZONS
 
 if TYPE_CHECKING:
     from trebuchet.scans.door import Scan
@@ -107,11 +108,12 @@ def scan(
     ] = None,
     rates: Annotated[str | None, typer.Option(hidden=True)] = None,  # to say what takes them
     budget: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            parser=whole("--budget"),
-            metavar="N",
-            help="Gradients to spend; four horizons unless given.",
+            parser=whole("--budget", words=HORIZONS),
+            metavar="WORD|N",
+            help="What to spend: fast (four horizons; unless given), default (eight), careful "
+            "(sixteen), or a number of gradients.",
             show_default=False,
         ),
     ] = None,
@@ -120,7 +122,7 @@ def scan(
         typer.Option(
             "--edges/--no-edges",
             help="Bisect to 10 % where the loss first rises and where training ends, with trials "
-            "to the horizon, past four horizons unless --budget is given; without it, quickly, "
+            "to the horizon, on top of --budget unless that is a number; without it, quickly, "
             "with what the budget leaves. On for digits, else off.",
             show_default=False,
         ),

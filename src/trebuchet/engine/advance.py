@@ -25,6 +25,7 @@ class Run:
     """One training at one rate: a row of a history, and the kernel that goes on from there.
 
     Attributes:
+        engine: Takes it on.
         rate: η, before the schedule.
         seed: The order of the batches.
         row: Where it is written down.
@@ -32,7 +33,7 @@ class Run:
     """
 
     def __init__(self, engine: "Engine", rate: float, seed: int, kernel: ModuleKernel) -> None:
-        self.rate, self.seed = rate, seed
+        self.engine, self.rate, self.seed = engine, rate, seed
         self.kernel: ModuleKernel | None = kernel
         self._history = engine.history
         self.row = int(engine.history.add(1)[0])
@@ -64,6 +65,11 @@ class Run:
     def last_loss(self) -> float:
         """The loss where it was judged last, on the set that runs are compared on."""
         return float(self.trace()[1][-1])
+
+    @property
+    def loss_first(self) -> float:
+        """The loss at its start."""
+        return self.number("loss_first")
 
     @property
     def peak(self) -> float:
@@ -109,6 +115,7 @@ class Engine:
         plan: What they have in common.
         at_once: At most so many are stacked; 1 is one after the other. Halved when memory runs out.
         on_step: Called with the gradients spent.
+        history: Where the runs are written down; a new one unless given.
     """
 
     def __init__(
@@ -118,11 +125,13 @@ class Engine:
         *,
         at_once: int = 1,
         on_step: Callable[[int], None] | None = None,
+        history: History | None = None,
     ) -> None:
         self.host, self.plan, self.at_once, self.on_step = host, plan, at_once, on_step
         every = [*plan.observables, *plan.only_at_the_end]
         sizes = {o.name: o.size or 1 if o.dim else None for o in every}
-        self.history = History(0, plan.schedule, {**sizes, LAW: None}, plan.delta)
+        new = History(0, plan.schedule, {**sizes, LAW: None}, plan.delta)
+        self.history = new if history is None else history
         self._training: list[Run] = []  # whose state is in the making
         norms = [float(w.double().square().sum()) for w in host.state.start.weights]
         self.weight_norm_first = np.array([sum(norms)])

@@ -11,15 +11,18 @@ from trebuchet._checks import (
     factor,
     flag,
     from_zero,
+    nearest,
     optional,
     rates,
     real,
+    refuse,
     whole,
 )
 from trebuchet.errors import InputError
 from trebuchet.observables.base import Observable
 from trebuchet.observables.registry import observables
 from trebuchet.problem.problem import Problem, check_schedule
+from trebuchet.scans.budget import HORIZONS, Budget
 
 Curvature = Literal["initial", "final", "none"]
 """Where λ is measured: at the initialisation, also at the end of every whole run, or nowhere."""
@@ -32,7 +35,7 @@ class Arguments:
     problem: Problem
     horizon: int
     seeds: tuple[int, ...]
-    budget: int | None
+    budget: int | Budget | None
     rates: Sequence[float] | None
     edge_rtol: float | None
     curvature: Curvature
@@ -45,10 +48,10 @@ class Arguments:
     def __post_init__(self) -> None:
         for name, value in self._checked().items():
             object.__setattr__(self, name, value)  # the way to normalise what is frozen
-        if self.budget is not None and self.budget < 2 * self.horizon:
+        if self.limit < 2 * self.horizon:
             msg = (
                 f"budget: expected at least two horizons, {2 * self.horizon} gradient "
-                f"evaluations, got {self.budget}; shorten the horizon, or give more"
+                f"evaluations, got {self.limit}; shorten the horizon, or give more"
             )
             raise InputError(msg)
         check_schedule(self.problem, self.horizon)
@@ -59,9 +62,7 @@ class Arguments:
             "horizon": whole(
                 "horizon", self.horizon, "at least 10 steps", least=10, most=LONGEST
             ),
-            "budget": optional(
-                whole, "budget", self.budget, "a positive number of gradient evaluations"
-            ),
+            "budget": _budget(self.budget),
             "rates": optional(rates, "rates", self.rates),
             "edge_rtol": optional(
                 real, "edge_rtol", self.edge_rtol, "a number from 1e-4 to 1",
@@ -78,12 +79,27 @@ class Arguments:
     @property
     def limit(self) -> int:
         """Gradient evaluations that successive halving, and what comes with it, may spend."""
-        return 4 * self.horizon if self.budget is None else self.budget
+        if isinstance(self.budget, int):
+            return self.budget
+        return HORIZONS[self.budget or "fast"] * self.horizon
 
     @property
     def limit_with_edges(self) -> float:
-        """The same, bisected edges included: unlimited if they were asked for without a budget."""
-        return math.inf if self.budget is None and self.edge_rtol is not None else self.limit
+        """The same, bisected edges included: unlimited if they were asked for without a number."""
+        numbered = isinstance(self.budget, int)
+        return self.limit if numbered or self.edge_rtol is None else math.inf
+
+
+def _budget(given: object) -> int | str:
+    if given is None:
+        return "fast"
+    words = list(HORIZONS)
+    if isinstance(given, str) and given not in words:
+        expected = "a whole number, of gradient evaluations, or 'fast', 'default' or 'careful'"
+        refuse("budget", expected, given, nearest(given, words) or "give an int")
+    if isinstance(given, str):
+        return given
+    return whole("budget", given, "a positive number of gradient evaluations")
 
 
 def _recorded(given: Sequence[str | Observable]) -> tuple[Observable, ...]:

@@ -143,6 +143,8 @@ def final_eigenvalues(
             continue
         if run.kernel is None or run.kernel.state_ is None:
             continue
+        if run.engine is not engine:  # λ₀ is not known there, nor is it compared
+            continue
         engine.load(run)
         edge = at_start
         if at_start.adaptive:

@@ -32,8 +32,8 @@ def dataset(setup: Setup) -> xr.Dataset:
     for run in runs:
         if run.status is None:
             run.status = Status.DROPPED
-    rates, places = _grid(runs, setup.rates.seeds)
-    seeds = list(setup.rates.seeds)
+    rates, places = _grid(runs, setup.rates.all_seeds)
+    seeds, own = list(setup.rates.all_seeds), len(setup.rates.seeds)
     problem, critical, history = setup.asked.problem, setup.critical, setup.engine.history
     learning_rate = np.repeat(rates[:, None], len(seeds), axis=1)
     finals = history.extra.get("top_eigenvalue_final")
@@ -54,7 +54,9 @@ def dataset(setup: Setup) -> xr.Dataset:
         rates=rates,
         seeds=seeds,
         learning_rate=learning_rate,
-        top_eigenvalue_init=np.full(len(seeds), critical.top_eigenvalue),
+        top_eigenvalue_init=np.where(
+            np.arange(len(seeds)) < own, critical.top_eigenvalue, np.nan
+        ),  # measured at the model's own weights
         attrs={
             **(problem.facts or {}),
             "model": problem.name,
@@ -68,6 +70,7 @@ def dataset(setup: Setup) -> xr.Dataset:
             "dtype": str(params[0].dtype).removeprefix("torch."),
             "device": str(params[0].device),
             "kernel": "ModuleKernel",
+            "fresh_seeds": seeds[own:],
             "deterministic": int(host.deterministic),
             **(
                 facts(host.scaling, host.law if isinstance(host.law, str) else "")

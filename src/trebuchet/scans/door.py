@@ -33,9 +33,10 @@ from trebuchet.scans.bisect import (
     quick_training_edge,
     training_edge,
 )
+from trebuchet.scans.budget import Budget
 from trebuchet.scans.critical import final_eigenvalues
 from trebuchet.scans.dataset import dataset
-from trebuchet.scans.halving import Course, Plan, rescue, successive_halving
+from trebuchet.scans.halving import Course, Plan, finish, rescue, successive_halving
 from trebuchet.scans.result import Scan, Warmup
 from trebuchet.scans.setup import Setup, check_fresh, prepared
 from trebuchet.scans.suggest import Suggestion, suggest
@@ -72,7 +73,7 @@ def scan(
     *,
     horizon: int = 200,
     seeds: int | Sequence[int] = 2,
-    budget: int | None = None,
+    budget: int | Budget | None = None,
     rates: Sequence[float] | None = None,
     edge_rtol: float | None = None,
     curvature: Curvature = "initial",
@@ -106,8 +107,10 @@ def scan(
         horizon: Steps after which the loss is to be lowest: those you will train for, or the first
             few hundred of them.
         seeds: Orders of the batches, how many or which; the full batch has only one.
-        budget: Gradient evaluations in all, curvature included at two a product; by default four
-            horizons, and what `edge_rtol` needs.
+        budget: Gradient evaluations in all, curvature included at two a product; or in words
+            ``"fast"``, four horizons, as without, ``"default"``, eight, or ``"careful"``, sixteen:
+            what is above four goes to more rates near the best, and to other seeds at them. What
+            `edge_rtol` needs comes on top of a word, and is within a number.
         rates: Rates to start the search from, in place of seven around the forward-only critical
             rate. The search gives the best of them neighbours an octave away, and leaves them
             where the best is not inside.
@@ -193,7 +196,7 @@ def _search(setup: Setup) -> _Found:
         _measure_ends(setup)
         check_fresh(setup)
     except KeyboardInterrupt:
-        setup.engine.abandon()
+        setup.rates.abandon()
         if not any(run.steps for run in setup.rates.all_runs()):
             raise
         lr_loss, lr_max = loss_edge(setup.rates), training_edge(setup.rates)
@@ -209,6 +212,7 @@ def _halve(setup: Setup, course: Course) -> Course:
         plan = Plan(first=setup.rates.name(given))
     successive_halving(setup.rates, plan, course)
     setup.rates.budget = setup.asked.limit
+    finish(setup.rates, course)
     rescue(setup.rates, course)
     return course
 
@@ -263,6 +267,15 @@ def _notes(setup: Setup, found: _Found) -> list[str]:
         notes.append(
             "the edges are only as narrow as the budget allowed; edge_rtol=0.1 bisects them to 10 %"
         )
+    fresh = setup.rates.fresh
+    if fresh is not None and fresh.seeds:
+        drawn = "the problem's own function" if setup.asked.problem.reseeds else "its layers' rules"
+        notes.append(
+            f"rates near the suggestion were trained again from {len(fresh.seeds)} other "
+            f"initialisations, drawn by {drawn} (seeds {', '.join(map(str, fresh.seeds))})"
+        )
+    elif fresh is not None and fresh.why_not:
+        notes.append(f"no other initialisation than the model's own was tried: {fresh.why_not}")
     low = _lowest_failure(setup)
     if low < lr_max.low:
         notes.append(f"training is no simple edge here: it already fails at {low:.3g}")

@@ -2,32 +2,37 @@
 
 Jamieson & Talwalkar (arXiv 1502.07943), over learning rates, with what a catapult needs. Rates are
 counted in half octaves, rate = scale · 2^(i/2), from a scale that one gradient and a dozen forward
-passes give (``phases.forward_rate``); whole ones, unless the user names the rates. A set of rates
-goes from rung to rung; a rung is a number of steps. The numbers below were found by replaying
-recorded loss curves of 71 development problems, none of them in ``bench/suggest.py``'s reported
-list; the result is flat around them.
+passes give (``phases.forward_rate``); whole octaves apart at first, unless the user names them. A
+set of rates goes from rung to rung; a rung is a number of steps. The numbers below were found by
+replaying the recorded loss curves of development problems (``bench/suggest_replay.py``), none of
+them in the lists that ``bench/suggest.py`` reports on; the result is flat around them.
 
 **The rule by which a run is dropped.** At the end of a rung rates are ranked by the *softened*
 loss y = log(L/L₀ + 0.02), averaged over the last 30 % of the steps: below 2 % of the start, noise
 decides. The next rung is for at most so many of the best, and only for those within a tolerance of
 the best.
 
-**What protects a catapult from it.** A run in a catapult looks like a bad one until it lands: its
-loss is above everyone else's because it rose first. So a run that rose above its start is *in
-flight* if it has passed its peak and, falling on as it has fallen since, will be back below the
-start before the horizon. The lowest rate in flight enters the rungs up to 30 % of the horizon
-beyond the number allowed; a catapult of the initialisation has landed by then.
+**What protects a catapult from it.** A run in a catapult looks like a bad one until it lands, and
+for some time after: its loss rose first. It is *in flight* from its rise on, if it has landed, or
+will before the horizon when it falls on as it has fallen since its peak. The two that land first
+enter the rungs beyond the number allowed. The first to land is often not the lowest: where the loss
+grows like the error and not like its square, weights shrink by as much a step as the rate is large.
+A run that came back to just below its start and stays there has collapsed, and is not waited for.
 
 **Where the search looks next.** After every rung but the last, the best rate must have a neighbour
-an octave away on both sides that has come as far; missing ones are started. So a search whose best
-rate is the largest or the smallest tried extends itself. And if at the horizon nobody is below the
-start, the next best of those left behind are taken there, as far as the budget goes.
+on both sides that has come as far, an octave away and at last half an octave; missing ones are
+started. So a search whose best rate is the largest or the smallest tried extends itself. What is
+left of the budget goes to rates next to the choice, whole runs first, and then to other seeds
+there. And if at the horizon nobody is below the start, the next best of those left behind are taken
+there, as far as the budget goes.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from trebuchet.scans.choice import shortfalls
 
 
 class BudgetSpentError(Exception):
@@ -66,20 +71,20 @@ class Plan:
         opening: The first rung's end, as a fraction of the horizon.
         rungs: The others.
         smoothing: The last fraction of the steps that a score averages over.
-        protected: Runs in flight are protected in rungs that end at or before this fraction.
+        flights: So many runs in flight are protected, in all rungs but the last.
         at_most: Neighbours started in one rung, at most.
     """
 
-    first: tuple[float, ...] = (-16, -13, -10, -7, -4, -1, 2)
+    first: tuple[float, ...] = tuple(range(-14, 7, 2))
     opening: float = 0.05
     rungs: tuple[Rung, ...] = (
         Rung(0.125, 4, 1.0, 2),
         Rung(0.30, 3, 0.5, 2),
-        Rung(0.65, 3, 0.2, 2),
-        Rung(1.0, 2, 0.1, 0),
+        Rung(0.65, 4, 0.4, 1),
+        Rung(1.0, 1, 0.0, 0),
     )
     smoothing: float = 0.3
-    protected: float = 0.3
+    flights: int = 2
     at_most: int = 16
 
 
@@ -91,11 +96,20 @@ class Arms(Protocol):
     def advance(self, places: Sequence[float], steps: int) -> None:
         """Train rates up to `steps`; BudgetSpentError at the first that is not affordable."""
 
-    def score(self, i: float) -> float:
-        """Softened log loss of rate `i`, infinite if it diverged."""
+    def again(self, i: float, steps: int) -> None:
+        """Train rate `i` once more, from the next seed, up to `steps`."""
 
-    def in_flight(self, i: float) -> bool:
-        """Whether rate `i` is above its start, and on its way back below it in time."""
+    def repeats(self, i: float) -> tuple[int, int]:
+        """How often rate `i` was trained again, and how often it still can be."""
+
+    def score(self, i: float) -> float:
+        """Softened log loss of rate `i`, a mean over its seeds, infinite if one diverged."""
+
+    def score_at(self, i: float, steps: int) -> float:
+        """The score that rate `i` had at `steps`."""
+
+    def landing(self, i: float) -> float:
+        """The step at which rate `i`, above its start now, comes back below it; or infinite."""
 
     def below_start(self, i: float) -> bool:
         """Whether rate `i` is below its start now."""
@@ -152,14 +166,16 @@ def _stages(arms: Arms, plan: Plan, course: Course) -> None:
     for rung in plan.rungs:
         active = _alive(arms, course, active, steps)
         before = list(active)
-        active = promoted(arms, active, rung, protect=rung.fraction <= plan.protected)
+        active = promoted(arms, active, rung, protect=plan.flights if rung.fraction < 1 else 0)
         for i in before:
             if i not in active:
                 course.log.append(f"{i:+g}: dropped at step {steps}")
         steps = max(steps, round(rung.fraction * arms.horizon))
-        _go(arms, course, _affordable(arms, course, active, steps), steps)
+        active = _affordable(arms, course, active, steps)
+        _go(arms, course, active, steps)
         if rung.reach:
             _surround(arms, course, active, rung, steps, plan.at_most)
+    _fill(arms, course)
     best = min(course.steps, key=arms.score)
     course.extended = (best > max(plan.first)) - (best < min(plan.first))
 
@@ -188,14 +204,30 @@ def rescue(arms: Arms, course: Course) -> None:
         _go(arms, course, [best], arms.horizon)
 
 
-def promoted(arms: Arms, active: Sequence[float], rung: Rung, *, protect: bool) -> list[float]:
+def finish(arms: Arms, course: Course) -> None:
+    """Take the rate that is chosen to the horizon, where it was left close to it.
+
+    Args:
+        arms: The rates, after successive halving.
+        course: The course of it; what is done here is added.
+    """
+    found = shortfalls(arms, course.steps)
+    if found is None:
+        return
+    middle = found.choice()
+    chosen = min(found.far, key=lambda i: (round(abs(i - middle), 6), i))
+    if 0 < arms.horizon - course.steps[chosen] <= arms.left():
+        _go(arms, course, [chosen], arms.horizon)
+
+
+def promoted(arms: Arms, active: Sequence[float], rung: Rung, *, protect: int) -> list[float]:
     """Choose who is promoted to a rung: the rule in this module's docstring.
 
     Args:
         arms: The rates.
         active: Those that finished the rung before.
         rung: The rung.
-        protect: Whether runs in flight are protected.
+        protect: So many runs in flight are protected.
 
     Returns:
         Those promoted, best first.
@@ -205,10 +237,8 @@ def promoted(arms: Arms, active: Sequence[float], rung: Rung, *, protect: bool) 
     if not order:
         return []
     kept = [i for i in order[: rung.keep] if cost[i] <= cost[order[0]] + rung.tolerance]
-    if protect:
-        flying = [i for i in sorted(active) if i not in kept and arms.in_flight(i)]
-        kept += flying[:1]
-    return kept
+    flying = [i for i in active if i not in kept and arms.landing(i) <= arms.horizon]
+    return kept + sorted(flying, key=lambda i: (arms.landing(i), i))[:protect]
 
 
 def _alive(arms: Arms, course: Course, active: list[float], steps: int) -> list[float]:
@@ -240,6 +270,37 @@ def _surround(
             return
         active += going
         _go(arms, course, going, steps)
+
+
+def _fill(arms: Arms, course: Course) -> None:
+    """Take rates next to the choice as far as the furthest, and then again from other seeds.
+
+    While the budget lasts; after every run the choice is another.
+    """
+    while True:
+        found = shortfalls(arms, course.steps)
+        if found is None:
+            return
+        furthest, middle = course.steps[found.best], found.choice()
+        around = {_tried(course, found.best + step) for step in (-2, -1, 0, 1, 2)}
+        wanted = [
+            i for i in sorted(around, key=lambda i: (round(abs(i - middle), 6), i))
+            if abs(i - middle) < 2 and (i not in course.steps or math.isfinite(arms.score(i)))
+        ]  # fmt: skip
+        going = [i for i in wanted if 0 < furthest - course.steps.get(i, 0) <= arms.left()]
+        if going:
+            _go(arms, course, going[:1], furthest)
+            continue
+        repeated = [i for i in wanted if course.steps.get(i) == furthest and arms.repeats(i)[1]]
+        if not repeated or furthest > arms.left():
+            return
+        arms.again(min(repeated, key=lambda i: arms.repeats(i)[0]), furthest)
+
+
+def _tried(course: Course, place: float) -> float:
+    """The place itself, or one that was tried within `NEAR` of it."""
+    near = min(course.steps, key=lambda i: abs(i - place))
+    return near if abs(near - place) < NEAR else place
 
 
 def _affordable(arms: Arms, course: Course, active: list[float], steps: int) -> list[float]:

@@ -11,11 +11,15 @@ from trebuchet.engine.advance import Engine, Run
 from trebuchet.phases.tail import consecutive, rounding_of, tail_of
 from trebuchet.phases.verdict import Evidence, phases, trained
 from trebuchet.results.levels import risen
+from trebuchet.scans.fresh import Fresh
 from trebuchet.scans.halving import SOFT, BudgetSpentError
 
+STUCK = 0.9
+"""A loss that stays this close to its start, long after it landed, is not worth waiting for."""
 
-def lands(at: NDArray[np.int64], losses: NDArray[np.float64], start: float, horizon: int) -> bool:
-    """Whether a loss above its start comes back below it before the horizon, if it falls on.
+
+def landing(at: NDArray[np.int64], losses: NDArray[np.float64], start: float) -> float:
+    """The step at which a loss that rose came back below its start, or will if it falls on.
 
     It falls on as it has fallen on average since its peak, by a constant factor a step.
 
@@ -23,24 +27,28 @@ def lands(at: NDArray[np.int64], losses: NDArray[np.float64], start: float, hori
         at: Steps looked at.
         losses: The losses there.
         start: The loss to come back below.
-        horizon: The last step.
 
     Returns:
-        False also for a loss that is below its start, or at its peak.
+        The step, the first after the last one above; infinite for a loss at its peak, and for one
+        that stays just below its start: what a net that has collapsed does.
 
     Example:
         From its peak of 100 at step 10 to 10 at step 20: below 1 from step 30 on.
 
         >>> at, losses = np.array([0, 10, 20]), np.array([1.0, 100.0, 10.0])
-        >>> lands(at, losses, 1.0, 29), lands(at, losses, 1.0, 30)
-        (False, True)
+        >>> landing(at, losses, 1.0)
+        30.0
     """
     top = int(np.argmax(losses))
     last, peak = float(losses[-1]), float(losses[top])
-    if not (start < last < peak) or start <= 0:
-        return False
-    pace = np.log(peak / last) / (at[-1] - at[top])
-    return bool(at[-1] + np.log(last / start) / pace <= horizon + 1e-9)
+    if last <= start:
+        above = np.flatnonzero(losses > start)
+        landed = float(at[above[-1] + 1]) if above.size else 0.0
+        return math.inf if last > STUCK * start and landed < at[-1] / 2 else landed
+    if last >= peak or start <= 0:
+        return math.inf
+    pace = math.log(peak / last) / float(at[-1] - at[top])
+    return round(float(at[-1]) + math.log(last / start) / pace, 9)
 
 
 class Rates:
@@ -57,6 +65,7 @@ class Rates:
         flight: A loss above (1 + this) of its start may be in a catapult, which is protected; the
             engine's δ unless given.
         budget: Gradient evaluations that may be spent; None is no limit.
+        fresh: Other initialisations, for runs that are made again; none unless given.
     """
 
     def __init__(
@@ -68,11 +77,12 @@ class Rates:
         smoothing: float,
         flight: float | None = None,
         budget: int | None = None,
+        fresh: Fresh | None = None,
     ) -> None:
         self.engine, self.scale, self.seeds = engine, scale, tuple(seeds)
         self.delta, self.smoothing, self.budget = engine.plan.delta, smoothing, budget
         self.flight = self.delta if flight is None else flight
-        self.horizon = engine.horizon
+        self.horizon, self.fresh = engine.horizon, fresh
         self.named: dict[float, float] = {}  # place: η to the last digit, where the user named it
         self.runs: dict[tuple[float, int], Run] = {}  # (place, seed)
         self.extra: list[Run] = []  # off the grid: the edges' bisections
@@ -128,6 +138,44 @@ class Rates:
                 key: run for key, run in zip(keys, runs, strict=True) if run.steps or run.stopped()
             }
 
+    def again(self, i: float, steps: int) -> None:
+        """Train at place `i` once more: from other weights, or in another order of the batches.
+
+        Args:
+            i: The place.
+            steps: Updates since the initialisation.
+        """
+        done, _ = self.repeats(i)
+        other = None if self.fresh is None else self.fresh.engine(done)
+        if other is not None:
+            seed, engine = other
+        elif self._orders(i):
+            seed, engine = self._orders(i)[0], self.engine
+        else:
+            return
+        run = self.runs[i, seed] = engine.start(self.rate(i), seed)
+        self.take([run], min(steps, self.horizon))
+
+    def repeats(self, i: float) -> tuple[int, int]:
+        """How often place `i` was trained again, and how often it still can be."""
+        done = sum(place == i for place, _ in self.runs) - 1
+        fresh = 0 if self.fresh is None else len(self.fresh.engines) + self.fresh.left()
+        return done, max(0, fresh - done) or len(self._orders(i))
+
+    def _orders(self, i: float) -> list[int]:
+        """Orders of the batches that place `i` was not trained in."""
+        return [seed for seed in self.seeds if (i, seed) not in self.runs]
+
+    def abandon(self) -> None:
+        """Give up the runs that were being trained: they were interrupted."""
+        for engine in (self.engine, *(self.fresh or ())):
+            engine.abandon()
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """Of the orders, and of other initialisations."""
+        return (*self.seeds, *(() if self.fresh is None else self.fresh.seeds))
+
     def trial(self, rate: float, seed: int) -> Run:
         """Return a run at any rate: the one that there is, or a new one.
 
@@ -169,19 +217,23 @@ class Rates:
             if left < 0:
                 break
             affordable.append(run)
-        self.engine.advance(affordable, steps)
+        for engine in dict.fromkeys(run.engine for run in affordable):
+            engine.advance([run for run in affordable if run.engine is engine], steps)
         if left < 0:
             raise BudgetSpentError
 
     def score(self, i: float) -> float:
-        """Softened log loss of the run at place `i`; infinite if it diverged or was not started."""
+        """Softened log loss at place `i`; infinite if a run diverged, or none was started."""
         run = self.run(i)
-        return np.inf if run is None or run.dead else self.smoothed(run)
+        return np.inf if run is None else self.score_at(i, run.steps)
 
     def score_at(self, i: float, steps: int) -> float:
-        """The score that the run at place `i` had at `steps`."""
-        run = self.run(i)
-        return np.inf if run is None or run.dead else self.smoothed(run, steps)
+        """The score of place `i` at `steps`: the mean over the seeds that came so far."""
+        runs = [run for (place, _), run in self.runs.items() if place == i]
+        if not runs or any(run.dead for run in runs):
+            return np.inf
+        far = [run for run in runs if run.steps >= steps or run.stopped()] or runs
+        return float(np.mean([self.smoothed(run, steps) for run in far]))
 
     def smoothed(self, run: Run, steps: int | None = None) -> float:
         """Mean softened log loss over the last part of a run's steps, or of its first `steps`."""
@@ -190,17 +242,17 @@ class Rates:
             at, losses = at[at <= steps], losses[at <= steps]
         late = at > (1 - self.smoothing) * (run.steps if steps is None else min(steps, run.steps))
         late[-1] = True
-        value = float(self.softened(losses[late]).mean())
+        value = float(self.softened(losses[late], run.loss_first).mean())
         whole = steps is None or steps >= run.steps
         last = run.loss_horizon
         if whole and self.engine.host.objective.has_batch_norm and np.isfinite(last):
-            value = 0.5 * (value + float(self.softened(np.array([last]))[0]))
+            value = 0.5 * (value + float(self.softened(np.array([last]), run.loss_first)[0]))
         return value
 
-    def softened(self, losses: np.ndarray) -> np.ndarray:
+    def softened(self, losses: np.ndarray, first: float) -> np.ndarray:
         """log(L/L₀ + 0.02); losses that can be negative are counted from the lowest seen."""
         floor = self.floor()
-        return np.log(np.maximum(losses - floor, 0) / (self.loss_first - floor) + SOFT)
+        return np.log(np.maximum(losses - floor, 0) / (first - floor) + SOFT)
 
     def floor(self) -> float:
         """Zero; if losses are negative the lowest one seen, and in any case one below the start."""
@@ -211,30 +263,26 @@ class Rates:
             return 0.0
         return min(lowest, first - 0.01 * (abs(first) or 1.0))
 
-    def in_flight(self, i: float) -> bool:
-        """Whether the run at `i` is above its start, and falling fast enough to land in time."""
+    def landing(self, i: float) -> float:
+        """When the run at `i`, above its start, will be back below it; infinite if in no time."""
         run = self.run(i)
-        if run is None or not (run.dead or risen(run.peak, self.loss_first, self.flight)):
-            return False
-        return self.lands(run)
+        if run is None or run.dead or not risen(run.peak, run.loss_first, self.flight):
+            return math.inf
+        return landing(*run.trace(), run.loss_first)
 
     def below_start(self, i: float) -> bool:
         """Whether the run at `i` is below its start now."""
         run = self.run(i)
-        return run is not None and not run.dead and run.last_loss < self.loss_first
-
-    def lands(self, run: Run) -> bool:
-        """Whether a run, falling on as it does, comes back below its start before the horizon."""
-        return not run.dead and lands(*run.trace(), self.loss_first, self.horizon)
+        return run is not None and not run.dead and run.last_loss < run.loss_first
 
     @property
     def loss_first(self) -> float:
-        """L₀ on the set that runs are compared on."""
+        """L₀ of the model's own weights, on the set that runs are compared on."""
         return self.engine.host.loss_first
 
     def rose(self, run: Run) -> bool:
         """Whether the loss was ever above (1 + δ) L₀."""
-        return bool(run.dead or risen(run.peak, self.loss_first, self.delta))
+        return bool(run.dead or risen(run.peak, run.loss_first, self.delta))
 
     def trained(self, run: Run) -> bool:
         """Whether the run reached the horizon below its start."""
@@ -244,9 +292,9 @@ class Rates:
         """What the verdict on a run rests on."""
         start = run.number("loss_closing_first")
         return Evidence(
-            self.loss_first, run.peak, run.number("loss_final"), run.number("last_above"),
+            run.loss_first, run.peak, run.number("loss_final"), run.number("last_above"),
             run.steps, str(run.status), run.number("output_spread"), run.number("loss_min"),
-            self.loss_first if np.isnan(start) else start, period=self._period(run),
+            run.loss_first if np.isnan(start) else start, period=self._period(run),
         )  # fmt: skip
 
     def _period(self, run: Run) -> float:
@@ -256,7 +304,7 @@ class Rates:
             return float("nan")
         dtype = str(host.objective.params[0].dtype).removeprefix("torch.")
         losses = consecutive(*run.trace(), run.steps)
-        return tail_of(losses, self.loss_first, rounding_of(dtype)).period
+        return tail_of(losses, run.loss_first, rounding_of(dtype)).period
 
     def phase(self, run: Run) -> Phase:
         """The verdict; a run that was dropped before the horizon is unsettled."""

@@ -28,6 +28,7 @@ from trebuchet.problem.stream import Stream
 from trebuchet.results.levels import DELTA
 from trebuchet.scans.arguments import Arguments
 from trebuchet.scans.critical import critical_rate
+from trebuchet.scans.fresh import Fresh
 from trebuchet.scans.halving import Plan as Halving
 from trebuchet.scans.rates import Rates
 from trebuchet.scans.result import Critical
@@ -130,7 +131,8 @@ def prepare(model: nn.Module, asked: Arguments, stack: ExitStack) -> Setup:
     if host.free_looks and asked.edge_rtol is None:
         budget = round((1 - FOR_EDGES) * asked.limit)
     rates = Rates(
-        engine, scale, seeds, smoothing=Halving().smoothing, flight=flight, budget=budget
+        engine, scale, seeds, smoothing=Halving().smoothing, flight=flight, budget=budget,
+        fresh=Fresh(trained, engine, seeds),
     )  # fmt: skip
     return Setup(
         asked, objective, stream, trained.factory, engine, rates, forward, critical, first, noise,

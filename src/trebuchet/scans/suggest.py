@@ -1,7 +1,7 @@
 """From the search's runs to one rate, with how much to trust it."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +10,14 @@ from trebuchet._content import ByContent
 from trebuchet._types import Phase, Status
 from trebuchet.engine.advance import Run
 from trebuchet.phases.interval import Interval
+from trebuchet.scans.choice import WORST, Shortfalls, shortfalls
+from trebuchet.scans.halving import SOFT
 from trebuchet.scans.rates import Rates
 
-RISK = 0.1
-"""Share of a worse right neighbour's excess loss that a rate is charged: fresh seeds vary."""
 WORTH = math.log(1.05)
 """Softened losses closer than this, and twice the noise, are equally good: the interval."""
+TOLD = 0.7 * WORST
+"""Rates that fall short by more are outside, whatever the noise."""
 WIDEST = 4.0
 """Half octaves from the suggestion to an end of its interval, at most."""
 UNMEASURED, ALONE = 1.0, 2.0
@@ -57,61 +59,6 @@ class Suggestion(ByContent):
         return self.rate
 
 
-def choose(
-    places: Mapping[float, int],
-    scores: Mapping[float, float],
-    score_at: Callable[[float, int], float] | None = None,
-) -> tuple[float, float]:
-    """Choose a place on the grid of half octaves.
-
-    The best of the rates that came furthest, a rate paying for a worse neighbour on its right;
-    then the minimum of a parabola through the places within an octave, all at the step that each
-    of them reached, at most a half octave away from the best.
-
-    Args:
-        places: Place → steps it was trained.
-        scores: Place → softened log loss, infinite if it diverged.
-        score_at: The score of a place at a step; the last one's unless given.
-
-    Returns:
-        The place (not an integer), and the parabola's curvature (NaN: none).
-
-    Example:
-        >>> place, curvature = choose({0: 200, 2: 200, 4: 200}, {0: 1.0, 2: 0.2, 4: 0.6})
-        >>> round(place, 2), round(curvature, 2)
-        (2.33, 0.15)
-    """
-    furthest = max(places.values())
-    finite = [i for i in places if math.isfinite(scores[i])]
-    if not finite:
-        return float(min(places)), math.nan
-    far = [i for i in finite if places[i] >= 0.6 * furthest] or finite
-
-    def cost(i: float) -> float:
-        right = [j for j in places if j > i]
-        if not right:
-            return scores[i]
-        j = min(right)
-        if math.isfinite(scores[j]) and places[j] < 0.15 * furthest:
-            return scores[i]  # too short a run to be held against its neighbour
-        excess = max(0.0, min(scores[j], 1.0) - scores[i])
-        return scores[i] + RISK * excess / (j - i) ** 2
-
-    best = min(far, key=cost)
-    near = [i for i in finite if abs(i - best) <= 2 and places[i] >= 0.5 * furthest]
-    if len(near) < 3:
-        return float(best), math.nan
-    common = min(places[i] for i in near)
-    at = {i: scores[i] if score_at is None else score_at(i, common) for i in near}
-    x = np.array(near, float) - best
-    y = np.minimum([at[i] for i in near], at[best] + 1.0)
-    a, b, _ = np.polyfit(x, y, 2, w=[places[i] / furthest for i in near])
-    if a < 1e-6:
-        return float(best), math.nan
-    shift = float(np.clip(-b / (2 * a), -1.0, 1.0))
-    return best + shift, float(a)
-
-
 def suggest(rates: Rates, lr_max: Interval) -> Suggestion:
     """Suggest a rate.
 
@@ -123,25 +70,30 @@ def suggest(rates: Rates, lr_max: Interval) -> Suggestion:
         The suggestion.
     """
     runs = {i: run for (i, seed), run in rates.runs.items() if seed == rates.seed(i)}
-    scores = {i: rates.score(i) for i in runs}
     # A run at an exact minimum stopped because every later step would be the same.
     steps = {
         i: rates.horizon if run.status is Status.GRADIENT_ZERO else run.steps
         for i, run in runs.items()
     }
-    place, curvature = choose(steps, scores, rates.score_at)
-    rate = rates.rate(place)
-    if lr_max.closed:
-        # A fitted minimum is not moved next to a rate that is known to fail.
-        rate = min(rate, max(lr_max.low, lr_max.high / math.sqrt(2)))
-    noise = 0.0 if rates.free_looks else noise_of_seeds(rates, rate)
     furthest = max((steps[i] for i in runs if not runs[i].dead), default=0)
     reached = [i for i in runs if steps[i] == furthest and not runs[i].dead]
-    half = half_width(curvature, noise, noise_of_looks(rates, runs, reached), len(reached))
-    low, high = rates.rate(place - half), rates.rate(place + half)
+    found = shortfalls(rates, steps)
+    place = min(steps) if found is None else found.choice()
+    noise = noise_of_seeds(rates, rates.rate(place))
+    if math.isnan(noise) and rates.free_looks:
+        noise = 0.0
+    unsure = noise_of_looks(rates, runs, reached) if math.isnan(noise) else noise
+    low, high = place - WIDEST, place
+    if found is not None:
+        low, high = found.interval(min(WORTH + 2 * unsure, TOLD), WIDEST)
+    least = ALONE if len(reached) < 2 and noise != 0 else UNMEASURED if math.isnan(noise) else 0.0
+    low, high = rates.rate(min(low, place - least)), rates.rate(max(high, place + least))
+    rate = rates.rate(place)
     if lr_max.closed:
+        # What looks good is not put next to a rate that is known to fail.
+        rate = min(rate, max(lr_max.low, lr_max.high / math.sqrt(2)))
         high = max(rate, min(high, lr_max.value))
-    expected = _between({i: _final(runs[i]) for i in reached}, place)
+    expected = _between(_ends(rates, runs, reached, found), place)
     start = rates.closing_first()[1] if furthest >= rates.horizon else rates.loss_first
     nearest = min(reached or runs, key=lambda i: (abs(i - place), i))
     phase = Phase.CATAPULT if rates.rose(runs[nearest]) else Phase.LAZY
@@ -155,32 +107,6 @@ def suggest(rates: Rates, lr_max: Interval) -> Suggestion:
         ),
         reliable, noise,
     )  # fmt: skip
-
-
-def half_width(curvature: float, noise: float, of_looks: float, reached: int) -> float:
-    """How far the interval reaches from the suggestion, in half octaves.
-
-    To where the fitted parabola is worse by 5 % and twice the noise: that between seeds where it
-    was measured, and else the noise of the looks, which is no more than a part of it.
-
-    Args:
-        curvature: Of the parabola; NaN: none.
-        noise: Between seeds; NaN: not measured.
-        of_looks: Of the looks within a run.
-        reached: How many runs went furthest.
-
-    Returns:
-        The half width.
-
-    Example:
-        >>> half_width(1.0, 0.0, 0.0, 2) < half_width(1.0, math.nan, 0.0, 2)
-        True
-    """
-    known = not math.isnan(noise)
-    least = ALONE if reached < 2 and noise != 0 else UNMEASURED if not known else 0.0
-    worth = WORTH + 2 * (noise if known else of_looks)
-    half = math.sqrt(worth / curvature) if math.isfinite(curvature) else math.sqrt(worth / WORTH)
-    return min(max(half if noise != 0 else min(half, 2.0), least), WIDEST)
 
 
 def noise_of_seeds(rates: Rates, rate: float) -> float:
@@ -222,7 +148,7 @@ def noise_of_looks(rates: Rates, runs: Mapping[float, Run], reached: Sequence[fl
     for i in reached:
         at, losses = runs[i].trace()
         late = at >= runs[i].steps / 2
-        x, y = at[late].astype(float), rates.softened(losses[late])
+        x, y = at[late].astype(float), rates.softened(losses[late], runs[i].loss_first)
         if x.size > 3 and np.isfinite(y).all():
             rest = y - np.polyval(np.polyfit(x, y, 1), x)
             found.append(float(np.sqrt((rest**2).sum() / (x.size - 2))))
@@ -232,6 +158,26 @@ def noise_of_looks(rates: Rates, runs: Mapping[float, Run], reached: Sequence[fl
 def _final(run: Run) -> float:
     horizon = run.loss_horizon
     return horizon if math.isfinite(horizon) else run.last_loss
+
+
+def _ends(
+    rates: Rates, runs: Mapping[float, Run], reached: Sequence[float], found: Shortfalls | None
+) -> dict[float, float]:
+    """Last losses of the runs that went furthest, and what those close behind would come to."""
+    ends = {i: _final(runs[i]) for i in reached}
+    if found is None or not ends or not all(map(math.isfinite, ends.values())):
+        return ends
+    short = dict(zip(found.places, found.values, strict=True))
+    floor = rates.floor()
+    for i in found.far:
+        if i not in ends:
+            near = min(reached, key=lambda j: (abs(i - j), j))
+            by = (
+                rates.softened(np.array([ends[near]]), rates.loss_first)[0] + short[i] - short[near]
+            )
+            end = floor + (rates.loss_first - floor) * max(0.0, math.exp(by) - SOFT)
+            ends[i] = min(end, runs[i].last_loss)
+    return ends
 
 
 def _between(losses: Mapping[float, float], place: float) -> float:

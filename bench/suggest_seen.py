@@ -1,8 +1,4 @@
-"""The held-out list of ``bench/suggest.py``: written when the search was finished, and run once.
-
-Other models, sizes, losses and pairings than in the two other lists; nothing in the search was
-changed after these were seen. What it measures is what to expect on a task of one's own.
-"""
+"""A second development list of ``bench/suggest.py``: once held out from a search, and then seen."""
 
 import torch
 from sklearn import datasets
