@@ -131,15 +131,16 @@ class Bar:
     Attributes:
         shown: Whether anything is, or will be.
         cost: What the work will cost, in words; empty where nobody knows.
+        seconds: What it will take in all, about; None where nobody knows.
     """
 
     def __init__(self, title: str, *, shown: bool) -> None:
         self._title, self.shown = title, shown
         self._started, self._log = time.monotonic(), Log(title)
         self._first: tuple[float, int] | None = None  # when it was called first, and done then
-        self._seconds: float | None = None
         self._view: _Terminal | _Notebook | _Lines | None = None
         self.cost = ""
+        self.seconds: float | None = None
 
     def __call__(self, done: int, total: int) -> None:
         """Show how far the work has come.
@@ -152,17 +153,17 @@ class Bar:
             self._show(done, total)
         except Exception:  # somebody's stream or shell may raise anything
             self.shown = False
-            with contextlib.suppress(Exception):
-                self.close()
+            self.close()
 
     def expect(self, seconds: float) -> None:
         """Say how many seconds are left, about."""
-        self._seconds = time.monotonic() - self._started + seconds
+        self.seconds = time.monotonic() - self._started + seconds
 
     def close(self) -> None:
         """Take it away; it comes again if the work goes on."""
         if self._view is not None:
-            self._view.close()
+            with contextlib.suppress(Exception):
+                self._view.close()
             self._view = None
 
     @property
@@ -174,19 +175,13 @@ class Bar:
         """How long it has taken, and how long it will."""
         now = time.monotonic()
         gone = now - self._started
-        if self._seconds is not None:
-            return f"{clock(gone)} of about {clock(max(gone, self._seconds))}"
+        if self.seconds is not None:
+            return f"{clock(gone)} of about {clock(max(gone, self.seconds))}"
         since, before = self._first or (now, done)
         if done <= before:
             return f"{clock(gone)} gone"
         left = (now - since) * (total - done) / (done - before)
         return f"{clock(gone)} gone, {clock(left)} to go at most"
-
-    def announced(self) -> str:
-        """What a log says first: the cost, and the seconds if they are more than a few."""
-        if self._seconds is None or self._seconds < FIRST:
-            return ""
-        return f"{self.cost}, about {clock(self._seconds)}"
 
     def _show(self, done: int, total: int) -> None:
         if not self.shown:
@@ -224,9 +219,9 @@ class _Terminal:
             transient=True,
         )
         self._task = self._progress.add_task(bar.head, total=total)
-        self._progress.start()
 
     def draw(self, done: int, total: int) -> None:
+        self._progress.start()  # not before somebody is there to stop it, should Ctrl-C come
         head = self._bar.head
         self._progress.update(self._task, completed=done, total=total, description=head)
 
@@ -269,20 +264,23 @@ class _Notebook:
 
 
 class _Lines:
-    """Lines in a log; the first says what the work will cost."""
+    """Lines in a log; the first says what the work will cost, as soon as the seconds are known."""
 
     def __init__(self, bar: Bar, log: Log) -> None:
-        self._bar, self._log, self._announced = bar, log, False
+        self._bar, self._log, self._said = bar, log, False
 
     def draw(self, done: int, total: int) -> None:
-        first = "" if self._announced else self._bar.announced()
+        seconds, cost = self._bar.seconds, "" if self._said else self._bar.cost
+        early = bool(cost) and seconds is not None and seconds > FIRST
 
         def line(gone: float) -> str:
             del gone
-            return first or f"{100 * done / total:.0f} %, {self._bar.times(done, total)}"
+            if early:
+                return f"{cost}, about {clock(seconds or 0.0)}"
+            said = f"{100 * done / total:.0f} %, {self._bar.times(done, total)}"
+            return f"{cost}, {said}" if cost else said
 
-        if self._log.say(line, early=bool(first)):
-            self._announced = True
+        self._said |= self._log.say(line, early=early)
 
     def close(self) -> None:
         pass
