@@ -15,6 +15,7 @@ from rich.progress import (
     Task,
     TextColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 Progress = Callable[[int, int], None]
@@ -178,7 +179,7 @@ class Bar:
         if self.seconds is not None:
             return f"{clock(gone)} of about {clock(max(gone, self.seconds))}"
         since, before = self._first or (now, done)
-        if done <= before:
+        if done <= before or self.cost:  # the first gradients do not tell of the rest by themselves
             return f"{clock(gone)} gone"
         left = (now - since) * (total - done) / (done - before)
         return f"{clock(gone)} gone, {clock(left)} to go at most"
@@ -231,11 +232,11 @@ class _Terminal:
 
 class _Times(ProgressColumn):
     def __init__(self, bar: Bar) -> None:
-        super().__init__()
+        super().__init__(table_column=Column(no_wrap=True))  # the bar gives way to it
         self._bar = bar
 
     def render(self, task: Task) -> Text:
-        return Text(self._bar.times(int(task.completed), int(task.total or 0)), no_wrap=True)
+        return Text(self._bar.times(int(task.completed), int(task.total or 0)))
 
 
 class _Notebook:
