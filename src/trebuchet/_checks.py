@@ -419,10 +419,10 @@ def _short(text: str) -> bool:
 
 
 def progress(name: str, value: object) -> Any:
-    """True, False, None for False, or a function of (done, in all)."""
+    """True, False, None for where someone watches, or a function of (done, in all)."""
     if value is None or isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    return function(name, value, "True, False or a function of (done, in all)", takes=2)
+        return None if value is None else bool(value)
+    return function(name, value, "True, False, None or a function of (done, in all)", takes=2)
 
 
 def anything(name: str, value: object) -> Any:

@@ -315,10 +315,10 @@ def test_only_the_first_evaluation_is_about_the_arguments(k: int) -> None:
 
 
 def test_progress_is_a_bar_or_a_function() -> None:
-    assert progress("progress", None) is False
+    assert progress("progress", None) is None
     assert progress("progress", True) is True
     assert progress("progress", print) is print
-    with pytest.raises(InputError, match=r"progress: expected True, False or .* got 'x'"):
+    with pytest.raises(InputError, match=r"progress: expected True, False, None or .* got 'x'"):
         scan(_model(), "mse", _data(), progress="x")  # type: ignore[arg-type]
 
 

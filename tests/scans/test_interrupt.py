@@ -94,6 +94,73 @@ def test_a_partial_scan_is_saved_and_read(tmp_path: Any) -> None:
     assert again.notes == partial.notes
 
 
+class Interrupted(nn.Module):
+    """A model whose forward is Ctrl-C at one of its calls, counted over all of its copies."""
+
+    calls, at = 0, -1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = _net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        Interrupted.calls += 1
+        if Interrupted.calls == Interrupted.at:
+            raise KeyboardInterrupt
+        out: Tensor = self.net(x)
+        return out
+
+
+def _interrupted_at(call: int, **settings: Any) -> tb.Scan | None:
+    """A scan in whose n-th forward pass Ctrl-C comes; None where it raises. All is as before."""
+    model = Interrupted()
+    Interrupted.calls, Interrupted.at = 0, call
+    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    told: list[tuple[int, int]] = []
+    try:
+        found = tb.scan(
+            model, "mse", (X, Y), "adam", horizon=20,
+            progress=lambda done, total: told.append((done, total)), **settings,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        found = None
+    after = model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert all(m.training for m in model.modules())
+    assert not told or told[-1][0] == told[-1][1]
+    return found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_size": 16, "curvature": "final"},
+        {"edge_rtol": 0.5, "curvature": "final"},
+        {"batch_size": 16, "stacked": True},
+    ],
+)
+def test_wherever_it_comes_nothing_is_lost(settings: dict[str, Any]) -> None:
+    """In the first look, λ₀, the search, the edges, the advice, λ at the end, the last check."""
+    whole = _interrupted_at(-1, **settings)
+    assert whole is not None
+    assert not whole.settings["interrupted"]
+    calls = Interrupted.calls
+    places = sorted({1, 2, 3, *range(5, calls, max(1, calls // 25)), *range(calls - 4, calls + 1)})
+    found = [_interrupted_at(call, **settings) for call in places]
+    begun = [scan is not None for scan in found]
+    assert begun == sorted(begun)  # once a step was made there is always a scan
+    assert not begun[0]
+    assert all(begun[-5:])
+    for scan in found:
+        if scan is not None:
+            assert scan.settings["interrupted"]
+            assert "interrupted after" in str(scan)
+            assert len(scan.run_table) <= len(whole.run_table)
+    assert len(found[-1].run_table) == len(whole.run_table)  # type: ignore[union-attr]
+
+
 class Counted(nn.Module):
     """A module that presses Ctrl-C whenever a buffer of it is written back."""
 

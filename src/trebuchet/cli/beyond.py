@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from trebuchet._lock import sole_writer
-from trebuchet._progress import progress_bar
+from trebuchet._progress import close, progress_bar
 from trebuchet.cli.options import (
     LARGEST_GRID,
     DataRoot,
@@ -127,10 +127,10 @@ def beyond(
                     **{k: v for k, v in given.items() if row.takes(k)},
                 )
             except KeyboardInterrupt:
-                bar(1, 1)
                 said = f"interrupted: {row.name} was not written; --resume goes on"
                 raise InterruptedCommandError(said) from None
-            bar(1, 1)
+            finally:
+                close(bar)
             paths = row.save(found, out, overwrite=overwrite)
             for sentence in row.tell(found):
                 screen.print("  ", sentence, sep="", soft_wrap=True)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from trebuchet._lock import sole_writer
-from trebuchet._progress import Progress, progress_bar
+from trebuchet._progress import Progress, close, progress_bar
 from trebuchet.cli.options import (
     LARGEST_GRID,
     DataRoot,
@@ -94,18 +94,22 @@ def paper(
     screen = console()
     for number in numbers:
         title = f"[bold]Figure {number}[/]  {FIGURES[number].title}"
-        bar = _after(partial(screen.print, title), progress_bar(f"figure {number}"))
+        shown = progress_bar(f"figure {number}")
+        bar = _after(partial(screen.print, title), shown)
         unfinished = out / f".fig{number}-unfinished"
         with sole_writer(unfinished, "--out"), _said_how_to_go_on():
-            result = figure(
-                number,
-                seeds=seeds,
-                quick=quick,
-                dtype=getattr(torch, dtype),
-                data_root=data_root,
-                checkpoint=unfinished if FIGURES[number].long else None,
-                progress=bar,
-            )
+            try:
+                result = figure(
+                    number,
+                    seeds=seeds,
+                    quick=quick,
+                    dtype=getattr(torch, dtype),
+                    data_root=data_root,
+                    checkpoint=unfinished if FIGURES[number].long else None,
+                    progress=bar,
+                )
+            finally:
+                close(shown)
             bar(1, 1)
             for line in headline(result):
                 screen.print("  ", line, sep="", soft_wrap=True)

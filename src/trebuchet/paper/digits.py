@@ -52,7 +52,7 @@ def digits_sweep(
     lr_ratio: ArrayLike = RATIOS,
     seeds: int | Sequence[int] = 3,
     steps: int = STEPS,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> xr.Dataset:
     """Labelled runs of the digits problem.
 

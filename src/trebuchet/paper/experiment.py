@@ -56,7 +56,7 @@ class Experiment:
         *,
         quick: bool = False,
         checkpoint: Path | None = None,
-        progress: bool | Progress = False,
+        progress: bool | Progress | None = None,
         **given: Any,
     ) -> xr.Dataset:
         """The dataset.
@@ -64,7 +64,8 @@ class Experiment:
         Args:
             quick: The quick grid.
             checkpoint: Folder to keep what is done in, and to take it from.
-            progress: Show a progress bar, or call a function with (done, total).
+            progress: A bar on a terminal or in a notebook; True: lines in a log too, False:
+                nothing; or a function of (done, total).
             **given: Settings in place of the table's.
 
         Returns:

@@ -18,7 +18,7 @@ from trebuchet._checks import (
 )
 from trebuchet._content import ByContent
 from trebuchet._doors import door, maybe
-from trebuchet._progress import Progress, progress_bar
+from trebuchet._progress import Progress, close, progress_bar
 from trebuchet._torch_checks import dtype as a_dtype
 from trebuchet.engine.recording import Recording
 from trebuchet.paper.problems import paper_problem
@@ -74,7 +74,7 @@ def figure(
     data_root: str | Path | None = None,
     checkpoint: str | Path | None = None,
     workers: int | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> Figure:
     """Run one figure at the paper's settings.
 
@@ -87,7 +87,8 @@ def figure(
         data_root: Folder of image files; scikit-learn's OpenML cache unless given.
         checkpoint: A folder to save unfinished runs to and to resume from.
         workers: Runs in flight together; a core each unless given.
-        progress: Show a progress bar, or call a function with (done, total).
+        progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
+            or a function of (done, total).
 
     Returns:
         The figure.
@@ -105,26 +106,29 @@ def figure(
     """
     setting = FIGURES[number]
     chosen = checked_seeds(seeds, first=setting.seed)
-    bar = progress if callable(progress) else progress_bar(f"figure {number}", shown=progress)
+    bar = progress_bar(f"figure {number}", shown=progress)
     parts, found = [], None
-    for position, seed in enumerate(chosen):
-        problem = paper_problem(setting, seed=seed, dtype=dtype, data_root=data_root)
-        found = edges(problem) if found is None else found
-        part = sweep(
-            problem,
-            lr_ratio=setting.grid.ratios(thin=QUICK_THIN if quick else 1),
-            seeds=[seed],
-            steps=setting.steps,
-            tolerance=setting.tolerance,
-            record=Recording(dense=100, per_decade=60) if setting.long else Recording(),
-            chunk=setting.chunk,
-            workers=workers,
-            checkpoint=None if checkpoint is None else Path(checkpoint) / f"seed-{seed}",
-            progress=_share(bar, position, len(chosen)),
-        )
-        parts.append(part)
-        if part.attrs["interrupted"]:
-            break
+    try:
+        for position, seed in enumerate(chosen):
+            problem = paper_problem(setting, seed=seed, dtype=dtype, data_root=data_root)
+            found = edges(problem) if found is None else found
+            part = sweep(
+                problem,
+                lr_ratio=setting.grid.ratios(thin=QUICK_THIN if quick else 1),
+                seeds=[seed],
+                steps=setting.steps,
+                tolerance=setting.tolerance,
+                record=Recording(dense=100, per_decade=60) if setting.long else Recording(),
+                chunk=setting.chunk,
+                workers=workers,
+                checkpoint=None if checkpoint is None else Path(checkpoint) / f"seed-{seed}",
+                progress=_share(bar, position, len(chosen)),
+            )
+            parts.append(part)
+            if part.attrs["interrupted"]:
+                break
+    finally:
+        close(bar)
     assert found is not None
     runs = xr.concat(parts, "seed", data_vars="all", combine_attrs="override", join="outer")
     runs.attrs["interrupted"] = max(part.attrs["interrupted"] for part in parts)

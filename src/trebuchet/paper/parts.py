@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from trebuchet._progress import Progress, progress_bar
+from trebuchet._progress import Progress, close, progress_bar
 from trebuchet._whole import write_whole
 from trebuchet.errors import InputError
 from trebuchet.results.store import load, save
@@ -24,7 +24,8 @@ class Parts:
         count: How many there will be.
         settings: What the numbers depend on: parts of other settings are not taken up.
         checkpoint: Folder to keep parts in as they end, and to take them from; None for nowhere.
-        progress: Show a progress bar, or call a function with (done, total).
+        progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
+            or a function of (done, total).
 
     Raises:
         InputError: If the folder holds parts of other settings.
@@ -37,11 +38,11 @@ class Parts:
         settings: Mapping[str, Any],
         *,
         checkpoint: str | Path | None = None,
-        progress: bool | Progress = False,
+        progress: bool | Progress | None = None,
     ) -> None:
         self._count, self._done = count, 0
         self._folder = folder = None if checkpoint is None else Path(checkpoint)
-        self._bar = progress if callable(progress) else progress_bar(title, shown=progress)
+        self._bar = progress_bar(title, shown=progress)
         if folder is not None:
             try:
                 _check_same(folder, settings)
@@ -64,7 +65,11 @@ class Parts:
         if place is not None and place.exists():
             found = load(place)
         else:
-            found = compute()
+            try:
+                found = compute()
+            except BaseException:
+                close(self._bar)
+                raise
             if place is not None:
                 save(found.assign_attrs(experiment=name), place)
         self._done += 1

@@ -35,7 +35,7 @@ from trebuchet._checks import (
 )
 from trebuchet._content import ByContent
 from trebuchet._doors import door, rule
-from trebuchet._progress import Progress, progress_bar
+from trebuchet._progress import Progress, close, progress_bar
 from trebuchet.curvature.top import top_eigen
 from trebuchet.engine.advance import Engine, Run
 from trebuchet.engine.kernels.host import Host
@@ -105,7 +105,7 @@ def early_constants(
     rtol: float = 0.02,
     delta: float = 1e-2,
     seeds: int | Sequence[int] = 1,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
     **keywords: Unpack[How],
 ) -> EarlyConstants:
     """Measure the constants of early training, with plain gradient descent or SGD.
@@ -122,7 +122,8 @@ def early_constants(
         rtol: Relative width to which each edge is bisected.
         delta: δ.
         seeds: How many initialisations and orders of the batches, or which.
-        progress: Show a progress bar, or call a function with (done, total).
+        progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
+            or a function of (done, total).
         **keywords: The fields of `Problem`. ``batch_size`` trains on mini-batches, and losses and
             sharpness are then those of the fixed set that a scan compares runs on; without it all
             data, a loader's too, are one batch.
@@ -158,11 +159,14 @@ def early_constants(
             f"{len(chosen)}; give a function of the seed that makes the module, or a batch_size"
         )
         raise InputError(msg)
-    bar = progress if callable(progress) else progress_bar("early constants", shown=progress)
+    bar = progress_bar("early constants", shown=progress)
     found = []
-    for position, seed in enumerate(chosen):
-        tell = _Share(bar, position, len(chosen))
-        found.append(_of_seed(problem, seed, steps, train_steps, rtol, delta, tell))
+    try:
+        for position, seed in enumerate(chosen):
+            tell = _Share(bar, position, len(chosen))
+            found.append(_of_seed(problem, seed, steps, train_steps, rtol, delta, tell))
+    finally:
+        close(bar)
     if len(found) == 1:
         return found[0]
     medians = {name: _median([getattr(one, name) for one in found]) for name in NAMES}

@@ -13,7 +13,7 @@ from torch import nn
 from trebuchet._checks import anything, checked_seeds, progress as a_bar, seeds as a_list
 from trebuchet._doors import door
 from trebuchet._environment import environment
-from trebuchet._progress import Progress, progress_bar
+from trebuchet._progress import Bar, Progress, progress_bar
 from trebuchet._types import Status
 from trebuchet.observables.base import Observable
 from trebuchet.phases.interval import Interval
@@ -36,6 +36,7 @@ from trebuchet.scans.bisect import (
 from trebuchet.scans.budget import Budget
 from trebuchet.scans.critical import final_eigenvalues
 from trebuchet.scans.dataset import dataset
+from trebuchet.scans.estimate import Estimate
 from trebuchet.scans.halving import Course, Plan, finish, rescue, successive_halving
 from trebuchet.scans.result import Scan, Warmup
 from trebuchet.scans.setup import Setup, check_fresh, prepared
@@ -78,7 +79,7 @@ def scan(
     edge_rtol: float | None = None,
     curvature: Curvature = "initial",
     observables: Sequence[str | Observable] = (),
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
     **keywords: Unpack[Keywords],
 ) -> Scan:
     """Find the learning rate to use, and the phases of the rates around it.
@@ -121,7 +122,9 @@ def scan(
             whole run, outside the budget. ``"none"``: neither; the forward-only rate remains.
         observables: What is recorded in `Scan.runs` beside the loss, at every look but that at
             which a run is left, as in ``sweep``; outside the budget.
-        progress: True for a bar on the terminal, or a function of (done, in all).
+        progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
+            or a function of (gradients spent, gradients in all). Bar and log say what the scan
+            will cost, in gradients and, after the first few, in seconds.
         **keywords: The fields of `Problem`: ``batch_size``, ``schedule``, ``clip_grad_norm``,
             ``accumulate``, ``micro_batch``, ``autocast`` … (beside a `Problem`, in place of its
             own). And ``delta``: a loss above (1 + δ) L₀ has risen; by default 1e-3 for full
@@ -154,6 +157,7 @@ def scan(
         keywords.get("stacked"), keywords.get("delta"), keywords.get("blowup", 1e8),
         observables, keywords.get("check_law", False),
     )  # fmt: skip
+    bar = progress_bar("scan", shown=progress)
     net = unwrap(problem.initial(asked.seeds[0]))
     with held_still(
         net, mode="as_is", loader=problem.data, optimizer=problem.instance, parameters_too=True,
@@ -161,7 +165,7 @@ def scan(
     ):  # fmt: skip
         if not net.training:
             net.train()
-        with prepared(net, asked) as setup, _shown(progress, setup):
+        with prepared(net, asked) as setup, _shown(bar, setup):
             found = _search(setup)
     runs = label(dataset(setup))
     forward = Interval(setup.forward.low, setup.forward.high)
@@ -338,14 +342,26 @@ def _settings(setup: Setup, *, interrupted: bool) -> dict[str, Any]:
 
 
 @contextmanager
-def _shown(progress: bool | Progress, setup: Setup) -> Iterator[None]:
-    if progress is False:
+def _shown(update: Progress, setup: Setup) -> Iterator[None]:
+    """Tell what is done of the budget, and a bar what the scan will cost."""
+    bar = update if isinstance(update, Bar) else None
+    if bar is not None and not bar.shown:
         yield
         return
-    update = progress_bar("scan") if progress is True else progress
-    total = setup.rates.budget or 0
-    setup.engine.on_step = lambda done: update(min(done, total - 1), total)
+    estimate = Estimate(setup)
+    total = estimate.gradients
+    if bar is not None:
+        bar.cost = estimate.said()
+
+    def on_step(done: int) -> None:
+        left = estimate.seconds_left()
+        if bar is not None and left is not None:
+            bar.expect(left)
+        update(min(done, total - 1), total)
+
+    setup.engine.on_step = on_step
     try:
+        on_step(setup.objective.cost.gradients)
         yield
     finally:
         setup.engine.on_step = None

@@ -1,6 +1,7 @@
 """Everything a scan works with, made once the arguments are known to be good."""
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class Setup:
         noise: Relative noise of a look at the start; 0 where looks have none.
         fixed: The set that runs are compared on.
         loss_in_training: Of the first of them at the start, with its random numbers.
+        seconds_of_curvature: What measuring λ₀ took.
     """
 
     asked: Arguments
@@ -74,6 +76,7 @@ class Setup:
     noise: float
     fixed: Sequence[Batch]
     loss_in_training: float
+    seconds_of_curvature: float
 
     @property
     def first_cost(self) -> int:
@@ -103,11 +106,13 @@ def prepare(model: nn.Module, asked: Arguments, stack: ExitStack) -> Setup:
     first = _for_first_step(stream, fixed, asked)
     forward = along_first_step(objective, trained.factory, first)
     critical = Critical(math.nan, math.nan, "", "not measured")
+    started = time.monotonic()
     if asked.curvature != "none":
         critical = critical_rate(
             objective, stream, problem.optimizer, problem.loss,
             at_most=int(FOR_CURVATURE * asked.limit), clip=problem.clip,
         )  # fmt: skip
+    seconds_of_curvature = time.monotonic() - started
     host = Host(trained, check_law=asked.check_law)
     if not is_finite(host.loss_first):
         msg = (
@@ -136,7 +141,7 @@ def prepare(model: nn.Module, asked: Arguments, stack: ExitStack) -> Setup:
     )  # fmt: skip
     return Setup(
         asked, objective, stream, trained.factory, engine, rates, forward, critical, first, noise,
-        fixed, in_training,
+        fixed, in_training, seconds_of_curvature,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from trebuchet._checks import (
     steps as step_count,
 )
 from trebuchet._doors import door, grouped, maybe
-from trebuchet._progress import Progress, progress_bar
+from trebuchet._progress import Progress, close, progress_bar
 from trebuchet.engine.assemble import assemble
 from trebuchet.engine.checkpoint import Checkpoint, Identity, hold
 from trebuchet.engine.history import together
@@ -97,7 +97,7 @@ def sweep(
     record: Recording | None = None,
     stop: StopRule | None = None,
     execution: Execution | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
     **keywords: Unpack[Keywords],
 ) -> xr.Dataset:
     """Train a problem at many learning rates, from many seeds, every run to its end.
@@ -126,8 +126,8 @@ def sweep(
             runs where a look costs extra.
         stop: When runs end: a `StopRule`, in place of `steps`, ``tolerance`` and ``blowup``.
         execution: How runs are computed, and where they are saved: an `Execution`.
-        progress: Show a progress bar once the work has taken two seconds; or a function of
-            (steps done, steps in all).
+        progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
+            or a function of (steps done, steps in all).
         **keywords: The fields of `StopRule` (``tolerance``, ``blowup``), of `Execution`
             (``checkpoint``, ``workers``, ``chunk``, ``engine``, ``device`` …) and of `Problem`
             (``batch_size``, ``schedule``, ``test`` …; beside a `Problem`, in place of its own); and
@@ -200,9 +200,12 @@ def sweep(
             scale = top[None, :] if swept == "lr_ratio" else np.ones((1, len(seed_list)))
             learning_rate = rates[:, None] / scale
             chunks = _split(rates.size, len(seed_list), chunk, bound.mixes_seeds)
-            bar = progress if callable(progress) else progress_bar("sweep", shown=progress)
+            bar = progress_bar("sweep", shown=progress)
             job = Job(bound, plan, learning_rate, chunks, folder, bar)
-            histories, interrupted = job.run(0 if inline else workers)
+            try:
+                histories, interrupted = job.run(0 if inline else workers)
+            finally:
+                close(bar)
         notes = bound.notes()
         return assemble(
             together(histories),

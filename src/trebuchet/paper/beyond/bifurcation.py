@@ -154,7 +154,7 @@ def cycles_and_chaos(
     exponent_steps: int = 512,
     workers: int | None = None,
     checkpoint: str | Path | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> xr.Dataset:
     """Where models of degree two end up on one sample, beside the map of quadratic regression.
 
@@ -169,7 +169,8 @@ def cycles_and_chaos(
         exponent_steps: Over which the Lyapunov exponent is measured, a multiple of 16.
         workers: As for :func:`trebuchet.sweep`.
         checkpoint: Folder to keep models in as they end; the same call takes them up from there.
-        progress: Show a progress bar, or call a function with (done, total).
+        progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
+            or a function of (done, total).
 
     Returns:
         A dataset with dims ``model, lr, seed, step``: labelled runs, with the last losses and

@@ -75,7 +75,7 @@ def norm_ceiling(
     samples: int = 32,
     workers: int | None = None,
     checkpoint: str | Path | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> xr.Dataset:
     """At which ηλ_max(H_t) the weight norm of a bias-free ReLU net of k layers fell, or rose.
 
@@ -99,7 +99,8 @@ def norm_ceiling(
         samples: Digits in the cases of many samples.
         workers: As for :func:`trebuchet.sweep`.
         checkpoint: Folder to keep finished cases in; the same call takes them up from there.
-        progress: Show a progress bar, or call a function with (done, total).
+        progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
+            or a function of (done, total).
 
     Returns:
         A dataset with dims ``case, degree``: ``ceiling`` 2k; ``fell_highest``, the largest ηλ_max

@@ -57,7 +57,7 @@ def early_diagram(
     data_root: str | Path | None = None,
     n_train: int = 128,
     checkpoint: str | Path | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> xr.Dataset:
     """Measure the constants of early training over width and depth.
 
@@ -77,7 +77,8 @@ def early_diagram(
         data_root: Folder of image files.
         n_train: Training samples, standardised; labels are −1 and +1.
         checkpoint: Folder to keep finished nets in; the same call takes them up from there.
-        progress: Show a progress bar, or call a function with (done, total).
+        progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
+            or a function of (done, total).
 
     Returns:
         A dataset with dims ``depth, width, seed``: the four constants, and ``sharpness`` at the

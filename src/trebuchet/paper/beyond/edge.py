@@ -90,7 +90,7 @@ def divergence_edge(
     n_train: int = 64,
     workers: int | None = None,
     checkpoint: str | Path | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> xr.Dataset:
     """The smallest ηλ₀ at which nets no longer train, by a coarse scan and then bisection.
 
@@ -112,7 +112,8 @@ def divergence_edge(
         n_train: Training samples.
         workers: As for :func:`trebuchet.sweep`.
         checkpoint: Folder to keep finished nets in; the same call takes them up from there.
-        progress: Show a progress bar, or call a function with (done, total).
+        progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
+            or a function of (done, total).
 
     Returns:
         A dataset with dims ``activation, hidden, width, seed``: ``trains``, ``fails``,
@@ -218,6 +219,7 @@ def _phases(
         observables=(),
         chunk=1,
         workers=workers,
+        progress=False,
     )
     phases: np.ndarray = label(finished(runs)).phase.values
     return phases

@@ -60,7 +60,7 @@ def first_rise(
     seeds: int | Sequence[int] = 3,
     n_train: int = 64,
     checkpoint: str | Path | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> xr.Dataset:
     """Measure the smallest rate at which the loss has risen above its start after t steps.
 
@@ -77,7 +77,8 @@ def first_rise(
         seeds: How many initialisations, or which.
         n_train: Training samples of the digits 0/1; ½ mean squared error, full batch.
         checkpoint: Folder to keep finished trainings in; the same call takes them up from there.
-        progress: Show a progress bar, or call a function with (done, total).
+        progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
+            or a function of (done, total).
 
     Returns:
         A dataset with dims ``model, optimizer, seed, t``: ``lr_rise``, the smallest rate of the

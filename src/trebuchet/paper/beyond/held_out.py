@@ -67,7 +67,7 @@ def held_out_over_rates(
     dtype: torch.dtype = torch.float32,
     workers: int | None = None,
     checkpoint: str | Path | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> xr.Dataset:
     """Test loss and sparsity over rates, where the training loss is the same, and at the end.
 
@@ -90,7 +90,8 @@ def held_out_over_rates(
         dtype: Of data and weights.
         workers: As for :func:`trebuchet.sweep`.
         checkpoint: Folder to keep nets in as they end; the same call takes them up from there.
-        progress: Show a progress bar, or call a function with (done, total).
+        progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
+            or a function of (done, total).
 
     Returns:
         A dataset with dims ``data, width, lr, seed``: ``phase``, ``sparsity`` (share of

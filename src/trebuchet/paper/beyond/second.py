@@ -54,7 +54,7 @@ def second_catapults(
     steps: int = 150,
     workers: int | None = None,
     checkpoint: str | Path | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> xr.Dataset:
     """A two-layer ReLU net on two clouds of points, and its quadratic model, past 2/λ₁ and 2/λ₂.
 
@@ -70,7 +70,8 @@ def second_catapults(
         steps: Updates a run.
         workers: As for :func:`trebuchet.sweep`.
         checkpoint: Folder to keep seeds in as they end; the same call takes them up from there.
-        progress: Show a progress bar, or call a function with (done, total).
+        progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
+            or a function of (done, total).
 
     Returns:
         A dataset with dims ``model, lr, seed, step, direction``, ``lr`` counting `RATES` from 1:

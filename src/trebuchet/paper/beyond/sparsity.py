@@ -51,7 +51,7 @@ def sparsity_over_widths(
     n_train: int = 128,
     workers: int | None = None,
     checkpoint: str | Path | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> xr.Dataset:
     """How sparse two-layer ReLU nets end up, and how far "sparser as the rate rises" holds.
 
@@ -68,7 +68,8 @@ def sparsity_over_widths(
         n_train: Training samples.
         workers: As for :func:`trebuchet.sweep`.
         checkpoint: Folder to keep widths in as they end; the same call takes them up from there.
-        progress: Show a progress bar, or call a function with (done, total).
+        progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
+            or a function of (done, total).
 
     Returns:
         A dataset with dims ``width, lr, seed``: ``sparsity``, ``phase``, and per width and seed

@@ -50,7 +50,7 @@ def edge_of_stability(
     data_root: str | Path | None = None,
     n_train: int = 128,
     checkpoint: str | Path | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> xr.Dataset:
     """Follow loss, sharpness and the top of the NTK of tanh nets under gradient descent.
 
@@ -69,7 +69,8 @@ def edge_of_stability(
         data_root: Folder of image files.
         n_train: Training samples.
         checkpoint: Folder to keep finished rates in; the same call takes them up from there.
-        progress: Show a progress bar, or call a function with (done, total).
+        progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
+            or a function of (done, total).
 
     Returns:
         A dataset with dims ``lr, seed, step``: ``loss``; ``sharpness``, the top eigenvalue of the
@@ -116,7 +117,7 @@ def edge_of_stability(
             )
         )
         # Again without them: they are dear, and whether the loss rises is a matter of single steps.
-        each = finished(follow(observables=())).loss
+        each = finished(follow(observables=(), progress=False)).loss
         kept = runs[["loss", "sharpness", "top_eigenvalues", "learning_rate", "status"]]
         return _measured(kept.isel(direction=slice(2)), each)
 

@@ -56,7 +56,7 @@ def taylor_models(
     n_train: int = 128,
     workers: int | None = None,
     checkpoint: str | Path | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> xr.Dataset:
     """Test loss of a two-layer ReLU net and of its Taylor models, from the same initialisations.
 
@@ -70,7 +70,8 @@ def taylor_models(
         n_train: Training samples; the rest is for testing.
         workers: As for :func:`trebuchet.sweep`.
         checkpoint: Folder to keep what is done in; the same call takes it up from there.
-        progress: Show a progress bar, or call a function with (done, total).
+        progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
+            or a function of (done, total).
 
     Returns:
         A dataset with dims ``model, lr, seed``: ``test_loss`` and ``loss`` at the end, ``phase``.

@@ -98,7 +98,7 @@ def critical_over_width(
     data_root: str | Path | None = None,
     n_train: int = 128,
     checkpoint: str | Path | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> xr.Dataset:
     """Measure the critical rate at the initialisation, and the best rate, over width.
 
@@ -115,7 +115,8 @@ def critical_over_width(
         data_root: Folder of image files.
         n_train: Training samples; labels are −1 and +1.
         checkpoint: Folder to keep finished nets in; the same call takes them up from there.
-        progress: Show a progress bar, or call a function with (done, total).
+        progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
+            or a function of (done, total).
 
     Returns:
         A dataset with dims ``parametrisation, optimizer, width, seed``: ``lr_crit`` and
@@ -150,7 +151,7 @@ def critical_over_width(
         model = WidthNet(pair[0].shape[1], width, parametrisation, optimizer == "adam", seed)
         problem = Problem(model, "half_mse", pair, optimizer)
         critical = top_eigen(problem, rtol=1e-2).lr_crit
-        best = scan(problem, horizon=horizon, curvature="none").suggestion
+        best = scan(problem, horizon=horizon, curvature="none", progress=False).suggestion
         return xr.Dataset(
             {
                 "lr_crit": (
