@@ -112,7 +112,7 @@ def scan(
             ``"fast"``, four horizons, as without, ``"default"``, eight, or ``"careful"``, sixteen:
             what is above four goes to more rates near the best, and to other seeds at them. What
             `edge_rtol` needs comes on top of a word, and is within a number.
-        rates: Rates to start the search from, in place of seven around the forward-only critical
+        rates: Rates to start the search from, in place of eleven around the forward-only critical
             rate. The search gives the best of them neighbours an octave away, and leaves them
             where the best is not inside.
         edge_rtol: Bisect `lr_loss` and `lr_max` to this relative width, with every trial run to the
