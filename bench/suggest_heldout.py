@@ -5,6 +5,8 @@ catapults first, features in their own units, embeddings and products of matrice
 search was changed after these were seen: what they give is what to expect on a task of one's own.
 """
 
+import itertools
+
 import numpy as np
 import torch
 from sklearn import datasets
@@ -113,7 +115,8 @@ class Factors(nn.Module):
 
     def forward(self, at: Tensor) -> Tensor:
         """(N, 2) places to (N, 1)."""
-        return (self.rows(at[:, 0]) * self.columns(at[:, 1])).sum(1, keepdim=True)
+        y: Tensor = (self.rows(at[:, 0]) * self.columns(at[:, 1])).sum(1, keepdim=True)
+        return y
 
 
 class Blocks(nn.Module):
@@ -170,7 +173,7 @@ class Mixer(nn.Module):
 def normed_mlp(*sizes: int) -> nn.Module:
     """A ReLU MLP with BatchNorm."""
     layers: list[nn.Module] = []
-    for a, b in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for a, b in itertools.pairwise(sizes[:-1]):
         layers += [nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 

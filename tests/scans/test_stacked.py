@@ -100,8 +100,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
 def _scan(make: Callable[[], nn.Module], stacked: bool, **settings: Any) -> Scan:
     torch.manual_seed(0)
     loss = settings.pop("loss", "cross_entropy")
-    # One budget for both: the trial of the stack costs three gradients.
-    return scan(make().double(), loss, _data(), horizon=20, budget=400, stacked=stacked, **settings)
+    # More than either spends: the trial of the stack costs three gradients.
+    return scan(
+        make().double(), loss, _data(), horizon=20, budget=4000, stacked=stacked, **settings
+    )
 
 
 def _same(a: Scan, b: Scan) -> None:
@@ -139,6 +141,7 @@ def test_out_of_memory_halves_the_stack_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, room: int, said: str
 ) -> None:
     settings: dict[str, Any] = {"optimizer": "adam", "batch_size": 20, "curvature": "none"}
+    settings["rates"] = list(0.3 / 2.0 ** np.arange(7))  # seven in the first stack
     make, _ = CASES["mini-batches"]
     free = _scan(make, True, **settings)
     whole, most = Stack.gradients, []

@@ -211,7 +211,7 @@ def _search(setup: Setup) -> _Found:
 
 
 def _halve(setup: Setup, course: Course) -> Course:
-    plan, given = Plan(), setup.asked.rates
+    plan, given = Plan().within(setup.rates.left(), setup.rates.horizon), setup.asked.rates
     if given is not None:
         plan = Plan(first=setup.rates.name(given))
     successive_halving(setup.rates, plan, course)

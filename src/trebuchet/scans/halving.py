@@ -29,7 +29,7 @@ there, as far as the budget goes.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from trebuchet.scans.choice import shortfalls
@@ -41,6 +41,8 @@ class BudgetSpentError(Exception):
 
 SOFT = 0.02
 """Losses below this fraction of the start count as equal."""
+FEWEST = 3
+"""Rates that start, at least."""
 NEAR = 0.5
 """Half octaves within which a rate counts as a neighbour: rates need not be on the grid."""
 
@@ -86,6 +88,21 @@ class Plan:
     smoothing: float = 0.3
     flights: int = 2
     at_most: int = 16
+
+    def within(self, budget: float, horizon: int) -> "Plan":
+        """Start fewer rates, wider apart, where so many would leave nothing for a whole run.
+
+        Args:
+            budget: Gradients.
+            horizon: Steps of a whole run.
+
+        Returns:
+            The plan, or another.
+        """
+        first, steps = self.first, max(1, round(self.opening * horizon))
+        while len(first) > FEWEST and len(first) * steps + horizon > budget:
+            first = first[::2]
+        return self if first == self.first else replace(self, first=first)
 
 
 class Arms(Protocol):
