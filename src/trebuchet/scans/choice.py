@@ -59,12 +59,14 @@ class Shortfalls:
     best: float
     closed: bool
 
-    def smoothed(self, place: float) -> float:
-        """Weighted mean around a place; what was not tried lies between, or below is bad."""
-        at = place + np.array([step for step, _ in KERNEL])
+    def at(self, place: float) -> float:
+        """Shortfall of a place; what was not tried lies between, and below all that was is bad."""
         right = WORST if self.closed else self.values[-1]
-        found = np.interp(at, self.places, self.values, left=WORST, right=right)
-        return float(np.dot(found, [weight for _, weight in KERNEL]))
+        return float(np.interp(place, self.places, self.values, left=WORST, right=right))
+
+    def smoothed(self, place: float) -> float:
+        """Weighted mean around a place."""
+        return sum(weight * self.at(place + step) for step, weight in KERNEL)
 
     def choice(self) -> float:
         """Return the place with the least smoothed shortfall, near the best, and near runs."""
@@ -78,7 +80,9 @@ class Shortfalls:
         return min(self.far) - BEYOND, max(self.far) + BEYOND
 
     def interval(self, worth: float, widest: float) -> tuple[float, float]:
-        """Find the places around the choice that are worse by no more than `worth`.
+        """Find the places around the choice that fall short by no more than `worth`.
+
+        By themselves as well as with their neighbours, compared with the choice and its own.
 
         Args:
             worth: In softened log loss.
@@ -92,6 +96,8 @@ class Shortfalls:
         for way, limit in zip((-FINE, FINE), self._reach, strict=True):
             end = middle
             while abs(end + way - middle) <= widest and abs(end - limit) >= FINE:
+                if self.at(end + way) > worth:
+                    break
                 if self.smoothed(end + way) > self.smoothed(middle) + worth:
                     break
                 end += way
