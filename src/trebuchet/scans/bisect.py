@@ -21,9 +21,9 @@ def loss_edge(rates: Rates) -> Interval:
     Returns:
         The interval.
     """
-    rising = [r.rate for r in rates.all_runs() if rates.rose(r)]
+    rising = [r.rate for r in rates.own_runs() if rates.rose(r)]
     high = min(rising, default=math.inf)
-    calm = [r.rate for r in rates.all_runs() if not rates.rose(r) and r.rate < high]
+    calm = [r.rate for r in rates.own_runs() if not rates.rose(r) and r.rate < high]
     return Interval(max(calm, default=0.0), high)
 
 
@@ -36,7 +36,7 @@ def training_edge(rates: Rates) -> Interval:
     Returns:
         The interval; its high end diverged, or was still above its start at the horizon.
     """
-    runs = [r for r in rates.all_runs() if r.whole]
+    runs = [r for r in rates.own_runs() if r.whole]
     failed = [r.rate for r in runs if not rates.trained(r)]
     low = max((r.rate for r in runs if rates.trained(r)), default=0.0)
     if low == 0.0:
@@ -97,7 +97,7 @@ def judge_rise(rates: Rates, *, patience: int) -> Judge:
 def quick_training_edge(rates: Rates, at_least: int) -> Interval:
     """The bracket of lr_max, with runs dropped after `at_least` steps that had settled."""
     edge = training_edge(rates)
-    inside = [r.rate for r in rates.all_runs() if edge.low < r.rate < edge.high
+    inside = [r.rate for r in rates.own_runs() if edge.low < r.rate < edge.high
               and r.steps >= at_least and settled(rates, r)]  # fmt: skip
     return Interval(max([edge.low, *inside]), edge.high)
 

@@ -315,3 +315,7 @@ class Rates:
         """Every run that made a step, by rate and seed."""
         trials = [run for run in self.extra if run.steps or run.stopped()]
         return sorted([*self.runs.values(), *trials], key=lambda r: (r.rate, r.seed))
+
+    def own_runs(self) -> list[Run]:
+        """Those from the model's own weights, which the edges are of."""
+        return [run for run in self.all_runs() if run.engine is self.engine]

@@ -26,7 +26,7 @@ def warmup(setup: Setup, suggestion: Suggestion, lr_max: Interval) -> Warmup:
     # need not point along the top eigenvector.
     measured = setup.critical.lr_catapult
     start = forward if math.isnan(measured) else min(measured, forward)
-    runs = [r for r in setup.rates.all_runs() if r.kernel is not None and not r.dead and r.steps]
+    runs = [r for r in setup.rates.own_runs() if r.kernel is not None and not r.dead and r.steps]
     later = math.nan
     if runs:
         furthest = max(r.steps for r in runs)
