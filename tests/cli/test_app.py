@@ -232,6 +232,21 @@ def test_scan_digits_shows_the_phases_and_writes_its_folder(
     assert "--overwrite" in capsys.readouterr().err
 
 
+def test_a_scan_s_budget_may_be_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    words = ["scan", "digits", "--horizon", 20, "--no-edges", "--out", out, "--budget"]
+    assert run(*words, "default") == 0
+    found = tb.load(out / "scan.zarr")
+    assert found.settings["budget"] == 160
+    assert found.cost["gradients"] <= 160
+    assert run(*words, "careful", "--overwrite") == 0
+    again = tb.load(out / "scan.zarr")
+    assert again.settings["budget"] == 320
+    capsys.readouterr()
+    assert run(*words, "slow", "--overwrite") == 2
+    assert "--budget: expected a whole number from 1" in capsys.readouterr().err
+
+
 def test_scan_digits_takes_the_options_of_a_scan(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
