@@ -62,8 +62,6 @@ class Rates:
         scale: η at i = 0.
         seeds: Orders of the batches.
         smoothing: The last fraction of the steps that a score averages over.
-        flight: A loss above (1 + this) of its start may be in a catapult, which is protected; the
-            engine's δ unless given.
         budget: Gradient evaluations that may be spent; None is no limit.
         fresh: Other initialisations, for runs that are made again; none unless given.
     """
@@ -75,13 +73,11 @@ class Rates:
         seeds: Sequence[int],
         *,
         smoothing: float,
-        flight: float | None = None,
         budget: int | None = None,
         fresh: Fresh | None = None,
     ) -> None:
         self.engine, self.scale, self.seeds = engine, scale, tuple(seeds)
         self.delta, self.smoothing, self.budget = engine.plan.delta, smoothing, budget
-        self.flight = self.delta if flight is None else flight
         self.horizon, self.fresh = engine.horizon, fresh
         self.named: dict[float, float] = {}  # place: η to the last digit, where the user named it
         self.runs: dict[tuple[float, int], Run] = {}  # (place, seed)
@@ -266,7 +262,7 @@ class Rates:
     def landing(self, i: float) -> float:
         """When the run at `i`, above its start, will be back below it; infinite if in no time."""
         run = self.run(i)
-        if run is None or run.dead or not risen(run.peak, run.loss_first, self.flight):
+        if run is None or run.dead or not self.rose(run):
             return math.inf
         return landing(*run.trace(), run.loss_first)
 

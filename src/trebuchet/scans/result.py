@@ -127,7 +127,7 @@ class Scan(ByContent):
         Columns with long names and units are in ``scans.tables.rate_columns``; where
         seeds disagree, ``by_rate`` there says how they are combined. The runs are in `run_table`.
         """
-        return by_rate(self.run_table)
+        return by_rate(self.run_table, self.runs["seed"].values.tolist())
 
     @cached_property
     def run_table(self) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from torch import nn
 from trebuchet.engine.advance import Engine
 from trebuchet.engine.kernels.host import Host
 from trebuchet.engine.kernels.vmap import can_stack
-from trebuchet.engine.looks import LEAST_RISE, least_rise, schedule
+from trebuchet.engine.looks import least_rise, schedule
 from trebuchet.engine.runner import Plan
 from trebuchet.engine.stopping import StopRule
 from trebuchet.errors import InputError
@@ -26,7 +26,6 @@ from trebuchet.problem.bound import Bound, bound
 from trebuchet.problem.optimizers import Factory
 from trebuchet.problem.risk import Objective, is_finite
 from trebuchet.problem.stream import Stream
-from trebuchet.results.levels import DELTA
 from trebuchet.scans.arguments import Arguments
 from trebuchet.scans.critical import critical_rate
 from trebuchet.scans.fresh import Fresh
@@ -124,8 +123,6 @@ def prepare(model: nn.Module, asked: Arguments, stack: ExitStack) -> Setup:
     if asked.rates is not None:
         scale = float(np.exp(np.log(asked.rates).mean()))
     delta, noise = least_rise(trained, asked.delta)
-    # What the search protects is no verdict, and needs no certainty.
-    flight = (DELTA if host.free_looks else LEAST_RISE) if asked.delta is None else asked.delta
     engine = Engine(
         host, _plan(asked, host, delta), at_once=1 if trained.modes else _at_once(trained, asked)
     )
@@ -136,7 +133,7 @@ def prepare(model: nn.Module, asked: Arguments, stack: ExitStack) -> Setup:
     if host.free_looks and asked.edge_rtol is None:
         budget = round((1 - FOR_EDGES) * asked.limit)
     rates = Rates(
-        engine, scale, seeds, smoothing=Halving().smoothing, flight=flight, budget=budget,
+        engine, scale, seeds, smoothing=Halving().smoothing, budget=budget,
         fresh=Fresh(trained, engine, seeds),
     )  # fmt: skip
     return Setup(

@@ -1,7 +1,7 @@
 """The tables of a scan: its looks, its runs, and its rates, which are the runs over all seeds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -170,7 +170,7 @@ def looks_table(ds: xr.Dataset) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def by_rate(runs: pd.DataFrame) -> pd.DataFrame:
+def by_rate(runs: pd.DataFrame, seeds: Iterable[int] = ()) -> pd.DataFrame:
     """Combine the runs of every rate over their seeds.
 
     Seeds that disagree give a rate the worst of their phases, in the order of `WORST_FIRST`: a rate
@@ -180,6 +180,7 @@ def by_rate(runs: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         runs: One row a run, see `RUN_COLUMNS`.
+        seeds: Seeds that have a column, whether they were run or not.
 
     Returns:
         One row a rate, ascending, see `rate_columns`. Missing numbers are NaN.
@@ -192,7 +193,7 @@ def by_rate(runs: pd.DataFrame) -> pd.DataFrame:
               phase phase_seed0 phase_seed1  recovery_step
         0  catapult        lazy    catapult             12
     """
-    seeds = sorted({int(seed) for seed in runs["seed"]})
+    seeds = sorted({int(seed) for seed in [*seeds, *runs["seed"]]})
     groups: list[dict[int, dict[str, Any]]] = []  # per rate: seed -> its run
     rate = math.nan
     for run in sorted(runs.to_dict("records"), key=lambda r: float(r["rate"])):
