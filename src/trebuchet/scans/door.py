@@ -275,8 +275,8 @@ def _notes(setup: Setup, found: _Found) -> list[str]:
     if fresh is not None and fresh.seeds:
         drawn = "the problem's own function" if setup.asked.problem.reseeds else "its layers' rules"
         notes.append(
-            f"rates near the suggestion were trained again from {len(fresh.seeds)} other "
-            f"initialisations, drawn by {drawn} (seeds {', '.join(map(str, fresh.seeds))})"
+            "rates near the suggestion were trained again from other initialisations, drawn by "
+            f"{drawn} (seeds {', '.join(map(str, fresh.seeds))})"
         )
     elif fresh is not None and fresh.why_not:
         notes.append(f"no other initialisation than the model's own was tried: {fresh.why_not}")
