@@ -1,9 +1,9 @@
 """Which rate a search comes to: how far each falls short of the best, smoothed over an octave.
 
 From one initialisation every rate's loss has its accidents, and the rate with the lowest one is
-often next to rates that fail. So a rate is judged together with its neighbours. The numbers here and
-in ``halving`` were chosen by replaying recorded curves (``bench/suggest_replay.py``); docs/log.md
-says what others did.
+often next to rates that fail. So a rate is judged together with its neighbours. The numbers here
+and in ``halving`` were chosen by replaying recorded curves (``bench/suggest_replay.py``);
+docs/log.md says what others did.
 """
 
 import math

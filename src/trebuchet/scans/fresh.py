@@ -1,6 +1,7 @@
 """Runs from other initialisations than the model's own: what luck of the draw was in its runs."""
 
 import copy
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -37,7 +38,7 @@ class Fresh:
 
     def __init__(self, trained: Bound, engine: Engine, seeds: tuple[int, ...]) -> None:
         self._trained, self._engine = trained, engine
-        self._next = max(seeds) + 1
+        self._unused = (seed for seed in itertools.count() if seed not in seeds)
         self.engines: dict[int, Engine] = {}
         self.why_not = ""
 
@@ -60,12 +61,12 @@ class Fresh:
             None if there is no such initialisation; `why_not` says why.
         """
         while len(self.engines) <= nth and self.left():
-            found = self._made(self._next)
+            seed = next(self._unused)
+            found = self._made(seed)
             if isinstance(found, str):
                 self.why_not = found
                 break
-            self.engines[self._next] = found
-            self._next += 1
+            self.engines[seed] = found
         return list(self.engines.items())[nth] if nth < len(self.engines) else None
 
     def _made(self, seed: int) -> Engine | str:
