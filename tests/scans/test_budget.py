@@ -116,3 +116,41 @@ def test_a_model_that_was_trained_is_not_started_afresh() -> None:
         steps.step()
     found = _scan(model, "careful")
     assert not found.runs.attrs["fresh_seeds"]
+
+
+def _penalised(net: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss(z: Tensor, y: Tensor) -> Tensor:
+        return (z - y).square().mean() + 0.01 * sum(p.square().sum() for p in net.parameters())
+
+    return loss
+
+
+class _Trainer(nn.Module):
+    """Holds the model that it trains."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """A penalised loss."""
+        return (z - y).square().mean() + 0.01 * next(self.net.parameters()).square().sum()
+
+
+def _layer(net: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    return _penalised(next(net.children()))
+
+
+def _weight(net: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    weight = next(net.parameters())
+    return lambda z, y: (z - y).square().mean() + 0.01 * weight.square().sum()
+
+
+@pytest.mark.parametrize("make", [_penalised, _Trainer, _layer, _weight])
+def test_a_loss_that_uses_these_weights_is_not_given_others(
+    make: Callable[[nn.Module], Callable[[Tensor, Tensor], Tensor]],
+) -> None:
+    net = _net()
+    found = scan(net, make(net), _data(), horizon=HORIZON, batch_size=16, budget="careful")
+    assert not found.runs.attrs["fresh_seeds"]
+    assert any("the loss reaches the model's own weights" in note for note in found.notes)

@@ -12,7 +12,7 @@ from trebuchet.engine.advance import Engine
 from trebuchet.engine.kernels.host import Host
 from trebuchet.problem.afresh import afresh
 from trebuchet.problem.bound import Bound
-from trebuchet.problem.captured import captured_modules
+from trebuchet.problem.captured import captured
 from trebuchet.problem.losses import ModelLoss
 from trebuchet.problem.risk import is_finite
 from trebuchet.problem.selection import select, unwrap
@@ -74,8 +74,8 @@ class Fresh:
         if problem.instance is not None:
             return "the optimizer was given with its state, which belongs to these weights"
         loss = objective.loss.fn if isinstance(objective.loss, ModelLoss) else objective.loss
-        if objective.model in captured_modules(loss):
-            return "the loss reaches the model by itself"
+        if _reaches(loss, objective.model):
+            return "the loss reaches the model's own weights by itself"
         self._engine.host.load_start()  # some run's weights are in the model
         model = self._remade(seed) if problem.reseeds else afresh(objective.model, seed)
         if isinstance(model, str):
@@ -105,3 +105,11 @@ class Fresh:
 
     def __iter__(self) -> Iterator[Engine]:
         return iter(self.engines.values())
+
+
+def _reaches(loss: object, model: nn.Module) -> bool:
+    """Whether a loss would go on using this model's weights, or a part's, when given another."""
+    found = captured(loss)
+    own = {id(t) for t in [*model.modules(), *model.parameters(), *model.buffers()]}
+    parts = [part for module in found.modules for part in module.modules()]
+    return any(id(thing) in own for thing in [*parts, *found.tensors])
