@@ -107,8 +107,9 @@ class Shortfalls:
 def shortfalls(runs: Scored, steps: Mapping[float, int]) -> Shortfalls | None:
     """Compare rates that were taken to different steps.
 
-    Two runs are compared at the last step that both reached; one that went on and got worse is
-    charged for it. A lower rate that was left early looks better then than it would be: early on
+    Runs that came far are compared at the last step that all of them reached, and one that got
+    worse after it is charged for that; one that was left early with the best run as it was then. A
+    lower rate that was left early looks better then than it would be: early on
     rates differ least. So it is at least as bad as part of what the best run lacked at its own
     fraction of the steps.
 
