@@ -22,8 +22,9 @@ A run that came back to just below its start and stays there has collapsed, and 
 **Where the search looks next.** After every rung but the last, the best rate must have a neighbour
 on both sides that has come as far, an octave away and at last half an octave; missing ones are
 started. So a search whose best rate is the largest or the smallest tried extends itself. What is
-left of the budget goes to whole runs: at rates next to the choice, at those left behind that would
-catch up if they went on as they did, and at other seeds next to the choice. And if at the horizon
+left of the budget goes to whole runs: next to the choice, once at the choice from another seed, at
+rates left behind that would catch up if they went on as they did, and next to the choice again from
+other seeds. And if at the horizon
 nobody is below the start, the next best of those left behind are taken there, as far as the budget
 goes.
 """
@@ -297,9 +298,10 @@ def _surround(
 
 
 def _fill(arms: Arms, course: Course) -> None:
-    """Take rates next to the choice as far as the furthest, and then again from other seeds.
+    """Spend what is left on whole runs, one by one; after every run the choice is another.
 
-    While the budget lasts; after every run the choice is another.
+    Next to the choice; at the choice from another seed, once; at those that would catch up; and
+    then next to the choice again, from other seeds.
     """
     while True:
         found = shortfalls(arms, course.steps)
@@ -311,15 +313,18 @@ def _fill(arms: Arms, course: Course) -> None:
             i for i in sorted(around, key=lambda i: (round(abs(i - middle), 6), i))
             if abs(i - middle) < 2 and (i not in course.steps or math.isfinite(arms.score(i)))
         ]  # fmt: skip
-        going = [i for i in wanted if 0 < furthest - course.steps.get(i, 0) <= arms.left()]
-        going = going[:1] or _catching_up(arms, course, found.best, furthest)
+        going = [i for i in wanted if 0 < furthest - course.steps.get(i, 0) <= arms.left()][:1]
+        whole = [i for i in wanted if course.steps.get(i) == furthest and arms.repeats(i)[1]]
+        again = whole if furthest <= arms.left() else []
+        if not going and not (again and arms.repeats(again[0])[0] == 0):
+            going = _catching_up(arms, course, found.best, furthest)
         if going:
             _go(arms, course, going, furthest)
-            continue
-        repeated = [i for i in wanted if course.steps.get(i) == furthest and arms.repeats(i)[1]]
-        if not repeated or furthest > arms.left():
+        elif again:
+            # The first of those that were repeated least: at first, that is the choice.
+            arms.again(min(again, key=lambda i: arms.repeats(i)[0]), furthest)
+        else:
             return
-        arms.again(min(repeated, key=lambda i: arms.repeats(i)[0]), furthest)
 
 
 def _catching_up(arms: Arms, course: Course, best: float, furthest: int) -> list[float]:
