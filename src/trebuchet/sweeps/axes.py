@@ -246,7 +246,8 @@ def _check_name(problem: Problem, axes: Sequence[Axis], axis: Axis, taken: set[s
     if axis.name == f"{OPTIMIZER}lr":
         msg = "axes: 'optimizer.lr' is what lr= and lr_ratio= sweep; leave it out"
         raise InputError(msg)
-    near = nearest(axis.name, known) or nearest(f"{OPTIMIZER}{axis.name}", settings)
+    bare = nearest(axis.name, [name.removeprefix(OPTIMIZER) for name in settings])
+    near = nearest(axis.name, known) or bare.replace("mean '", f"mean '{OPTIMIZER}")
     msg = (
         f"axes: nothing called {shown(axis.name)} can vary here; {near + ' ' if near else ''}"
         f"These can: {', '.join(known)}"
@@ -311,8 +312,8 @@ def with_setting(optimizer: Any, name: str, value: Any) -> Any:
     if name not in known:
         if not known:
             msg = (
-                f"axes: expected an optimizer with a setting {shown(name)}, got {shown(optimizer)}; "
-                f"give a class, or a factory(params, rate, {name}=...)"
+                f"axes: expected an optimizer with a setting {shown(name)}, got "
+                f"{shown(optimizer)}; give a class, or a factory(params, rate, {name}=...)"
             )
             raise InputError(msg)
         has = nearest(name, known) or f"it has {', '.join(known)}"
