@@ -108,7 +108,10 @@ class Job:
             except KeyboardInterrupt:
                 interrupted = True
             ended.append(begun)
-        self.progress(total, total)
+        try:
+            self.progress(total, total)
+        except KeyboardInterrupt:
+            interrupted = True
         return ended, interrupted
 
     def _one(self, index: int, control: Control, history: History | None = None) -> History:
