@@ -4,7 +4,9 @@ Figures that need no data files are run on their quick grids (a minute or so on 
 images are run where the environment variable TREBUCHET_DATA_ROOT names a folder that holds
 mnist01.npz, fmnist01.npz and cifar01.npz. What lies beyond the paper is drawn from
 bench/results/beyond/NAME.json, and where there is none, on the quick grid. A picture that is there
-is kept: remove docs/_generated to make all anew.
+is kept: remove docs/_generated to make all anew. So is docs/_static/phase-diagram.png, of the page
+"Sweeps of your own network", which is under version control: it takes five and a half minutes on
+one core.
 
 Each picture comes with a fragment of its name that the page includes: the picture, or the sentence
 that says how to have it. So the page never holds a broken link.
@@ -15,6 +17,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import torch
 from matplotlib.figure import Figure as Picture
 
 import trebuchet as tb
@@ -27,6 +31,7 @@ from trebuchet.paper.summary import headline
 DATA_ROOT = "TREBUCHET_DATA_ROOT"
 RECORDS = Path(__file__).parent.parent / "bench/results/beyond"
 PLACE = "_generated"  # under docs/
+DIAGRAM = "_static/phase-diagram.png"
 
 
 def build(docs: Path, say: Callable[[str], None] = print) -> None:
@@ -54,6 +59,27 @@ def build(docs: Path, say: Callable[[str], None] = print) -> None:
         _fragment(folder, name, _picture(f"paper/{name}", alt, caption))
         _save(draw(result), folder / f"{name}.png")  # last: it says that both are there
     _build_beyond(docs / PLACE / "beyond", data_root, say)
+    if not (docs / DIAGRAM).exists():
+        say("the phase diagram of two-layer nets on digits")
+        _save(phase_diagram(), docs / DIAGRAM)
+
+
+def phase_diagram() -> Picture:
+    """Phases of two-layer ReLU nets on digits, over ηλ₀ and the width: 13 × 29 cells, 3 seeds."""
+    digits = tb.data.load_digits01(dtype=np.float32)
+    problem = tb.Problem(
+        lambda seed, width: tb.MLP.draw(64, width, generator=seed, dtype=torch.float32),
+        "half_mse", (digits.x_train, digits.y_train),
+    )  # fmt: skip
+    widths = [round(32 * 2 ** (k / 2)) for k in range(13)]  # 32, 45, 64 … 2048
+    runs = tb.sweep(
+        problem, lr_ratio=np.geomspace(0.5, 64, 29), seeds=3, steps=400, observables=(),
+        axes={"width": widths},
+    )  # fmt: skip
+    with tb.plots.style():
+        picture = Picture(figsize=(7.2, 4.2), layout="constrained")
+        tb.plots.phase_diagram(tb.label(runs), ax=picture.add_subplot())
+    return picture
 
 
 def _build_beyond(folder: Path, data_root: str | None, say: Callable[[str], None]) -> None:
