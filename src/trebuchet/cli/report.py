@@ -8,6 +8,7 @@ import typer
 
 from trebuchet.cli.options import Overwrite, command
 from trebuchet.cli.output import check_file, console
+from trebuchet.errors import InputError
 
 if TYPE_CHECKING:
     from trebuchet.reports.kinds import Maker
@@ -20,8 +21,8 @@ def report(
         list[Path],
         typer.Argument(
             metavar="PATH...",
-            help="Saved results of any kind: the folders that tb.save, scan, sweep, paper, "
-            "beyond and curvature write (scan.zarr, runs.zarr, fig4.zarr …).",
+            help="Saved results of any kind: the folders that tb.save and the commands "
+            "scan, sweep, paper and beyond write (scan.zarr, runs.zarr, fig4.zarr …).",
             show_default=False,
         ),
     ],
@@ -48,10 +49,9 @@ def report(
     Several at once:  trebuchet report runs.zarr fig4.zarr --title "For Ada"
     """
     check_file(out, {}, overwrite=overwrite)
-    from trebuchet.files import load
-    from trebuchet.reports.door import results, write
+    from trebuchet.reports.door import write
 
-    makers = [_told_from(results("paths", [load(path)])[0], path) for path in paths]
+    makers = [_maker(path) for path in paths]
     page = write(makers, out, title, overwrite=overwrite)
     size = page.stat().st_size / 1e6
     console().print(
@@ -59,8 +59,16 @@ def report(
     )
 
 
-def _told_from(make: "Maker", path: Path) -> "Maker":
-    """The same section, which says what it was read from."""
+def _maker(path: Path) -> "Maker":
+    """Who makes the section of a saved result, which says what it was read from."""
+    from trebuchet.files import load
+    from trebuchet.reports.door import results
+
+    try:
+        result = load(path)
+    except InputError as error:  # under the name that is shown here
+        raise InputError(f"paths: {str(error).removeprefix('path: ')}") from error
+    (make,) = results("paths", [result])
 
     def told(points: int) -> "Section":
         section = make(points)

@@ -12,7 +12,7 @@ import xarray as xr
 from trebuchet._checks import as_real
 from trebuchet.problem.loss_names import NAMES as LOSSES
 from trebuchet.problem.optimizer_names import NAMES as OPTIMIZERS
-from trebuchet.reports.facts import how_many, named
+from trebuchet.reports.facts import FEW, how_many, named
 from trebuchet.reports.runs import axes_of
 
 _IN = " " * 4
@@ -55,7 +55,7 @@ def of_sweep(ds: xr.Dataset) -> str:
     """
     attrs = ds.attrs
     swept = "lr_ratio" if attrs.get("swept") == "lr_ratio" else "lr"
-    rates = [float(f"{rate:.6g}") for rate in ds["lr"].values]
+    rates = _rates(ds["lr"].values)
     axes = {axis: _plain(ds[axis].values) for axis in axes_of(ds) if axis in ds.coords}
     given = ["problem", f"{swept}={rates}", f"seeds={_whole(ds['seed'].values)}"]
     if (steps := as_real(attrs.get("max_steps"))) is not None:
@@ -68,7 +68,8 @@ def of_sweep(ds: xr.Dataset) -> str:
     made = _wrapped("problem = tb.Problem(", ["make", _loss(attrs), "data", *_trained(attrs)], ")")
     call = _wrapped("runs = tb.label(tb.sweep(", given, "))")
     unknown = _unknown(attrs, factory=[*axes, "seed"])
-    return f'{_HEAD}\n{unknown}{made}\n{call}\ntb.report(runs, path="report.html")\n'
+    head = f"import numpy as np\n{_HEAD}" if "np." in rates else _HEAD
+    return f'{head}\n{unknown}{made}\n{call}\ntb.report(runs, path="report.html")\n'
 
 
 def of_figure(number: int, seeds: Sequence[int], dtype: str, *, quick: bool) -> str:
@@ -152,6 +153,16 @@ def _whole(values: Any) -> str:
     if len(found) > 4 and found == list(range(found[0], found[-1] + 1)):
         return f"range({found[0]}, {found[-1] + 1})"
     return str(found)
+
+
+def _rates(values: Any) -> str:
+    """Rates, as a grid where they are one, or each."""
+    low, high, count = float(values[0]), float(values[-1]), len(values)
+    if count > FEW and low > 0:
+        for grid in (np.linspace, np.geomspace):
+            if np.allclose(values, grid(low, high, count), rtol=1e-12, atol=0):
+                return f"np.{grid.__name__}({low!r}, {high!r}, {count})"
+    return str(_plain(values))
 
 
 def _plain(values: Any) -> list[Any]:

@@ -33,9 +33,6 @@ def results(name: str, value: Any) -> tuple["Maker", ...]:
             )
             refuse(name, expected, result, "trebuchet.load reads one that was saved")
         found.append(made)
-    if not found:
-        msg = f"{name}: expected one result or several, got none; trebuchet.scan makes one"
-        raise InputError(msg)
     return tuple(found)
 
 
@@ -95,6 +92,9 @@ def write(makers: Sequence["Maker"], target: Path, title: str | None, *, overwri
     Raises:
         InputError: As `report` says.
     """
+    if not makers:
+        msg = "results: expected one result or several, got none; trebuchet.scan makes one"
+        raise InputError(msg)
     _check_place(target, overwrite=overwrite)
     page = page_of(makers, title)
     try:

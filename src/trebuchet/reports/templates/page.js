@@ -30,11 +30,12 @@
   // a few round numbers along a logarithmic axis, written as everywhere else here
   const ticks = (low, high) => {
     const decades = Math.log10(high / low);
-    const every = Math.ceil(decades / (narrow.matches ? 5 : 8));
+    const room = narrow.matches ? 0.5 : 1;
+    const every = Math.ceil(decades / (8 * room));
     const found = [];
     for (let k = Math.floor(Math.log10(low)); k <= Math.ceil(Math.log10(high)); k++) {
-      for (const m of decades < 1.2 ? [1, 2, 3, 5, 7] : decades < 3 ? [1, 2, 5] : [1]) {
-        if (decades < 3 || k % every === 0) found.push(Number(`${m}e${k}`));
+      for (const m of decades < 1.2 * room ? [1, 2, 3, 5, 7] : decades < 3 * room ? [1, 2, 5] : [1]) {
+        if (k % every === 0) found.push(Number(`${m}e${k}`));
       }
     }
     return { tickmode: "array", tickvals: found, ticktext: found.map(number) };
@@ -210,6 +211,8 @@
         return column;
       });
       bar.replaceChildren(...this.columns);
+      bar.classList.toggle("many", runs.rates.length > 45);
+      if (nearest >= 0) bar.scrollLeft = this.columns[nearest].offsetLeft - bar.clientWidth / 2;
       this.columns.forEach((column, i) => { column.tabIndex = i === Math.max(nearest, 0) ? 0 : -1; });
       bar.onkeydown = (event) => {
         const step = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
@@ -239,20 +242,24 @@
           seed.style.background = LOOK[phase].fill;
           seed.style.color = onDark(LOOK[phase].fill) ? "#FFFFFF" : "#1A1A1A";
         }
-        if (grow) seed.style.height = `${grow}rem`;
+        if (grow) {
+          seed.style.height = `${grow}rem`;
+          if (grow < 1) seed.textContent = "";
+        }
         return seed;
       };
       if (phases.length <= 8) return phases.map((phase) => one(phase, 0));
       const counts = PHASES.map((p) => [p, phases.filter((q) => q === p).length]).filter(([, n]) => n);
-      return counts.map(([phase, n]) => one(phase, 1.35 + (9 * n) / phases.length));
+      return counts.map(([phase, n]) => one(phase, (7 * n) / phases.length));
     }
 
     // as many names of rates as there is room for
     names() {
       const width = this.part("bar").scrollWidth / this.columns.length;
-      const every = Math.max(1, Math.ceil(38 / width));
+      const every = Math.max(1, Math.ceil(50 / width));
       this.columns.forEach((column, i) =>
         column.querySelector(".name").classList.toggle("quiet", i % every !== 0));
+      this.part("wider").hidden = this.part("bar").scrollWidth <= this.part("bar").clientWidth + 1;
     }
 
     mark() {
@@ -280,6 +287,7 @@
         margin: { l: 10, r: 10, t: 10, b: 10 }, hovermode: "closest", hoverdistance: 30,
         hoverlabel: { bgcolor: css("--card"), bordercolor: css("--soft"), font: { color: ink }, align: "left" },
         legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, font: { size: 12 } },
+        modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--soft"), activecolor: ink },
         dragmode: narrow.matches ? false : "zoom",
         ...layout,
         xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
@@ -413,7 +421,7 @@
       for (const [key, layer] of layers) {
         const { phase, dim } = layer;
         const colour = phase === "dropped" ? css("--soft") : LOOK[phase].fill;
-        const common = { type: "scatter", legendgroup: phase, opacity: dim ? 0.1 : 1, showlegend: false,
+        const common = { type: "scatter", legendgroup: phase, legendrank: PHASES.indexOf(phase), opacity: dim ? 0.1 : 1, showlegend: false,
           hovertemplate: "%{text}<extra></extra>", hoverinfo: dim ? "skip" : undefined };
         if (dim) delete common.hovertemplate;
         const first = !dim;
@@ -480,7 +488,7 @@
       this.put("diagram", [{
         type: "heatmap", z: each((cell) => { const p = won(cell); return p ? PHASES.indexOf(p) + 0.5 : null; }),
         zmin: 0, zmax: n, colorscale: scale, showscale: false, xgap: 1, ygap: 1, hoverongaps: false,
-        text: each((cell) => { const p = won(cell); return p ? LOOK[p].mark : ""; }), texttemplate: "%{text}",
+        text: each((cell) => { const p = won(cell); return p ? LOOK[p].mark : ""; }), texttemplate: narrow.matches && runs.rates.length > 12 ? "" : "%{text}",
         textfont: { color: "#1A1A1A" }, customdata: each(told), hovertemplate: "%{customdata}<extra></extra>",
       }], {
         xaxis: { ...position, tickvals: ticks, ticktext: ticks.map((i) => number(runs.rates[i])),
