@@ -33,7 +33,5 @@ def runs(rates: int = 9, seeds: int = 3, steps: int = 40, **attrs: Any) -> xr.Da
 
 def over(ds: xr.Dataset, axis: str, values: list[Any]) -> xr.Dataset:
     """The same runs at every value of another axis."""
-    named = xr.DataArray(
-        values, dims=axis, name=axis, attrs={"units": "1", "long_name": "an axis"}
-    )
+    named = xr.DataArray(values, dims=axis, name=axis, attrs={"units": "1", "long_name": "an axis"})
     return xr.concat([ds] * len(values), named, combine_attrs="override", data_vars="all")

@@ -43,6 +43,7 @@
   // Plotly reads some markup in what it shows; somebody's words are not meant as any.
   const plain = (text) =>
     String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const short = (text) => plain(text.length > 24 ? `${text.slice(0, 23)}…` : text);
   const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
   const isDark = () =>
     root.dataset.theme ? root.dataset.theme === "dark" : prefersDark.matches;
@@ -493,8 +494,8 @@
       }], {
         xaxis: { ...position, tickvals: ticks, ticktext: ticks.map((i) => number(runs.rates[i])),
           title: { text: `learning rate ${runs.swept}` } },
-        yaxis: { ...position, tickvals: axis.values.map((_, j) => j), ticktext: axis.values.map(plain),
-          title: { text: plain(axis.name) } },
+        yaxis: { ...position, tickvals: axis.values.map((_, j) => j), ticktext: axis.values.map(short),
+          title: { text: short(axis.name) } },
         shapes: this.picked === null ? [] : [{ type: "rect", x0: this.picked - 0.5, x1: this.picked + 0.5,
           y0: this.slice[up] - 0.5, y1: this.slice[up] + 0.5, line: { color: css("--ink"), width: 3 } }],
       });
