@@ -37,8 +37,8 @@ html_theme_options = {"source_repository": "", "navigation_with_keys": True}
 
 # In reading order; index.md lists those that exist (the gallery is built from scripts).
 PAGES = [
-    "concepts", "choosing", "training_loop", "sweeping", "curvature", "extending", "paper",
-    "beyond", "gallery/index", "api", "faq", "log",
+    "concepts", "choosing", "training_loop", "sweeping", "report", "curvature", "extending",
+    "paper", "beyond", "gallery/index", "api", "faq", "log",
 ]  # fmt: skip
 
 

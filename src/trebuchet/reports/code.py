@@ -14,17 +14,19 @@ from trebuchet.problem.loss_names import NAMES as LOSSES
 from trebuchet.problem.optimizer_names import NAMES as OPTIMIZERS
 from trebuchet.reports.facts import FEW, how_many, named
 from trebuchet.reports.runs import axes_of
+from trebuchet.scans.budget import HORIZONS
 
 _IN = " " * 4
 _HEAD = "import trebuchet as tb\n"
 _DESCENT = re.compile(r"GradientDescent\(momentum=(\S+), weight_decay=(\S+)\)")
 
 
-def of_scan(settings: Mapping[str, Any]) -> str:
+def of_scan(settings: Mapping[str, Any], spent: float) -> str:
     """The lines of a scan.
 
     Args:
         settings: The scan's, and the facts of its runs.
+        spent: Gradients in all.
 
     Returns:
         Python.
@@ -39,7 +41,7 @@ def of_scan(settings: Mapping[str, Any]) -> str:
         given.append("schedule=schedule")
     given.append(f"horizon={settings.get('horizon')!r}")
     given.append(f"seeds={_whole(settings.get('seeds', []))}")
-    given.append(f"budget={settings.get('budget')!r}")
+    given += _budget(settings, spent)
     call = _wrapped("scan = tb.scan(", ["model", _loss(settings), "data", *given], ")")
     return f'{_HEAD}\n{_unknown(settings)}{call}\nscan.report("report.html")\n'
 
@@ -99,6 +101,14 @@ def of_top(operator: str, k: int, rtol: float, *, samples: int, parameters: int)
         f"data = …  # {samples:,} samples\n{_wrapped('top = tb.top_eigen(', given, ')')}\n"
         'tb.report(top, path="report.html")\n'
     )
+
+
+def _budget(settings: Mapping[str, Any], spent: float) -> list[str]:
+    """The budget in a word where it is one; what was spent beyond it went into the edges."""
+    limit, horizon = settings.get("budget"), settings.get("horizon")
+    words = [w for w, times in HORIZONS.items() if horizon and limit == times * horizon]
+    given = [f'budget="{words[0]}"' if words else f"budget={limit!r}"]
+    return [*given, *(["edge_rtol=…"] if limit and spent > 1.05 * limit else [])]
 
 
 def _trained(facts: Mapping[str, Any]) -> list[str]:

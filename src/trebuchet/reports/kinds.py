@@ -57,7 +57,7 @@ def of_scan(scan: Scan, points: int) -> Section:
             use={"rate": s.rate, "low": s.low, "high": s.high},
         ),
         table=of_rates(rate_table(scan)),
-        code=code.of_scan(settings_of_runs),
+        code=code.of_scan(settings_of_runs, scan.cost.get("gradients", 0.0)),
         settings=kept,
         versions=where,
     )  # fmt: skip

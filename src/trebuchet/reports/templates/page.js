@@ -202,7 +202,6 @@
         for (const k of shown) if (runs.rate[k] === i) phases[runs.seed[k]] = runs.phase[k];
         const column = make("button", { type: "button" }, ...this.marks(phases));
         column.append(make("span", { className: "name", textContent: number(rate) }));
-        if (i === nearest) column.append(make("span", { className: "use", textContent: "▼ use" }));
         const said = PHASES.filter((p) => phases.includes(p))
           .map((p) => `${phases.filter((q) => q === p).length} ${p}`).join(", ");
         column.dataset.said = `${runs.swept} = ${number(rate)}: ${said || "not run"}`;
@@ -212,6 +211,7 @@
         return column;
       });
       bar.replaceChildren(...this.columns);
+      if (runs.use) bar.append(make("span", { className: "use", textContent: `▼ use ${number(runs.use.rate)}` }));
       bar.classList.toggle("many", runs.rates.length > 45);
       if (nearest >= 0) bar.scrollLeft = this.columns[nearest].offsetLeft - bar.clientWidth / 2;
       this.columns.forEach((column, i) => { column.tabIndex = i === Math.max(nearest, 0) ? 0 : -1; });
@@ -260,7 +260,20 @@
       const every = Math.max(1, Math.ceil(50 / width));
       this.columns.forEach((column, i) =>
         column.querySelector(".name").classList.toggle("quiet", i % every !== 0));
+      this.pointer();
       this.part("wider").hidden = this.part("bar").scrollWidth <= this.part("bar").clientWidth + 1;
+    }
+
+    // the suggestion, which may lie between two rates that were tried
+    pointer() {
+      const { rates, use } = this.runs;
+      const pointer = this.home.querySelector(".bar .use");
+      if (!pointer) return;
+      const centre = (i) => this.columns[i].offsetLeft + this.columns[i].offsetWidth / 2;
+      const above = rates.findIndex((rate) => rate >= use.rate);
+      const [i, j] = above === -1 ? [rates.length - 1, rates.length - 1] : [Math.max(above - 1, 0), above];
+      const part = i === j ? 0 : Math.log(use.rate / rates[i]) / Math.log(rates[j] / rates[i]);
+      pointer.style.left = `${centre(i) + part * (centre(j) - centre(i))}px`;
     }
 
     mark() {
@@ -335,7 +348,7 @@
           return `${this.text(i)}<br>loss ${value} after ${runs.steps[i]} steps`;
         };
         return {
-          type: "scatter", mode: "markers", name: marked(phase), customdata: mine,
+          type: "scatter", mode: "markers", name: phase, customdata: mine,
           x: mine.map((i) => runs.rates[runs.rate[i]]), y: mine.map(y), text: mine.map(told),
           hovertemplate: "%{text}<extra></extra>",
           marker: {
@@ -432,7 +445,7 @@
         const last = ends.get(key) || [];
         const of = (list) => last.map((k) => list[k]);
         data.push({ ...common, mode: "markers", x: of(layer.x), y: of(layer.y), text: of(layer.text),
-          customdata: of(layer.runs), name: marked(phase), showlegend: first,
+          customdata: of(layer.runs), name: phase, showlegend: first,
           marker: { symbol: SYMBOLS[phase], size: 9, color: colour, line: { width: 2, color: colour } }, meta: { dim } });
       }
       let range;
