@@ -16,6 +16,9 @@ from trebuchet.reports.section import Section
 from trebuchet.scans.tables import WORST_FIRST
 from trebuchet.show.marks import MARKS
 
+SCRIPTS = ("helpers.js", "charts.js", "view.js", "page.js")
+"""Parts of one script, in order."""
+
 
 def html(title: str, sections: Sequence[Section]) -> str:
     """The page.
@@ -41,7 +44,7 @@ def html(title: str, sections: Sequence[Section]) -> str:
         marks={str(name): mark for name, mark in MARKS.items()},
         # Of this folder, not of anybody's result.
         style=Markup(_text("page.css")),
-        script=Markup(_text("page.js")),
+        script=Markup("".join(_text(name) for name in SCRIPTS)),
         plotly=plotly() if drawn else "",
         data=[section.runs for section in sections],
     )  # fmt: skip
