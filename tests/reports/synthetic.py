@@ -35,3 +35,16 @@ def over(ds: xr.Dataset, axis: str, values: list[Any]) -> xr.Dataset:
     """The same runs at every value of another axis."""
     named = xr.DataArray(values, dims=axis, name=axis, attrs={"units": "1", "long_name": "an axis"})
     return xr.concat([ds] * len(values), named, combine_attrs="override", data_vars="all")
+
+
+def negative() -> xr.Dataset:
+    """Runs whose losses are below zero."""
+    ds = runs().drop_vars("phase")
+    losses = [str(name) for name in ds if str(name).startswith("loss") and "step" not in str(name)]
+    return tb.label(ds.assign({name: ds[name] - 30 for name in losses}))
+
+
+def above() -> xr.Dataset:
+    """Runs that all end above their start."""
+    ds = runs().drop_vars("phase")
+    return tb.label(ds.assign(loss_final=ds["loss_final"] + 1e4))

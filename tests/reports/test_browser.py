@@ -10,7 +10,7 @@ import pytest
 import trebuchet as tb
 
 from .. import specimens
-from .synthetic import EVIL, over, runs
+from .synthetic import EVIL, above, negative, over, runs
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -101,6 +101,7 @@ def opened(
 RESULTS: dict[str, Callable[[], list[Any]]] = {
     "sweep": lambda: [runs()],
     "evil": lambda: [over(runs(model=EVIL, loss=EVIL, optimizer=EVIL), EVIL, [EVIL, "b"])],
+    "odd": lambda: [negative(), above(), runs(rates=1, seeds=1)],
     "several": lambda: [
         specimens.scan(), over(runs(), "width", [16, 64]), specimens.figure(), specimens.top(),
     ],
@@ -206,6 +207,16 @@ def test_axes_are_logarithmic_or_linear_by_a_button(sweep: Reader) -> None:
         for scale in ("linear", "log"):
             group.get_by_role("button", name=scale).click()
             sweep.wait(f"document.querySelector('.{chart}').layout.{axis}.type === '{scale}'")
+
+
+def test_every_axis_rises_whatever_the_losses_are(opened: Callable[[str], Reader]) -> None:
+    ranges = (
+        "[...document.querySelectorAll('.against, .steps')]"
+        ".map((c) => [c._fullLayout.yaxis.range, c._fullLayout.xaxis.range]).flat()"
+    )
+    for name in ("sweep", "several", "odd"):
+        for low, high in opened(name).ask(ranges):
+            assert low < high
 
 
 def test_an_axis_has_a_diagram_and_a_choice_of_its_values(

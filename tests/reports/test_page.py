@@ -259,6 +259,10 @@ def test_the_code_says_how_the_runs_were_made(tmp_path: Path) -> None:
     assert "np.geomspace(0.25, 8.0, 9)" in code
     assert "axes={'width': [16, 64]}" in code
     assert "def make(width, seed):" in code
+    observed = runs().assign(test_loss_final=runs().loss_final, accuracy=runs().loss)
+    code = written(tmp_path, observed).text("code")
+    assert "test=…" in code
+    assert 'observables=["accuracy"]' in code
     own = written(tmp_path, runs(loss="my loss", optimizer="Mine(\n1)")).text("code")
     assert "loss = …  # my loss" in own
     assert "optimizer = …  # Mine( 1)" in own

@@ -10,12 +10,17 @@ import numpy as np
 import xarray as xr
 
 from trebuchet._checks import as_real
+from trebuchet.observables.registry import OBSERVABLES
 from trebuchet.problem.loss_names import NAMES as LOSSES
 from trebuchet.problem.optimizer_names import NAMES as OPTIMIZERS
 from trebuchet.reports.facts import FEW, how_many, named
 from trebuchet.reports.runs import axes_of
 from trebuchet.scans.budget import HORIZONS
 
+ALWAYS = ("weight_norm", "test_loss")
+"""Observed without being asked for, the test loss where there are test data."""
+ENDS = ("gradient_norm",)
+"""Known at the ends of every run, and along it only where that was asked for."""
 _IN = " " * 4
 _HEAD = "import trebuchet as tb\n"
 _DESCENT = re.compile(r"GradientDescent\(momentum=(\S+), weight_decay=(\S+)\)")
@@ -67,7 +72,10 @@ def of_sweep(ds: xr.Dataset) -> str:
         given.append(f"tolerance={tolerance:g}")
     if axes:
         given.append(f"axes={axes}")
-    made = _wrapped("problem = tb.Problem(", ["make", _loss(attrs), "data", *_trained(attrs)], ")")
+    trained = _trained(attrs) + (["test=…"] if _holds(ds, "test_loss") else [])
+    made = _wrapped("problem = tb.Problem(", ["make", _loss(attrs), "data", *trained], ")")
+    if observed := [name for name in OBSERVABLES if name not in ALWAYS and _holds(ds, name)]:
+        given.append(f"observables={json.dumps(observed)}")
     call = _wrapped("runs = tb.label(tb.sweep(", given, "))")
     unknown = _unknown(attrs, factory=[*axes, "seed"])
     head = f"import numpy as np\n{_HEAD}" if "np." in rates else _HEAD
@@ -109,6 +117,10 @@ def _budget(settings: Mapping[str, Any], spent: float) -> list[str]:
     words = [w for w, times in HORIZONS.items() if horizon and limit == times * horizon]
     given = [f'budget="{words[0]}"' if words else f"budget={limit!r}"]
     return [*given, *(["edge_rtol=…"] if limit and spent > 1.05 * limit else [])]
+
+
+def _holds(ds: xr.Dataset, name: str) -> bool:
+    return name in ds or (name not in ENDS and f"{name}_final" in ds)
 
 
 def _trained(facts: Mapping[str, Any]) -> list[str]:

@@ -47,14 +47,16 @@ def of_scan(scan: Scan, points: int) -> Section:
         headline=f"Use η = {number(s.rate)}" if s.reliable else f"Least bad: η = {number(s.rate)}",
         sure=s.reliable,
         answer=[
-            f"About as good: {number(s.low)} to {number(s.high)}. Its phase: {s.phase}.",
+            f"About as good: {number(s.low)} to {number(s.high)}."
+            # Of a rate that is only the least bad, lazy or catapult would say too much.
+            + (f" Its phase: {s.phase}." if s.reliable else ""),
             f"Why: {s.reason}.",
         ],
         asked=facts.asked(scan.runs, settings),
         more=sentences[1:],
         runs=drawn(
             scan.runs, points=points, lines=lines,
-            use={"rate": s.rate, "low": s.low, "high": s.high},
+            use={"rate": s.rate, "low": s.low, "high": s.high, "sure": s.reliable},
         ),
         table=of_rates(rate_table(scan)),
         code=code.of_scan(settings_of_runs, scan.cost.get("gradients", 0.0)),

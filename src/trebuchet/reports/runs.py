@@ -63,7 +63,7 @@ def drawn(
         ds: Labelled runs.
         points: How many points of traces there may be in all.
         lines: Edges, each with ``name``, ``low`` and ``high`` (equal for a line).
-        use: ``rate``, ``low`` and ``high`` of a suggestion.
+        use: ``rate``, ``low`` and ``high`` of a suggestion, and whether it is ``sure``.
 
     Returns:
         For JSON: missing numbers are None.

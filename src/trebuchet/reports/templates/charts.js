@@ -1,5 +1,7 @@
 // The pictures that Plotly draws of one result's runs.
 class Charts {
+  advice() { return this.runs.use.sure ? "use" : "least bad:"; }
+
   // what Plotly draws
   draw() {
     if (!window.Plotly) return;
@@ -51,9 +53,14 @@ class Charts {
     const positive = alive.filter((v) => v > 0);
     if (start <= 0 || alive.some((v) => v < 0)) log = false;
     // Losses far above the start are cut off: what matters is below it.
-    const floor = log ? Math.max(Math.min(...positive, start), 1e-10 * start) : Math.min(...alive, 0);
+    const lowest = Math.min(...alive, start);
     const highest = Math.max(...alive, start);
-    const top = log ? Math.min(highest, start * Math.sqrt(start / floor)) : Math.min(highest, 2.5 * start);
+    const floor = log ? Math.max(Math.min(...positive, start), 1e-10 * start) : Math.min(lowest, 0);
+    // Where nothing fell below the start, there is nothing else to see than how far above it is.
+    const fell = lowest < start - 0.05 * Math.abs(start);
+    const cap = log ? start * Math.sqrt(start / floor) : start + 1.5 * (start - floor);
+    let top = fell ? Math.min(highest, cap) : highest;
+    if (!(top > floor)) top = log ? 2 * floor : floor + Math.max(1e-3, Math.abs(floor) / 2);
     const room = log ? (v, part) => v * (top / floor) ** part : (v, part) => v + part * (top - floor);
     const rim = room(top, 0.13);
     const y = (i) => (lost(i) ? rim : Math.min(Math.max(runs.final[i], floor), top));
@@ -90,7 +97,7 @@ class Charts {
         { type: "rect", x0: runs.use.low, x1: runs.use.high, y0: 0, y1: 1, yref: "paper", layer: "below",
           fillcolor: good, opacity: 0.12, line: { width: 0 } },
         { type: "line", x0: runs.use.rate, x1: runs.use.rate, y0: 0, y1: 1, yref: "paper", layer: "below",
-          line: { color: good, width: 3 }, showlegend: true, name: `use ${number(runs.use.rate)}` });
+          line: { color: good, width: 3 }, showlegend: true, name: `${this.advice()} ${number(runs.use.rate)}` });
     }
     if (runs.first !== null) {
       shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: start, y1: start, layer: "below",

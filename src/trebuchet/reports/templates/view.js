@@ -114,7 +114,7 @@ class View extends Charts {
       return column;
     });
     bar.replaceChildren(...this.columns);
-    if (runs.use) bar.append(make("span", { className: "use", textContent: `▼ use ${number(runs.use.rate)}` }));
+    if (runs.use) bar.append(make("span", { className: "use", textContent: `▼ ${this.advice()} ${number(runs.use.rate)}` }));
     bar.classList.toggle("many", runs.rates.length > 45);
     if (nearest >= 0) bar.scrollLeft = this.columns[nearest].offsetLeft - bar.clientWidth / 2;
     this.columns.forEach((column, i) => { column.tabIndex = i === Math.max(nearest, 0) ? 0 : -1; });
