@@ -49,9 +49,9 @@ class Charts {
     const lost = (i) => runs.phase[i] === "divergent" || runs.final[i] === null;
     const alive = shown.filter((i) => !lost(i)).map((i) => runs.final[i]);
     const start = runs.first ?? Math.max(...alive, 1);
-    let log = this.scale.loss === "log";
     const positive = alive.filter((v) => v > 0);
-    if (start <= 0 || alive.some((v) => v < 0)) log = false;
+    const possible = start > 0 && alive.every((v) => v >= 0);
+    const log = this.allow("against-buttons", "loss", possible, this.scale.loss === "log");
     // Losses far above the start are cut off: what matters is below it.
     const lowest = Math.min(...alive, start);
     const highest = Math.max(...alive, start);
@@ -129,7 +129,8 @@ class Charts {
       }
     }
     if (high === -Infinity) high = wild;
-    const log = this.scale.y === "log" && low < Infinity && lowest >= 0;
+    const possible = low < Infinity && lowest >= 0;
+    const log = this.allow("steps-buttons", "values", possible, this.scale.y === "log");
     const start = runs.first;
     const bottom = quantity === "loss" && start > 0 ? Math.max(low, 1e-10 * start) : low;
     const layers = new Map();

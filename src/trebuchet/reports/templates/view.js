@@ -9,6 +9,7 @@ class View extends Charts {
     this.quantity = Object.keys(runs.traces)[0];
     const longest = runs.step.length ? runs.step[runs.step.length - 1] : 0;
     this.scale = { y: "log", x: longest > 150 ? "log" : "linear", loss: "log" };
+    this.logs = {};
     this.part = (name) => home.querySelector(`.${name}`);
     this.controls();
     this.bar();
@@ -79,8 +80,20 @@ class View extends Charts {
       });
       return one;
     });
+    this.logs[place + title] = all.find((one) => one.textContent === "log");
     group.append(...all);
     this.part(place).append(group);
+  }
+
+  // a logarithm has no place for numbers below zero
+  allow(place, title, possible, wanted) {
+    const log = this.logs[place + title];
+    const chosen = possible && wanted;
+    log.disabled = !possible;
+    log.title = possible ? "" : "there are numbers below zero";
+    log.setAttribute("aria-pressed", String(chosen));
+    log.nextElementSibling.setAttribute("aria-pressed", String(!chosen));
+    return chosen;
   }
 
   go(slice, rate = null) {
