@@ -35,8 +35,9 @@ from suggest_grids import (
 )
 from trebuchet.scans.choice import Shortfalls, shortfalls
 from trebuchet.scans.halving import BudgetSpentError, Plan, finish, rescue, successive_halving
+from trebuchet.scans.level import level, scatter
 from trebuchet.scans.rates import landing
-from trebuchet.scans.suggest import WIDEST, WORTH
+from trebuchet.scans.suggest import interval
 
 BUDGETS = (740,)
 OFFSETS = (-1, 0, 1)
@@ -56,8 +57,8 @@ class Recorded:
         with np.errstate(invalid="ignore"):
             sound = np.isfinite(self.losses) & (self.losses < BLOWUP * first)
         self.died = np.where(sound.all(-1), HORIZON + 1, self.at[np.argmax(~sound, -1)])
-        scores = np.log(np.where(sound, self.losses, first) / first + SOFT)
-        self.sums = np.concatenate([np.zeros_like(first), scores.cumsum(-1)], -1)
+        self.scores = np.log(np.where(sound, self.losses, first) / first + SOFT)
+        self.levels: dict[tuple[int, ...], float] = {}
         self.places = np.round(2 * OCTAVES).astype(int)
         self._judge(kept["rates"], kept["final"], known)
 
@@ -164,16 +165,41 @@ class Replayed:
 
     def score_at(self, i: float, steps: int) -> float:
         """The same at a step; infinite if it has diverged by now."""
-        at, found = self.recorded.at, []
+        found = []
         for nth in range(self.again_.get(i, 0) + 1):
             if self._died(i, nth) <= (HORIZON if nth else self.steps[i]):
                 return math.inf
+            found.append(self._level(self._row(i, nth), steps))
+        return sum(found) / len(found)
+
+    def _level(self, row: tuple[int, int, int], steps: int) -> float:
+        """Of one run at a step."""
+        at, known = self.recorded.at, self.recorded.levels
+        if (*row, steps) not in known:
             high = int(np.searchsorted(at, steps, "right"))
             early = int(np.searchsorted(at, (1 - self.smoothing) * steps, "right"))
             low = min(early, high - 1)
-            sums = self.recorded.sums[self._row(i, nth)]
-            found.append(float(sums[high] - sums[low]) / (high - low))
-        return sum(found) / len(found)
+            known[(*row, steps)] = level(at[low:high], self.recorded.scores[row][low:high], steps)
+        return known[(*row, steps)]
+
+    def unsure(self, place: float) -> float:
+        """Standard deviation of scores: between seeds near a place, else of the looks of a run."""
+        furthest, spreads = max(self.steps.values()), []
+        for i, times in self.again_.items():
+            rows = [self._row(i, nth) for nth in range(times + 1) if self._died(i, nth) > HORIZON]
+            if abs(i - place) <= 2 and 2 * self.steps[i] >= furthest and len(rows) > 1:
+                spreads.append(np.var([self._level(r, self.steps[i]) for r in rows], ddof=1))
+        if spreads:
+            return float(np.sqrt(np.mean(spreads)))
+        at = self.recorded.at
+        late = (at >= furthest / 2) & (at <= furthest)
+        rows = [self._row(i) for i in self.reached()]
+        return max([0.0, *(scatter(at[late], self.recorded.scores[row][late]) for row in rows)])
+
+    def reached(self) -> list[float]:
+        """The rates that went furthest."""
+        furthest = max(self.steps.values())
+        return [i for i, n in self.steps.items() if n == furthest and self._died(i) > n]
 
     def landing(self, i: float) -> float:
         """The step at which rate `i`, above its start, comes back below it."""
@@ -230,7 +256,8 @@ def replay(recorded: Recorded, budget: float, plan: Plan, *, fresh: bool) -> Ite
                 found: Shortfalls | None = shortfalls(arms, arms.steps)
                 place, low, high = min(arms.steps), min(arms.steps), min(arms.steps)
                 if found is not None:
-                    place, (low, high) = found.choice(), found.interval(WORTH, WIDEST)
+                    place, unsure = found.choice(), arms.unsure(found.choice())
+                    low, high = interval(found, unsure, len(arms.reached()))
                 yield Outcome(
                     str(recorded.pair), (str(recorded.pair), start, swap), place + offset,
                     (low + offset, high + offset), recorded.regret(place + offset),

@@ -202,6 +202,25 @@ def test_drop_rule_by_number_and_by_distance() -> None:
     assert promoted(field, list(losses), Rung(0.1, 4, near - 1e-6, 2), protect=1) == [0]
 
 
+def late_bloomer(i: float, t: int) -> float:
+    """Place −6 falls steadily, and is the best in the end; those above are done by step 60."""
+    if i > 0:
+        return 1.0 if t == 0 else 1e9
+    if i == -6:
+        return math.exp(-3.5 * t / 200)
+    return 0.9 if i < -3 else max(math.exp(-t / 37), 0.2 + 0.01 * abs(i))
+
+
+def test_a_run_left_behind_that_would_catch_up_is_taken_on_where_there_is_budget() -> None:
+    short, long = Curves(late_bloomer, 800), Curves(late_bloomer, 2400)
+    assert successive_halving(short).finished
+    assert short.steps[-6] < 200
+    course = successive_halving(long)
+    assert long.steps[-6] == 200
+    assert chosen(long, course) == -6
+    assert long.spent <= 2400
+
+
 def taken(losses: dict[float, float], steps: int = 200) -> Curves:
     """Rates that were all taken to the same step."""
     field = Curves(lambda i, t: losses[i])

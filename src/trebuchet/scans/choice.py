@@ -107,11 +107,11 @@ class Shortfalls:
 def shortfalls(runs: Scored, steps: Mapping[float, int]) -> Shortfalls | None:
     """Compare rates that were taken to different steps.
 
-    Runs that came far are compared at the last step that all of them reached, and one that got
-    worse after it is charged for that; one that was left early with the best run as it was then. A
-    lower rate that was left early looks better then than it would be: early on
-    rates differ least. So it is at least as bad as part of what the best run lacked at its own
-    fraction of the steps.
+    Where several runs went furthest, those are compared, else all that came far. They are compared
+    at the last step that all of them reached, and one that got worse after it is charged for that;
+    one that was left early with the best run as it was then. A lower rate that was left early looks
+    better then than it would be: early on rates differ least. So it is at least as bad as part of
+    what the best run lacked at its own fraction of the steps.
 
     Args:
         runs: The runs.
@@ -124,7 +124,9 @@ def shortfalls(runs: Scored, steps: Mapping[float, int]) -> Shortfalls | None:
     if not alive:
         return None
     furthest = max(steps[i] for i in alive)
-    far = [i for i in alive if steps[i] >= FAR * furthest]
+    far = [i for i in alive if steps[i] == furthest]
+    if len(far) < 2:
+        far = [i for i in alive if steps[i] >= FAR * furthest]
     common = min(steps[i] for i in far)
 
     def level(i: float) -> float:

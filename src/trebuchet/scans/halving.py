@@ -7,14 +7,14 @@ set of rates goes from rung to rung; a rung is a number of steps. The numbers be
 replaying the recorded loss curves of development problems (``bench/suggest_replay.py``), none of
 them in the lists that ``bench/suggest.py`` reports on; the result is flat around them.
 
-**The rule by which a run is dropped.** At the end of a rung rates are ranked by the *softened*
-loss y = log(L/L₀ + 0.02), averaged over the last 30 % of the steps: below 2 % of the start, noise
-decides. The next rung is for at most so many of the best, and only for those within a tolerance of
-the best.
+**The rule by which a run is dropped.** At the end of a rung rates are ranked by the *softened* loss
+y = log(L/L₀ + 0.02), by a line through the last 30 % of the steps (``level``): below 2 % of the
+start, noise decides. The next rung is for at most so many of the best, and only for those within a
+tolerance of the best.
 
 **What protects a catapult from it.** A run in a catapult looks like a bad one until it lands, and
 for some time after: its loss rose first. It is *in flight* from its rise on, if it has landed, or
-will before the horizon when it falls on as it has fallen since its peak. The two that land first
+will before the horizon when it falls on as it has fallen since its peak. The three that land first
 enter the rungs beyond the number allowed. The first to land is often not the lowest: where the loss
 grows like the error and not like its square, weights shrink by as much a step as the rate is large.
 A run that came back to just below its start and stays there has collapsed, and is not waited for.
@@ -22,9 +22,11 @@ A run that came back to just below its start and stays there has collapsed, and 
 **Where the search looks next.** After every rung but the last, the best rate must have a neighbour
 on both sides that has come as far, an octave away and at last half an octave; missing ones are
 started. So a search whose best rate is the largest or the smallest tried extends itself. What is
-left of the budget goes to rates next to the choice, whole runs first, and then to other seeds
-there. And if at the horizon nobody is below the start, the next best of those left behind are taken
-there, as far as the budget goes.
+left of the budget goes to whole runs: next to the choice, once at the choice from another seed, at
+rates left behind that would catch up if they went on as they did, and next to the choice again from
+other seeds. And if at the horizon
+nobody is below the start, the next best of those left behind are taken there, as far as the budget
+goes.
 """
 
 import math
@@ -45,6 +47,12 @@ FEWEST = 3
 """Rates that start, at least."""
 NEAR = 0.5
 """Half octaves within which a rate counts as a neighbour: rates need not be on the grid."""
+EARLIER = 0.6
+"""What a run gained since this fraction of its steps tells how it goes on …"""
+ENOUGH = 0.25
+"""… once it has made this fraction of the furthest run's …"""
+BEHIND = 0.1
+"""… and so far behind the best, at the end, it is still worth the steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,7 @@ class Plan:
         first: Rates that start, in half octaves from the scale.
         opening: The first rung's end, as a fraction of the horizon.
         rungs: The others.
-        smoothing: The last fraction of the steps that a score averages over.
+        smoothing: The last fraction of the steps that a score is taken from.
         flights: So many runs in flight are protected, in all rungs but the last.
         at_most: Neighbours started in one rung, at most.
     """
@@ -86,7 +94,7 @@ class Plan:
         Rung(1.0, 1, 0.0, 0),
     )
     smoothing: float = 0.3
-    flights: int = 2
+    flights: int = 3
     at_most: int = 16
 
     def within(self, budget: float, horizon: int) -> "Plan":
@@ -290,9 +298,10 @@ def _surround(
 
 
 def _fill(arms: Arms, course: Course) -> None:
-    """Take rates next to the choice as far as the furthest, and then again from other seeds.
+    """Spend what is left on whole runs, one by one; after every run the choice is another.
 
-    While the budget lasts; after every run the choice is another.
+    Next to the choice; at the choice from another seed, once; at those that would catch up; and
+    then next to the choice again, from other seeds.
     """
     while True:
         found = shortfalls(arms, course.steps)
@@ -304,14 +313,32 @@ def _fill(arms: Arms, course: Course) -> None:
             i for i in sorted(around, key=lambda i: (round(abs(i - middle), 6), i))
             if abs(i - middle) < 2 and (i not in course.steps or math.isfinite(arms.score(i)))
         ]  # fmt: skip
-        going = [i for i in wanted if 0 < furthest - course.steps.get(i, 0) <= arms.left()]
+        going = [i for i in wanted if 0 < furthest - course.steps.get(i, 0) <= arms.left()][:1]
+        whole = [i for i in wanted if course.steps.get(i) == furthest and arms.repeats(i)[1]]
+        again = whole if furthest <= arms.left() else []
+        if not going and not (again and arms.repeats(again[0])[0] == 0):
+            going = _catching_up(arms, course, found.best, furthest)
         if going:
-            _go(arms, course, going[:1], furthest)
-            continue
-        repeated = [i for i in wanted if course.steps.get(i) == furthest and arms.repeats(i)[1]]
-        if not repeated or furthest > arms.left():
+            _go(arms, course, going, furthest)
+        elif again:
+            # The first of those that were repeated least: at first, that is the choice.
+            arms.again(min(again, key=lambda i: arms.repeats(i)[0]), furthest)
+        else:
             return
-        arms.again(min(repeated, key=lambda i: arms.repeats(i)[0]), furthest)
+
+
+def _catching_up(arms: Arms, course: Course, best: float, furthest: int) -> list[float]:
+    """The best of those left behind that would come up with the best, going on as they did."""
+    ahead = []
+    for i, steps in course.steps.items():
+        if steps < ENOUGH * furthest or not 0 < furthest - steps <= arms.left():
+            continue
+        now, earlier = arms.score(i), max(1, round(EARLIER * steps))
+        if now < math.inf:
+            pace = (now - arms.score_at(i, earlier)) / max(1, steps - earlier)
+            if now + pace * (furthest - steps) < arms.score(best) + BEHIND:
+                ahead.append(i)
+    return sorted(ahead, key=arms.score)[:1]
 
 
 def _tried(course: Course, place: float) -> float:

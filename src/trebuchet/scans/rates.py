@@ -13,6 +13,7 @@ from trebuchet.phases.verdict import Evidence, phases, trained
 from trebuchet.results.levels import risen
 from trebuchet.scans.fresh import Fresh
 from trebuchet.scans.halving import SOFT, BudgetSpentError
+from trebuchet.scans.level import level
 
 STUCK = 0.9
 """A loss that stays this close to its start, long after it landed, is not worth waiting for."""
@@ -61,7 +62,7 @@ class Rates:
         engine: Takes the runs on.
         scale: η at i = 0.
         seeds: Orders of the batches.
-        smoothing: The last fraction of the steps that a score averages over.
+        smoothing: The last fraction of the steps that a score is taken from.
         budget: Gradient evaluations that may be spent; None is no limit.
         fresh: Other initialisations, for runs that are made again; none unless given.
     """
@@ -232,13 +233,14 @@ class Rates:
         return float(np.mean([self.smoothed(run, steps) for run in far]))
 
     def smoothed(self, run: Run, steps: int | None = None) -> float:
-        """Mean softened log loss over the last part of a run's steps, or of its first `steps`."""
+        """Level of a run's softened log loss at its end, or at `steps`."""
         at, losses = run.trace()
-        if steps is not None and steps < run.steps:
-            at, losses = at[at <= steps], losses[at <= steps]
-        late = at > (1 - self.smoothing) * (run.steps if steps is None else min(steps, run.steps))
+        end = run.steps if steps is None else min(steps, run.steps)
+        if end < run.steps:
+            at, losses = at[at <= end], losses[at <= end]
+        late = at > (1 - self.smoothing) * end
         late[-1] = True
-        value = float(self.softened(losses[late], run.loss_first).mean())
+        value = level(at[late], self.softened(losses[late], run.loss_first), end)
         whole = steps is None or steps >= run.steps
         last = run.loss_horizon
         if whole and self.engine.host.objective.has_batch_norm and np.isfinite(last):

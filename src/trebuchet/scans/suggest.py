@@ -12,6 +12,7 @@ from trebuchet.engine.advance import Run
 from trebuchet.phases.interval import Interval
 from trebuchet.scans.choice import WORST, Shortfalls, shortfalls
 from trebuchet.scans.halving import SOFT
+from trebuchet.scans.level import scatter
 from trebuchet.scans.rates import Rates
 
 WORTH = math.log(1.05)
@@ -20,10 +21,9 @@ TOLD = 0.7 * WORST
 """Rates that fall short by more are outside, whatever the noise."""
 WIDEST = 4.0
 """Half octaves from the suggestion to an end of its interval, at most."""
-UNMEASURED, ALONE = 1.0, 2.0
-"""And at least, where no two seeds were run side by side; and where moreover a single run reached
-the horizon: a factor √2, and 2. Three pairs of seeds of a small language model, 30 steps long, gave
-rates a factor 4 apart."""
+SPACING, ALONE = 1.0, 2.0
+"""And at least: nothing is known of what lies closer than rates are apart; and where a single run
+reached the horizon, little of its neighbours."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,11 +83,8 @@ def suggest(rates: Rates, lr_max: Interval) -> Suggestion:
     if math.isnan(noise) and rates.free_looks:
         noise = 0.0
     unsure = noise_of_looks(rates, runs, reached) if math.isnan(noise) else noise
-    low, high = place - WIDEST, place
-    if found is not None:
-        low, high = found.interval(min(WORTH + 2 * unsure, TOLD), WIDEST)
-    least = ALONE if len(reached) < 2 and noise != 0 else UNMEASURED if math.isnan(noise) else 0.0
-    low, high = rates.rate(min(low, place - least)), rates.rate(max(high, place + least))
+    ends = (place - WIDEST, place) if found is None else interval(found, unsure, len(reached))
+    low, high = map(rates.rate, ends)
     rate = rates.rate(place)
     if lr_max.closed:
         # What looks good is not put next to a rate that is known to fail.
@@ -107,6 +104,22 @@ def suggest(rates: Rates, lr_max: Interval) -> Suggestion:
         ),
         reliable, noise,
     )  # fmt: skip
+
+
+def interval(found: Shortfalls, unsure: float, reached: int) -> tuple[float, float]:
+    """Places that are as good as the choice, as far as can be told.
+
+    Args:
+        found: How far rates fall short.
+        unsure: Standard deviation of their scores.
+        reached: How many runs went furthest.
+
+    Returns:
+        The lowest and the highest.
+    """
+    place, least = found.choice(), ALONE if reached < 2 else SPACING
+    low, high = found.interval(min(WORTH + 2 * unsure, TOLD), WIDEST)
+    return min(low, place - least), max(high, place + least)
 
 
 def noise_of_seeds(rates: Rates, rate: float) -> float:
@@ -148,10 +161,7 @@ def noise_of_looks(rates: Rates, runs: Mapping[float, Run], reached: Sequence[fl
     for i in reached:
         at, losses = runs[i].trace()
         late = at >= runs[i].steps / 2
-        x, y = at[late].astype(float), rates.softened(losses[late], runs[i].loss_first)
-        if x.size > 3 and np.isfinite(y).all():
-            rest = y - np.polyval(np.polyfit(x, y, 1), x)
-            found.append(float(np.sqrt((rest**2).sum() / (x.size - 2))))
+        found.append(scatter(at[late], rates.softened(losses[late], runs[i].loss_first)))
     return max(found)
 
 

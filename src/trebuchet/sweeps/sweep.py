@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -47,6 +48,7 @@ from trebuchet.problem.problem import ModelFactory, Problem, check_schedule
 from trebuchet.sweeps import chunking
 from trebuchet.sweeps.binding import Binding
 from trebuchet.sweeps.choose import binding
+from trebuchet.sweeps.elsewhere import Errand, made, set_by_caller
 from trebuchet.sweeps.execution import Execution, ExecutionKeywords
 from trebuchet.sweeps.outputs import OutputBinding
 from trebuchet.sweeps.pool import Job
@@ -179,7 +181,8 @@ def sweep(
             )
             raise InputError(msg)
         _try(bound, chosen, 1.0 if swept == "lr_ratio" else float(rates[0]))
-        inline = bound.most_in_a_stack == 1
+        remote = how.backend not in (None, "threads") or (how.backend is None and set_by_caller())
+        inline = bound.most_in_a_stack == 1 and not remote
         workers = 1 if inline else how.workers or _cores(bound)
         settings: dict[str, Any] = {
             "problem": problem.name, "loss": problem.loss_name, "swept": swept,
@@ -202,8 +205,15 @@ def sweep(
             chunks = _split(rates.size, len(seed_list), chunk, bound.mixes_seeds)
             bar = progress_bar("sweep", shown=progress)
             job = Job(bound, plan, learning_rate, chunks, folder, bar)
+            elsewhere = None
+            if remote:
+                errand = Errand(
+                    problem, seed_list, how.device, how.engine, how.span, plan, learning_rate,
+                    chunks, bound.fingerprint,
+                )  # fmt: skip
+                elsewhere = partial(made, errand, backend=how.backend, workers=how.workers)
             try:
-                histories, interrupted = job.run(0 if inline else workers)
+                histories, interrupted = job.run(0 if inline else workers, elsewhere)
             finally:
                 close(bar)
         notes = bound.notes()
