@@ -33,11 +33,12 @@ def html(title: str, sections: Sequence[Section]) -> str:
     Returns:
         HTML.
     """
+    now = datetime.now(UTC)
     drawn = any(section.runs for section in sections)
     return _template().render(
         title=title,
         sections=sections,
-        made=datetime.now(UTC).strftime("%-d %B %Y"),
+        made=f"{now.day} {now:%B %Y}",
         version=version("trebuchet"),
         look=look(),
         cautious=[str(phase) for phase in WORST_FIRST],
