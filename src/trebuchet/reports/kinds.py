@@ -226,6 +226,8 @@ def _told(ds: xr.Dataset) -> tuple[list[str], list[dict[str, Any]]]:
             lines = [_line(name, edge) for name, edge in found.items() if edge.closed]
     if len(parts) > 12:
         sentences.append(f"The other {len(parts) - 12} combinations are in the table.")
+    if sentences and ds.sizes["seed"] > 1:
+        sentences.append("What counts at a rate is what most of its seeds do.")
     if int(ds.attrs.get("interrupted", 0)):
         sentences.append("The sweep was interrupted: some runs did not come to their end.")
     return sentences, lines
