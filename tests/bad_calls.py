@@ -203,7 +203,8 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
         "optimizer": tb.GradientDescent(), "tolerance": 1e-8, "blowup": 1e6, "delta": 1e-3,
         "record": tb.Recording(), "observables": ["sparsity"], "engine": "batched", "span": True,
         "chunk": 2, "workers": 1, "memory": 10**8, "device": "cpu", "checkpoint": "runs",
-        "checkpoint_seconds": 5.0, "progress": False},
+        "checkpoint_seconds": 5.0, "progress": False,
+        "axes": {"optimizer.momentum": [0.5]}},
     "summary.table": lambda: {"ds": runs()},
     "top.top_eigen": lambda: {
         **_training(), "operator": "ggn", "k": 1, "rtol": 1e-2, "params": ["0.weight"],

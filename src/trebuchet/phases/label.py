@@ -1,6 +1,7 @@
 """Which phase each run was in, with the numbers behind the verdict."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from trebuchet._types import Status
 from trebuchet.errors import InputError
 from trebuchet.phases.tail import FloatArray, consecutive, rounding_of, tail_of, trending
 from trebuchet.phases.verdict import Evidence, peak_ratios, phases, recovery_steps
+from trebuchet.results.cells import over_cells, varied
 from trebuchet.results.levels import DELTA
 from trebuchet.results.schema import described, results
 from trebuchet.results.summary import summarise
@@ -56,8 +58,10 @@ def label(ds: Any, *, blowup: float | None = None, delta: float | None = None) -
         >>> label(ds).phase.values[:, 0].tolist()
         ['lazy', 'catapult', 'divergent']
     """
+    if varied(ds):
+        return over_cells(ds, partial(label, blowup=blowup, delta=delta))
     blowup = factor("blowup", ds.attrs.get("blowup", 1e8) if blowup is None else blowup)
-    ds = summarise(results("ds", ds), delta=delta)
+    ds = summarise(ds, delta=delta)
     delta = float(ds.attrs.get("delta", DELTA))
     needed = ("loss_first", "loss_max", "loss_final", "last_above", "steps", "status")
     missing = [name for name in needed if name not in ds]

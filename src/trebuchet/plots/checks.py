@@ -11,7 +11,8 @@ from matplotlib.colors import is_color_like
 
 from trebuchet._checks import choice, instance, items, refuse, shown, whole
 from trebuchet.errors import InputError
-from trebuchet.results.schema import COORDINATES, VARIABLES, results
+from trebuchet.results.cells import axes_of
+from trebuchet.results.schema import results
 
 X = {"lr_ratio": "lr_ratio", "lr": "learning_rate"}
 """Names of the x axis, and what holds it."""
@@ -28,10 +29,12 @@ def labelled(name: str, value: object) -> xr.Dataset:
     if "phase" not in ds:
         msg = f"{name}: expected a labelled dataset, got none of 'phase'; call label(ds)"
         raise InputError(msg)
-    own = [key for key in map(str, ds.data_vars) if key not in VARIABLES]
-    extra = sorted(set(map(str, ds.drop_vars(own).sizes)) - set(COORDINATES))
-    if extra:
-        msg = f"{name}: expected the dims lr and seed, got {extra[0]!r} too; select one with ds.sel"
+    if extra := axes_of(ds):
+        choose = ", ".join(f"{axis!r}: ..." for axis in extra)
+        msg = (
+            f"{name}: expected the dims lr and seed, got {', '.join(map(repr, extra))} too; select "
+            f"one cell with ds.sel({{{choose}}}), or draw all with plots.phase_diagram"
+        )
         raise InputError(msg)
     for held in ("lr", "learning_rate", "lr_ratio"):
         if held == "lr_ratio" and held in ds and bool(np.isnan(ds[held]).all()):
@@ -72,7 +75,7 @@ def along(ds: xr.Dataset, x: str | None) -> str:
 
 def is_descent(ds: xr.Dataset) -> bool:
     """Whether runs were made by gradient descent, as far as is known: 2 says something of ηλ."""
-    plain = {"sgd", "GradientDescent(momentum=0.0, weight_decay=0.0)"}
+    plain = {"sgd", "SGD", "GradientDescent(momentum=0.0, weight_decay=0.0)"}
     return str(ds.attrs.get("optimizer", "sgd")) in plain
 
 

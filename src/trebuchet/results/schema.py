@@ -109,6 +109,9 @@ VARIABLES: dict[str, Variable] = {
 _VOLATILE = {"created", "device", "interrupted", "config_hash", *FACTS}
 
 
+FACT = "attribute"
+"""On a coordinate: which attribute of runs it holds, where that differs along an axis."""
+
 SWEPT = {"lr": "learning rate η", "lr_ratio": "learning-rate ratio ηλ₀"}
 """What ``lr`` may hold, and its long name."""
 
@@ -123,7 +126,7 @@ def a_dataset(name: str, value: object) -> xr.Dataset:
 
 def results(name: str, value: object) -> xr.Dataset:
     """A dataset of runs whose variables are of the dims (in any order) and kinds of the table."""
-    ds = check_runs(value)
+    ds = settled(check_runs(value))
     for key, row in VARIABLES.items():
         if key in ds:
             _check_kind(ds, key, row)
@@ -142,6 +145,24 @@ def results(name: str, value: object) -> xr.Dataset:
         if key in ds.attrs and as_real(ds.attrs[key]) is None:
             refuse(name, f"a number as its attribute {key!r}", ds.attrs[key])
     return ds
+
+
+def settled(ds: xr.Dataset) -> xr.Dataset:
+    """Attributes that differed along an axis put back, where one place on it was selected.
+
+    Args:
+        ds: Runs, such as ``runs.sel(width=64)``.
+
+    Returns:
+        The same, with those attributes that its scalar coordinates hold.
+    """
+    held = {
+        str(c.attrs[FACT]): c.values.item()
+        for c in ds.coords.values()
+        if c.ndim == 0 and FACT in c.attrs
+    }
+    known = {key: value for key, value in held.items() if value not in ("",) and value == value}
+    return ds.assign_attrs(known) if known else ds
 
 
 def _coordinate(name: str, value: object) -> np.ndarray[Any, Any]:
@@ -256,6 +277,10 @@ def validate(ds: xr.Dataset) -> None:
     for name in ("lr", "seed"):
         if np.unique(ds[name].values).size != ds[name].size:
             msg = f"dataset: expected distinct values of {name!r}, got one twice"
+            raise InputError(msg)
+    for dim in {str(d) for n in VARIABLES if n in ds for d in ds[n].dims} - set(COORDINATES):
+        if dim in ds.coords and np.unique(ds[dim].values).size != ds[dim].size:
+            msg = f"dataset: expected distinct values of the axis {dim!r}, got one twice"
             raise InputError(msg)
     if not np.isfinite(ds["lr"].values).all():
         msg = f"lr: expected finite rates, got {ds['lr'].values[~np.isfinite(ds['lr'].values)][0]}"

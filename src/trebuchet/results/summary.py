@@ -1,5 +1,6 @@
 """One number a run from its traces, and one row a rate for people to read."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from trebuchet._checks import anything, from_zero
 from trebuchet._doors import door, maybe
 from trebuchet._types import Phase, Status
 from trebuchet.errors import InputError
+from trebuchet.results.cells import cells_of, over_cells, varied
 from trebuchet.results.levels import DELTA, risen
-from trebuchet.results.schema import COORDINATES, RUN, VARIABLES, described, results
+from trebuchet.results.schema import RUN, described, results
 
 PHASE_LETTERS: dict[str, str] = {
     Phase.LAZY: "L",
@@ -87,6 +89,8 @@ def summarise(ds: xr.Dataset, *, delta: float | None = None) -> xr.Dataset:
         InputError: If it is no dataset of runs, or another δ is asked for and there is no loss
             trace to apply it to.
     """
+    if varied(ds):
+        return over_cells(ds, partial(summarise, delta=delta))
     found: dict[str, xr.DataArray] = {}
     own = float(ds.attrs.get("delta", DELTA))
     wanted = own if delta is None else float(delta)
@@ -134,7 +138,8 @@ def table(ds: Any) -> pd.DataFrame:
         several layers); then ``accuracy_final`` and what else was observed of one number a run, at
         its end. A column whose numbers are missing from the dataset is left out. Phase letters:
         L lazy, C catapult, D divergent, X collapsed, P periodic, ~ chaotic, ? unsettled, o dropped
-        by a scan, · not run. Dropped runs have no final numbers.
+        by a scan, · not run. Dropped runs have no final numbers. Axes beside rates and seeds have a
+        column each before these, and a row every cell and rate.
 
     Raises:
         InputError: If `ds` is neither.
@@ -143,12 +148,17 @@ def table(ds: Any) -> pd.DataFrame:
     if isinstance(own, pd.DataFrame):
         return own.copy()
     ds = summarise(results("ds", ds))
-    own_names = [name for name in map(str, ds.data_vars) if name not in VARIABLES]
-    if extra := sorted(set(map(str, ds.drop_vars(own_names).sizes)) - set(COORDINATES)):
-        msg = (
-            f"ds: expected the dims lr and seed only, got {extra[0]!r} too; select one with ds.sel"
-        )
-        raise InputError(msg)
+    frames = []
+    for where, cell in cells_of(ds):
+        frame = _table(cell)
+        for i, (axis, value) in enumerate(where.items()):
+            frame.insert(i, axis, [value] * len(frame))
+        frames.append(frame)
+    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+
+
+def _table(ds: xr.Dataset) -> pd.DataFrame:
+    """The table of runs over rates and seeds."""
     columns: dict[str, Any] = {"lr": _median(ds["learning_rate"])}
     if "lr_ratio" in ds:
         columns["lr_ratio"] = _median(ds["lr_ratio"])

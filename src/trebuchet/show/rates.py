@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from trebuchet.results.cells import axes_of, cells_of
 from trebuchet.results.summary import shown_phases, table
 from trebuchet.show.marks import MARKS, NOTEBOOK, coloured, in_key, in_row, marked
 from trebuchet.show.numbers import count, number
@@ -59,6 +60,7 @@ class RateTable:
         here: Rows to point out, a flag a row; None for none.
         here_means: What the flag says, for the key.
         faint: Rows that matter less, a flag a row.
+        axes: Columns before the rates, which may hold words.
 
     Example:
         >>> frame = pd.DataFrame({"lr_ratio": [1.0, 14.0], "loss_max": [0.5, 30.25]})
@@ -76,6 +78,7 @@ class RateTable:
     here: Sequence[bool] | None = None
     here_means: str = ""
     faint: Sequence[bool] | None = None
+    axes: Sequence[str] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """What rich prints."""
@@ -136,12 +139,20 @@ class RateTable:
 
     def cells(self) -> list[list[str]]:
         """The numbers as text, row by row."""
-        tell = [count if name in COUNTS else number for name in self.numbers.columns]
+        names = list(self.numbers.columns)
+        tell = [count if name in COUNTS else number for name in names]
         rows = self.numbers.itertuples(index=False, name=None)
-        return [[told(float(v)) for told, v in zip(tell, row, strict=True)] for row in rows]
+        return [
+            [
+                f"{v:g}" if name in self.axes and not isinstance(v, str)
+                else v if isinstance(v, str) else told(float(v))
+                for name, told, v in zip(names, tell, row, strict=True)
+            ]
+            for row in rows
+        ]  # fmt: skip
 
     def _named_by(self) -> int:
-        return sum(name in RATES for name in self.numbers.columns)
+        return sum(name in {*RATES, *self.axes} for name in self.numbers.columns)
 
     def _marks(self, row: int, *, letters: bool) -> Text:
         assert self.phases is not None
@@ -170,15 +181,17 @@ def of_sweep(ds: xr.Dataset) -> RateTable:
         InputError: If it is no dataset of runs.
     """
     frame = table(ds).drop(columns="phases", errors="ignore")
+    axes = axes_of(ds)
     if "phase" not in ds:
-        return RateTable(frame)
-    return RateTable(frame, shown_phases(ds).tolist())
+        return RateTable(frame, axes=axes)
+    phases = [row for _, cell in cells_of(ds) for row in shown_phases(cell).tolist()]
+    return RateTable(frame, phases, axes=axes)
 
 
 def _heading(name: str) -> str:
     if name.startswith("sparsity_"):
         return f"sparsity {name.removeprefix('sparsity_')}"
-    return HEADINGS.get(name, name)
+    return HEADINGS.get(name, name.removeprefix("optimizer."))
 
 
 def _spelt(text: str) -> str:

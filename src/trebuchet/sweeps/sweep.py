@@ -1,10 +1,11 @@
 """Many runs of one problem, over learning rates × seeds."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 import torch
@@ -27,30 +28,28 @@ from trebuchet._progress import Progress, close, progress_bar
 from trebuchet.engine.assemble import assemble
 from trebuchet.engine.checkpoint import Checkpoint, Identity, hold
 from trebuchet.engine.history import together
-from trebuchet.engine.looks import looks
 from trebuchet.engine.optimizers import GradientDescent
 from trebuchet.engine.recording import Recording
-from trebuchet.engine.runner import Plan, asked
 from trebuchet.engine.stopping import StopRule
 from trebuchet.engine.threads import one_thread
 from trebuchet.errors import InputError
-from trebuchet.observables.base import Observable, UnavailableError
-from trebuchet.observables.held_out_loss import HeldOutLoss
+from trebuchet.observables.base import Observable
 from trebuchet.observables.registry import (
-    OBSERVABLES,
     described,
     observables as named_observables,
 )
-from trebuchet.observables.weight_norm import WeightNorm
 from trebuchet.problem.how import HOW, How, as_problem
 from trebuchet.problem.losses import LossFn, ModelLoss
 from trebuchet.problem.problem import ModelFactory, Problem, check_schedule
 from trebuchet.sweeps import chunking
+from trebuchet.sweeps.axes import Axis, axes_given, cells
 from trebuchet.sweeps.binding import Binding
 from trebuchet.sweeps.choose import binding
 from trebuchet.sweeps.elsewhere import Errand, made, set_by_caller
 from trebuchet.sweeps.execution import Execution, ExecutionKeywords
+from trebuchet.sweeps.grid import over_axes
 from trebuchet.sweeps.outputs import OutputBinding
+from trebuchet.sweeps.plan import plan_of, try_out
 from trebuchet.sweeps.pool import Job
 
 MOST_NUMBERS = 2**32
@@ -78,7 +77,7 @@ _KEYWORDS = {
     record=maybe(instance, Recording, "a trebuchet.Recording", "Recording(every=10) is one"),
     stop=maybe(instance, StopRule, "a trebuchet.StopRule", "StopRule(max_steps=100) is one"),
     execution=maybe(instance, Execution, "a trebuchet.Execution", "Execution(workers=1) is one"),
-    progress=a_bar, **_KEYWORDS,
+    axes=maybe(axes_given), progress=a_bar, **_KEYWORDS,
 )  # fmt: skip
 def sweep(
     problem: Problem | nn.Module | ModelFactory,
@@ -99,6 +98,7 @@ def sweep(
     record: Recording | None = None,
     stop: StopRule | None = None,
     execution: Execution | None = None,
+    axes: Mapping[str, Iterable[Any] | Mapping[str, Any]] | None = None,
     progress: bool | Progress | None = None,
     **keywords: Unpack[Keywords],
 ) -> xr.Dataset:
@@ -128,6 +128,12 @@ def sweep(
             runs where a look costs extra.
         stop: When runs end: a `StopRule`, in place of `steps`, ``tolerance`` and ``blowup``.
         execution: How runs are computed, and where they are saved: an `Execution`.
+        axes: What else is varied, each name with its values: a keyword of the model's function
+            (``lambda seed, width: ...``), a field of the problem (``batch_size``, ``optimizer``,
+            ``loss``, ``clip_grad_norm`` …), or ``"optimizer.momentum"``, a setting of the
+            optimizer. Every combination is a cell: its runs are those of a sweep of that problem,
+            and λ₀ is measured in each. Values that are no numbers go by their names, or by those
+            that they are given in a dict.
         progress: A bar on a terminal or in a notebook; True: lines in a log too, False: nothing;
             or a function of (steps done, steps in all).
         **keywords: The fields of `StopRule` (``tolerance``, ``blowup``), of `Execution`
@@ -137,8 +143,10 @@ def sweep(
             unless given, 1e-3 where losses are those of all data without noise.
 
     Returns:
-        A dataset with dims ``lr, seed, step`` (:mod:`trebuchet.results.schema`). Interrupted by
-        Ctrl-C, it holds what was finished, with status ``interrupted`` on what was not.
+        A dataset with dims ``lr, seed, step`` (:mod:`trebuchet.results.schema`), the axes before
+        them. Interrupted by Ctrl-C, it holds what was finished, with status ``interrupted`` on what
+        was not, and ``not_run`` in cells that were not reached. Attributes that differ between
+        cells are coordinates along the axes.
 
     Raises:
         InputError: If an argument is not what was expected, both or neither of the two scales are
@@ -159,9 +167,52 @@ def sweep(
     problem = as_problem(problem, loss, data, keywords, optimizer=optimizer, called="problem")
     ends = grouped(StopRule, "stop", stop, _renamed(keywords, steps))
     how = grouped(Execution, "execution", execution, keywords)
-    check_schedule(problem, ends.max_steps)
     swept, rates = _rates(lr_ratio, lr)
     seed_list = list(checked_seeds(seeds))
+    delta = keywords.get("delta")
+
+    def one(problem: Problem, checkpoint: Path | None, bar: Progress) -> xr.Dataset:
+        return _runs(
+            problem, ends, replace(how, checkpoint=checkpoint), swept, rates, seed_list,
+            observables, record, delta, bar, len(grid),
+        )  # fmt: skip
+
+    def attempt(problem: Problem) -> None:
+        check_schedule(problem, ends.max_steps)
+        with binding(
+            problem, seed_list[:1], steps=ends.max_steps, device=how.device, engine=how.engine,
+            span=how.span, ratios=False, watched=False,
+        ):  # fmt: skip
+            pass
+
+    names = [str(getattr(o, "name", o)) for o in observables or ()]
+    over = cast("Sequence[Axis]", axes or ())  # made of what was given, in front of the door
+    grid = cells(problem, over, names)
+    bar = progress_bar("sweep", shown=progress)
+    place = None if how.checkpoint is None else Path(how.checkpoint)
+    try:
+        if not over:
+            return one(problem, place, bar)
+        return over_axes(grid, over, one, attempt=attempt, checkpoint=place, progress=bar)
+    finally:
+        close(bar)
+
+
+def _runs(
+    problem: Problem,
+    ends: StopRule,
+    how: Execution,
+    swept: str,
+    rates: NDArray[np.float64],
+    seed_list: Sequence[int],
+    observables: Sequence[str | Observable] | None,
+    record: Recording | None,
+    delta: float | None,
+    bar: Progress,
+    of: int,
+) -> xr.Dataset:
+    """The runs of one problem, of so many that are swept together."""
+    check_schedule(problem, ends.max_steps)
     with binding(
         problem, seed_list, steps=ends.max_steps, device=how.device, engine=how.engine,
         span=how.span,
@@ -172,15 +223,15 @@ def sweep(
             if observables is None
             else named_observables("observables", observables)
         )
-        plan = _plan(bound, ends, record, chosen, keywords.get("delta"), how.checkpoint_seconds)
-        kept = rates.size * len(seed_list) * plan.schedule.size
+        plan = plan_of(bound, ends, record, chosen, delta, how.checkpoint_seconds)
+        kept = of * rates.size * len(seed_list) * plan.schedule.size
         if kept > MOST_NUMBERS:
             msg = (
                 f"record: expected at most {MOST_NUMBERS} recorded steps of all runs together, got "
                 f"{kept}; thin them out with Recording(dense=1000)"
             )
             raise InputError(msg)
-        _try(bound, chosen, 1.0 if swept == "lr_ratio" else float(rates[0]))
+        try_out(bound, chosen, 1.0 if swept == "lr_ratio" else float(rates[0]))
         remote = how.backend not in (None, "threads") or (how.backend is None and set_by_caller())
         inline = bound.most_in_a_stack == 1 and not remote
         workers = 1 if inline else how.workers or _cores(bound)
@@ -203,7 +254,6 @@ def sweep(
             scale = top[None, :] if swept == "lr_ratio" else np.ones((1, len(seed_list)))
             learning_rate = rates[:, None] / scale
             chunks = _split(rates.size, len(seed_list), chunk, bound.mixes_seeds)
-            bar = progress_bar("sweep", shown=progress)
             job = Job(bound, plan, learning_rate, chunks, folder, bar)
             elsewhere = None
             if remote:
@@ -212,10 +262,7 @@ def sweep(
                     chunks, bound.fingerprint,
                 )  # fmt: skip
                 elsewhere = partial(made, errand, backend=how.backend, workers=how.workers)
-            try:
-                histories, interrupted = job.run(0 if inline else workers, elsewhere)
-            finally:
-                close(bar)
+            histories, interrupted = job.run(0 if inline else workers, elsewhere)
         notes = bound.notes()
         return assemble(
             together(histories),
@@ -248,21 +295,6 @@ def _renamed(keywords: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
     return {**keywords, **({} if steps is None else {"max_steps": steps})}
 
 
-def _try(bound: Binding, chosen: Sequence[Observable], rate: float) -> None:
-    """Measure once, at a start, what others defined, before anything is made or spent."""
-    theirs = [o for o in chosen if type(o) is not OBSERVABLES.get(o.name)]
-    if not theirs:
-        return
-    runs = 1 if bound.most_in_a_stack == 1 else 2  # a stack, where there are any
-    kernel = bound.kernel([rate] * runs, [0] * runs)
-    kernel.ready(frozenset(o.name for o in theirs))
-    for observable in theirs:
-        with suppress(UnavailableError):
-            start = observable.start(kernel)
-            rows = np.arange(runs)
-            asked(observable, kernel, observable.extent(kernel), start, rows)
-
-
 def _asks_for_top(observables: Sequence[str | Observable] | None) -> bool:
     names = [getattr(o, "name", o) for o in observables or ()]
     return "top_eigenvalue" in names
@@ -270,39 +302,6 @@ def _asks_for_top(observables: Sequence[str | Observable] | None) -> bool:
 
 def _cores(bound: Binding) -> int:
     return torch.get_num_threads() if bound.device.type == "cpu" else 1
-
-
-def _plan(
-    bound: Binding,
-    stop: StopRule,
-    record: Recording | None,
-    chosen: Sequence[Observable],
-    delta: float | None,
-    checkpoint_seconds: float,
-) -> Plan:
-    """What all runs have in common; where looks are apart from steps, as a scan has it."""
-    if not bound.free_looks and stop.tolerance is not None:
-        msg = (
-            "tolerance: expected None, since a loss of batches, or one with noise, changes in "
-            "every step; give a number of steps instead"
-        )
-        raise InputError(msg)
-    if record is None and not bound.free_looks:
-        schedule = looks(stop.max_steps)
-    else:
-        schedule = (record or Recording()).steps(stop.max_steps)
-    beside = [o for o in chosen if o.name != "weight_norm" and o.recorded]
-    at_end = [o for o in chosen if not o.recorded]
-    if bound.problem.test is not None and "test_loss" not in {o.name for o in chosen}:
-        at_end.append(HeldOutLoss())
-    return Plan(
-        stop=stop,
-        schedule=schedule,
-        observables=(WeightNorm(), *beside),
-        only_at_the_end=tuple(at_end),
-        delta=bound.delta(delta),
-        checkpoint_seconds=checkpoint_seconds,
-    )
 
 
 def _rates(lr_ratio: ArrayLike | None, lr: ArrayLike | None) -> tuple[str, NDArray[np.float64]]:
