@@ -16,9 +16,9 @@ NET = """
 import torch
 from torch import nn
 
-def make(seed):
+def make(seed, width=8):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+    return nn.Sequential(nn.Linear(5, width), nn.ReLU(), nn.Linear(width, 3))
 """
 FILE = """
 # what is trained
@@ -72,6 +72,19 @@ def test_a_file_is_the_sweep_that_it_says(folder: Path, capsys: pytest.CaptureFi
         np.testing.assert_array_equal(runs[name], same[name])
     assert run("sweep", "mine.toml") == 2  # what is there is kept
     assert run("sweep", "mine.toml", "--overwrite") == 0
+
+
+def test_axes_of_a_file(folder: Path) -> None:
+    (folder / "mine.toml").write_text(
+        FILE + '[axes]\nwidth = [4, 8]\n"optimizer.momentum" = [0, 0.5]\n'
+    )
+    assert run("sweep", "mine.toml") == 0
+    runs = tb.load("trebuchet-mine/runs.zarr")
+    assert dict(runs.phase.sizes) == {"width": 2, "optimizer.momentum": 2, "lr": 3, "seed": 2}
+    (folder / "plain.toml").write_text(FILE)
+    assert run("sweep", "plain.toml") == 0
+    plain = tb.load("trebuchet-plain/runs.zarr")
+    np.testing.assert_array_equal(runs.loss[1, 1], plain.loss)
 
 
 def test_digits_of_any_width_by_a_file(folder: Path) -> None:
@@ -136,6 +149,8 @@ def test_interrupted_and_resumed(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         ("[sweep]", "[sweep", "no TOML: .*line 10"),
         ('["accuracy"]', '["acuracy"]', "did you mean '?accuracy'?"),
         ('name = "sgd"', 'name = "sdg"', "did you mean '?sgd'?"),
+        ("momentum = 0.5", "momentumm = 0.5", r"problem\.optimizer: .*momentum"),
+        ("steps = 6", "steps = 6\n[axes]\nwdth = [4]", "axes: nothing called 'wdth' can vary"),
     ],
 )
 def test_a_mistake_is_told_with_its_line(

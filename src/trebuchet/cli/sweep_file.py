@@ -208,14 +208,20 @@ def _optimizer(given: str | dict[str, Any]) -> Any:
     if isinstance(given, str):
         return given
     from trebuchet.problem.optimizer_names import lookup
-    from trebuchet.problem.optimizer_rows import NAMED
+    from trebuchet.sweeps.axes import with_setting
 
     settings = dict(given)
     name = settings.pop("name", None)
     if not isinstance(name, str):
         msg = 'problem.optimizer: expected a name in it, {name = "sgd", momentum = 0.9}'
         raise InputError(msg)
-    return partial(NAMED[lookup(name)], **settings)
+    optimizer: Any = lookup(name)
+    for setting, value in settings.items():
+        try:
+            optimizer = with_setting(optimizer, setting, value)
+        except InputError as error:
+            raise InputError(str(error).replace("axes", "problem.optimizer", 1)) from error
+    return optimizer
 
 
 def _picture(runs: Any, problem: "Problem", asked: SweepFile) -> Any:
