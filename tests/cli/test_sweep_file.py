@@ -99,7 +99,9 @@ def test_digits_of_any_width_by_a_file(folder: Path) -> None:
     assert runs.attrs["n_parameters"] == 512 * 65
 
 
-def test_interrupted_and_resumed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_shown_and_resumed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("sweep", "mine.toml", "--out", "whole") == 0
     step_, steps = ModuleKernel.step_, []
 
@@ -114,6 +116,11 @@ def test_interrupted_and_resumed(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         assert run("sweep", "mine.toml") == 130
     assert not (folder / "trebuchet-mine" / "runs.zarr").exists()
     assert run("sweep", "mine.toml") == 2  # it says --resume
+    capsys.readouterr()
+    assert run("show", "trebuchet-mine") == 0
+    shown = capsys.readouterr().out
+    assert "3 rates × 2 seeds" in shown
+    assert "3 of 6 runs have ended" in shown
     made: list[int] = []
 
     def counted(self: ModuleKernel, step: int) -> object:
@@ -128,6 +135,10 @@ def test_interrupted_and_resumed(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     for name in whole.data_vars:
         np.testing.assert_array_equal(resumed[name], whole[name], err_msg=str(name))
     assert not (folder / "trebuchet-mine" / "unfinished").exists()
+    assert run("show", "trebuchet-mine") == 0
+    assert "dims     lr 3, seed 2" in capsys.readouterr().out
+    assert run("show", "no-such-folder") == 2
+    assert run("show", "mine.toml") == 2
 
 
 @pytest.mark.parametrize(
