@@ -36,6 +36,14 @@ def runs() -> xr.Dataset:
 
 
 @cache
+def grid_of_runs() -> xr.Dataset:
+    wide = tb.Problem(
+        lambda seed, width: tb.MLP.draw(1, width, generator=seed), "half_mse", ([[1.0]], [0.0])
+    )
+    return tb.label(tb.sweep(wide, lr_ratio=[1.0, 9.0], steps=5, axes={"width": [4, 8]}))
+
+
+@cache
 def directed() -> xr.Dataset:
     return tb.label(
         tb.sweep(problem(), lr_ratio=[1.0], seeds=1, steps=3, observables=["loss_directions"])

@@ -274,7 +274,7 @@ def test_a_linear_model_diverges_past_two_where_the_quadratic_catapults() -> Non
     phases = {}
     for degree in (1, 2):
         problem = tb.Problem(
-            lambda s, k=degree: taylor_expand(mlp(4, 100, seed=s), degree=k), "half_mse", (x, y)  # type: ignore[misc]
+            lambda s, k=degree: taylor_expand(mlp(4, 100, seed=s), degree=k), "half_mse", (x, y)
         )  # fmt: skip
         every = tb.Recording(every=300)
         runs = tb.label(

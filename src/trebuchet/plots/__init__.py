@@ -6,6 +6,7 @@ from trebuchet.plots.directions import loss_directions
 from trebuchet.plots.edge_lines import draw_edges
 from trebuchet.plots.figure_panels import paper_panels
 from trebuchet.plots.phase_bar import majority_phase, phase_bar, shade_phases
+from trebuchet.plots.phase_diagram import phase_diagram
 from trebuchet.plots.style import style
 from trebuchet.plots.sweep_picture import sweep_overview
 from trebuchet.plots.traces import traces
@@ -18,6 +19,7 @@ __all__ = [
     "majority_phase",
     "paper_panels",
     "phase_bar",
+    "phase_diagram",
     "shade_phases",
     "style",
     "sweep_overview",

@@ -39,8 +39,8 @@ from trebuchet.problem.schedules import (
 )
 from trebuchet.problem.selection import select
 
-ModelFactory = Callable[[int], nn.Module]
-"""Maps a seed to a freshly initialised module."""
+ModelFactory = Callable[..., nn.Module]
+"""Maps a seed to a freshly initialised module; and what a sweep's axes give it by keyword."""
 
 MOST_BATCHES = 1_000_000
 """Batches that one step may accumulate."""

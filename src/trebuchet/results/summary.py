@@ -32,20 +32,21 @@ NO_END = [str(Status.DROPPED), str(Status.NOT_RUN)]
 """Of runs that a scan did not take to their end: their last numbers are no final ones."""
 
 
-def shown_phases(ds: xr.Dataset) -> NDArray[np.str_]:
+def shown_phases(ds: xr.Dataset, dims: tuple[str, ...] = ("lr", "seed")) -> NDArray[np.str_]:
     """What tables and pictures show of every run.
 
     Args:
         ds: Labelled runs.
+        dims: Theirs, in the order wanted.
 
     Returns:
-        Shape ``(lr, seed)``: the phase; "dropped" where a scan left a run that had shown none yet;
+        Over these dims: the phase; "dropped" where a scan left a run that had shown none yet;
         empty where nothing was run.
     """
-    found: NDArray[np.str_] = ds["phase"].transpose("lr", "seed").values.astype(np.str_)
+    found: NDArray[np.str_] = ds["phase"].transpose(*dims).values.astype(np.str_)
     if "status" not in ds:
         return found
-    left = ds["status"].transpose("lr", "seed").values == str(Status.DROPPED)
+    left = ds["status"].transpose(*dims).values == str(Status.DROPPED)
     return np.where(left & (found == str(Phase.UNSETTLED)), str(Status.DROPPED), found)
 
 

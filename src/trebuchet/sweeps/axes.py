@@ -82,7 +82,7 @@ def axes_given(name: str, value: object) -> tuple[Axis, ...]:
     for key, given in mapping(name, value).items():
         if not isinstance(key, str):
             refuse(name, "names as keys, such as {'width': [64, 256]}", key)
-        found.append(_axis(f"{name}[{key!r}]", key, given))
+        found.append(_axis(f"{name}[{shown(key)}]", key, given))
     if not found:
         refuse(name, "one axis or more, such as {'width': [64, 256]}", value)
     return tuple(found)
@@ -103,7 +103,7 @@ def _axis(called: str, key: str, given: object) -> Axis:
     for i, label in enumerate(labels.tolist()):
         if label in labels[:i].tolist():
             advice = "" if named else "; give a dict of names where different values share one"
-            msg = f"{called}: expected different values, got {label!r} twice{advice}"
+            msg = f"{called}: expected different values, got {shown(label)} twice{advice}"
             raise InputError(msg)
     return Axis(key, values, labels)
 
@@ -158,7 +158,7 @@ def cells(problem: Problem, axes: Sequence[Axis], observables: Iterable[str]) ->
             else of that name, or a value is not what was expected there.
     """
     for axis in axes:
-        _check_name(problem, axis, {*COORDINATES, *VARIABLES, *observables})
+        _check_name(problem, axes, axis, {*COORDINATES, *VARIABLES, *observables})
     found = []
     for places in product(*(range(len(axis.values)) for axis in axes)):
         chosen = {a.name: a.values[i] for a, i in zip(axes, places, strict=True)}
@@ -220,9 +220,12 @@ def factory_takes(problem: Problem) -> tuple[str, ...]:
     return tuple(p.name for p in named if p is not first)
 
 
-def _check_name(problem: Problem, axis: Axis, taken: set[str]) -> None:
+def _check_name(problem: Problem, axes: Sequence[Axis], axis: Axis, taken: set[str]) -> None:
     factory = factory_takes(problem)
-    settings = [f"{OPTIMIZER}{name}" for name in settings_of(problem.optimizer)]
+    own = next((a.values for a in axes if a.name == "optimizer"), (problem.optimizer,))
+    settings = [
+        f"{OPTIMIZER}{name}" for name in dict.fromkeys(n for o in own for n in settings_of(o))
+    ]
     known = [*factory, *FIELDS, *settings]
     if axis.name in factory and axis.name in FIELDS:
         msg = (
@@ -232,7 +235,7 @@ def _check_name(problem: Problem, axis: Axis, taken: set[str]) -> None:
         raise InputError(msg)
     if axis.dim in taken:
         msg = (
-            f"axes: expected a name that results do not have, got {axis.name!r}"
+            f"axes: expected a name that results do not have, got {shown(axis.name)}"
             + ("; give lr= or lr_ratio=" if axis.name in ("lr", "lr_ratio") else "")
             + ("; give seeds=" if axis.name == "seed" else "")
             + ("; rename the argument of the model's function" if axis.name in factory else "")
@@ -245,7 +248,7 @@ def _check_name(problem: Problem, axis: Axis, taken: set[str]) -> None:
         raise InputError(msg)
     near = nearest(axis.name, known) or nearest(f"{OPTIMIZER}{axis.name}", settings)
     msg = (
-        f"axes: nothing called {axis.name!r} can vary here; {near + ' ' if near else ''}"
+        f"axes: nothing called {shown(axis.name)} can vary here; {near + ' ' if near else ''}"
         f"These can: {', '.join(known)}"
     )
     if not factory:
@@ -261,6 +264,9 @@ def settings_of(optimizer: Any) -> tuple[str, ...]:
 
     Returns:
         The names.
+
+    Raises:
+        InputError: If it is a name that no optimizer has.
     """
     try:
         return _settings(_maker(optimizer))
@@ -305,12 +311,12 @@ def with_setting(optimizer: Any, name: str, value: Any) -> Any:
     if name not in known:
         if not known:
             msg = (
-                f"axes: expected an optimizer with a setting {name!r}, got {shown(optimizer)}; give "
-                f"a class, or a factory(params, rate, {name}=...)"
+                f"axes: expected an optimizer with a setting {shown(name)}, got {shown(optimizer)}; "
+                f"give a class, or a factory(params, rate, {name}=...)"
             )
             raise InputError(msg)
         has = nearest(name, known) or f"it has {', '.join(known)}"
-        msg = f"axes: {describe(optimizer)} has no setting {name!r}; {has}"
+        msg = f"axes: {describe(optimizer)} has no setting {shown(name)}; {has}"
         raise InputError(msg)
     made = _maker(optimizer)
     if isinstance(made, Optimizer):
