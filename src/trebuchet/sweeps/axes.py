@@ -311,8 +311,8 @@ def with_setting(optimizer: Any, name: str, value: Any) -> Any:
     if name not in known:
         if not known:
             msg = (
-                f"axes: expected an optimizer with a setting {shown(name)}, got {shown(optimizer)}; "
-                f"give a class, or a factory(params, rate, {name}=...)"
+                f"axes: expected an optimizer with a setting {shown(name)}, got "
+                f"{shown(optimizer)}; give a class, or a factory(params, rate, {name}=...)"
             )
             raise InputError(msg)
         has = nearest(name, known) or f"it has {', '.join(known)}"
