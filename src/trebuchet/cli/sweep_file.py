@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from trebuchet.problem.problem import Problem
 
 NAMES = ("runs.zarr", "sweep.png")
+MOST_PANELS = 6
+"""Of the picture of a sweep over several axes."""
 UNFINISHED = "unfinished"
 """Folder of what has been saved of a sweep that has not ended."""
 
@@ -225,19 +227,22 @@ def _optimizer(given: str | dict[str, Any]) -> Any:
 
 
 def _picture(runs: Any, problem: "Problem", asked: SweepFile) -> Any:
-    from trebuchet.plots import sweep_overview
+    """Of one problem its sweep; over axes, phases over rates and the longest of them."""
+    from trebuchet.plots import phase_diagram, sweep_overview
+    from trebuchet.results.cells import axes_of
 
     if not asked.axes:
         return sweep_overview(runs, None, problem.name)
+    import numpy as np
     from matplotlib.figure import Figure
 
-    from trebuchet.plots import phase_diagram
-
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    x = "lr" if asked.sweep.lr is not None else "lr_ratio"
-    phase_diagram(runs, x=x, y=_dim(runs), ax=figure.subplots())
+    y, *others = sorted(axes_of(runs), key=lambda axis: -runs.sizes[axis])
+    shown = list(np.ndindex(*(runs.sizes[axis] for axis in others)))[:MOST_PANELS]
+    figure = Figure(figsize=(7, 3.6 * len(shown)), layout="constrained")
+    panels = figure.subplots(len(shown), squeeze=False)[:, 0]
+    for ax, at in zip(panels, shown, strict=True):
+        place = dict(zip(others, at, strict=True))
+        phase_diagram(runs.isel({axis: [i] for axis, i in place.items()}), y=y, ax=ax)
+        where = (f"{axis} {runs[axis].values[i]}" for axis, i in place.items())
+        ax.set_title(", ".join(where) or problem.name)
     return figure
-
-
-def _dim(runs: Any) -> str:
-    return str(next(d for d in runs["phase"].dims if d not in ("lr", "seed")))
