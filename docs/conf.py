@@ -18,8 +18,9 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
+    "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "_generated", "gallery/**/*.ipynb"]
+exclude_patterns = ["_build", "_generated", "examples", "gallery/**/*.ipynb"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -31,14 +32,29 @@ autodoc_typehints_description_target = "documented"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
+# Each example is run when its text has changed; one that fails, or warns, ends the build.
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"plot_",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_memory": False,
+    "show_signature": False,
+    "min_reported_time": 1e9,  # seconds of one machine say nothing of another
+    "write_computation_times": False,
+    "capture_repr": (),
+}
+
 html_theme = "furo"
 html_title = "trebuchet"
 html_theme_options = {"source_repository": "", "navigation_with_keys": True}
 
 # In reading order; index.md lists those that exist (the gallery is built from scripts).
 PAGES = [
-    "concepts", "choosing", "training_loop", "sweeping", "curvature", "extending", "paper",
-    "beyond", "gallery/index", "api", "faq", "log",
+    "gallery/index", "concepts", "choosing", "training_loop", "sweeping", "report", "curvature",
+    "extending", "paper", "beyond", "api", "faq", "log",
 ]  # fmt: skip
 
 

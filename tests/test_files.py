@@ -257,3 +257,26 @@ def test_other_results_compare_too() -> None:
     for make in makers:
         assert make() == make()
         assert hash(make()) == hash(make())
+
+
+def test_lazily_loaded_runs_are_read_when_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("dask")
+    runs = tb.label(
+        tb.sweep(tb.MLP.draw(1, 8, generator=0), "half_mse", ([[1.0]], [0.0]), lr=[0.1, 0.2])
+    )
+    path = tb.save(runs, tmp_path / "runs.zarr")
+    lazy = tb.load(path, lazy=True)
+    assert lazy.loss.chunks is not None
+    xr.testing.assert_identical(lazy.load().drop_encoding(), tb.load(path))
+    (array,) = (p for p in (path / "loss").iterdir() if p.name[0].isdigit())
+    size = array.stat().st_size
+    array.write_bytes(array.read_bytes()[:-1])
+    with pytest.raises(InputError, match=f"has {size - 1} bytes, expected {size}"):
+        tb.load(path, lazy=True)
+
+
+def test_results_other_than_runs_are_whole_when_loaded_lazily(tmp_path: Path) -> None:
+    pytest.importorskip("dask")
+    x = torch.tensor([[1.0], [3.0]])
+    top = tb.top_eigen(torch.nn.Linear(1, 1), "mse", (x, x))
+    assert tb.load(tb.save(top, tmp_path / "top.zarr"), lazy=True) == top

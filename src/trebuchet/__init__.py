@@ -11,7 +11,7 @@ Three front doors::
 and, beneath them, ``tb.Problem`` (what is trained and how, for every door), ``tb.label`` and
 ``tb.edges`` (verdicts and theorems), ``tb.top_eigen`` and ``tb.stability`` (curvature, and the
 learning rate it implies), ``tb.Observable`` (a number of your own along every run), the paper's
-models, and ``tb.save`` and ``tb.load``.
+models, ``tb.save`` and ``tb.load``, and ``tb.report``, a page for a colleague.
 """
 
 import importlib
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from trebuchet.phases.label import label
     from trebuchet.problem.losses import ModelLoss
     from trebuchet.problem.problem import Problem
+    from trebuchet.reports import report
     from trebuchet.results.summary import table
     from trebuchet.scans.door import Scan, scan
     from trebuchet.scans.result import Critical, Warmup
@@ -57,7 +58,7 @@ _HOMES = {
     "Warmup": "scans.result", "Observable": "observables.base",
     "early_constants": "phases.early", "EarlyConstants": "phases.early",
     "forward_critical_rate": "phases.forward_rate", "ForwardRate": "phases.forward_rate",
-    "load": "files", "save": "files", "table": "results.summary",
+    "load": "files", "save": "files", "report": "reports", "table": "results.summary",
     "ModelLoss": "problem.losses", "Edge": "theory.edges", "Phase": "_types", "Status": "_types",
 }  # fmt: skip
 _SUBMODULES = {"data", "errors", "models", "observables", "paper", "plots", "theory"}
@@ -98,6 +99,7 @@ __all__ = [
     "paper",
     "plots",
     "refine",
+    "report",
     "save",
     "scan",
     "stability",

@@ -62,8 +62,8 @@ def save(
     raise InputError(msg)
 
 
-@door(path=a_path)
-def load(path: str | os.PathLike[str]) -> Any:
+@door(path=a_path, lazy=flag)
+def load(path: str | os.PathLike[str], *, lazy: bool = False) -> Any:
     """Read a result back: what was saved, or an error that says what is wrong with the folder.
 
     Every file is compared with its checksum first, so that a damaged result is never taken for
@@ -72,6 +72,9 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Args:
         path: A folder made by `save`, by ``Scan.save`` or by the command line.
+        lazy: Of runs: read arrays when they are asked for, by Dask (``trebuchet[dask]``), so that
+            what is larger than the memory opens at once. Sizes of files are compared then, not
+            their contents, and the folder has to stay. Other results are small, and read whole.
 
     Returns:
         A dataset, a ``Scan`` or a ``TopEigen``, as it was saved.
@@ -79,10 +82,12 @@ def load(path: str | os.PathLike[str]) -> Any:
     Raises:
         InputError: If there is no result at `path`, it is damaged, or a later trebuchet wrote it.
     """
-    ds = store.load(path)
+    ds = store.load(path, lazy=lazy)
     reader = _readers().get(kind_of(ds)) if kind_of(ds) != store.RUNS else None
     if reader is None:
         return ds
+    if lazy:
+        ds = store.load(path)
     try:
         return reader.from_dataset(ds)
     except InputError as error:

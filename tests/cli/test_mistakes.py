@@ -312,7 +312,8 @@ FIGURES = {
 }  # fmt: skip
 OTHERS: list[tuple[list[str], str]] = [
     (["scn"], "no such command 'scn'; did you mean scan"),
-    (["plot"], "no such command 'plot'; there are scan, sweep, paper, beyond, curvature"),
+    (["draw"], "no such command 'draw'; there are scan, sweep, paper, beyond, curvature, show"),
+    (["plot"], "no such command 'plot'; did you mean report"),
     ([""], "no such command ''"),
     (["--foo"], "--foo: no such option"),
     (["scan"], "--model: is needed"),
@@ -330,7 +331,7 @@ OTHERS: list[tuple[list[str], str]] = [
     (["sweep", "digits", "--seeds", "9999", "--out", "out"], "--seeds: 9999 seeds at 28 rates"),
     (["sweep"], "what: is needed; see trebuchet sweep --help"),
     (["sweep", "digit"], "got 'digit'; did you mean digits"),
-    (["sweep", "imagenet"], "expected 'digits', got 'imagenet'"),
+    (["sweep", "imagenet"], "expected FILE.toml or 'digits', got 'imagenet'"),
     (["sweep", "[/bold]"], r"got '\[/bold\]'"),
     (["sweep", "digits", "extra"], "extra"),
     (["sweep", "digits", "--horizon", "9"], "--horizon: no such option"),

@@ -9,7 +9,7 @@ AT = np.arange(100, 200, 5)
 
 
 def test_a_line_is_followed_to_its_end_and_beyond() -> None:
-    falling = 3.0 - 0.01 * AT
+    falling = np.asarray(3.0 - 0.01 * AT, dtype=np.float64)
     assert level(AT, falling, 200) == pytest.approx(1.0, abs=1e-12)
     assert scatter(AT, falling) == pytest.approx(0, abs=1e-12)
 

@@ -41,6 +41,8 @@ COMMANDS = {
     "paper": "trebuchet.cli.paper",
     "beyond": "trebuchet.cli.beyond",
     "curvature": "trebuchet.cli.curvature",
+    "show": "trebuchet.cli.show",
+    "report": "trebuchet.cli.report",
 }
 
 ClickException: type[Exception] = next(

@@ -53,26 +53,7 @@ def load_model(spec: str) -> "nn.Module":
     """
     from torch import nn
 
-    parts = _SPEC.fullmatch(spec)
-    if parts is None:
-        msg = f"--model: expected package.module:factory, got {quoted(spec)}"
-        raise InputError(msg)
-    module_name, name = parts.groups()
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    with users_code(f"--model: importing {module_name} failed"):
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            msg = (
-                f"--model: cannot import {module_name!r} ({error}); run from its folder, or "
-                "install it"
-            )
-            raise InputError(msg) from error
-    if not hasattr(module, name):
-        msg = f"--model: {module_name} has no {name!r}{did_you_mean(name, vars(module))}"
-        raise InputError(msg)
-    made: Any = getattr(module, name)
+    made = imported(spec)
     if not isinstance(made, nn.Module):
         if not callable(made):
             msg = f"--model: {spec} is a {type(made).__name__}, no factory and no nn.Module"
@@ -84,6 +65,41 @@ def load_model(spec: str) -> "nn.Module":
         msg = f"--model: {spec} returned a {type(made).__name__}, expected an nn.Module"
         raise InputError(msg)
     return made
+
+
+def imported(spec: str, option: str = "--model") -> Any:
+    """Import ``package.module:name``, from the folder one is in too.
+
+    Args:
+        spec: What to import.
+        option: What the user calls it.
+
+    Returns:
+        Whatever has that name.
+
+    Raises:
+        InputError: If there is no such module or name, or the import fails.
+    """
+    parts = _SPEC.fullmatch(spec)
+    if parts is None:
+        msg = f"{option}: expected package.module:factory, got {quoted(spec)}"
+        raise InputError(msg)
+    module_name, name = parts.groups()
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    with users_code(f"{option}: importing {module_name} failed"):
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            msg = (
+                f"{option}: cannot import {module_name!r} ({error}); run from its folder, or "
+                "install it"
+            )
+            raise InputError(msg) from error
+    if not hasattr(module, name):
+        msg = f"{option}: {module_name} has no {name!r}{did_you_mean(name, vars(module))}"
+        raise InputError(msg)
+    return getattr(module, name)
 
 
 def _called(factory: Any, spec: str) -> Any:

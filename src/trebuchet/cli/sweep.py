@@ -25,7 +25,9 @@ def sweep(
     what: Annotated[
         str,
         typer.Argument(
-            help="'digits': the paper's net on embedded digits, nothing else needed.",
+            metavar="FILE.toml|digits",
+            help="A sweep that is written down; or 'digits': the paper's net on embedded "
+            "digits, nothing else needed.",
             show_default=False,
         ),
     ],
@@ -34,49 +36,82 @@ def sweep(
         typer.Option(
             parser=RATES,
             metavar="RATES",
-            help="Learning rates ηλ₀, as start:stop:step or 0.5,1,2; 0.5:14:0.5 unless given.",
+            help="Of digits: ηλ₀, as start:stop:step or 0.5,1,2; 0.5:14:0.5 unless given.",
             show_default=False,
         ),
     ] = None,
     seeds: Annotated[
-        int,
+        int | None,
         typer.Option(
             parser=whole("--seeds", most=LARGEST_GRID),
             metavar="N",
-            help="How many initialisations.",
+            help="Of digits: how many initialisations.",
+            show_default="3",
         ),
-    ] = 3,
+    ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
             parser=whole("--steps"),
             metavar="N",
-            help="Most steps of a run; one whose loss changes by less than 1e-8 stops there.",
+            help="Of digits: most steps of a run; one whose loss changes by less than 1e-8 ends.",
             show_default="1000",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the picture and the data; trebuchet-sweep-digits unless given.",
+            help="Folder for the picture and the data; trebuchet-NAME unless given.",
             show_default=False,
         ),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Of a file: go on with a sweep that was interrupted.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train at every learning rate from every seed, to the end, and show what became of each.
+    r"""Train at every learning rate from every seed, to the end, and show what became of each.
+
+    A file says what is trained and at which rates, and may vary other things:
+
+        \[problem]
+        model = "mynet:make"        # a function of the seed, and of width
+        data  = "train.npz"         # arrays x and y
+        loss  = "cross_entropy"
+        optimizer = {name = "sgd", momentum = 0.9}
+        batch_size = 64
+        \[sweep]
+        lr    = {from = 1e-3, to = 1, number = 10}
+        seeds = 3
+        steps = 500
+        \[axes]
+        width = [64, 256]
 
     'digits' is the paper's experiment: a two-layer ReLU net on digits 0 and 1,
     full-batch gradient descent, rates as ηλ₀, ηλ followed in every run.
 
     Try it:  trebuchet sweep digits
     """  # noqa: DOC501 - this text is what --help shows
+    if what.endswith(".toml"):
+        for option, given in (("--rates", rates), ("--seeds", seeds), ("--steps", steps)):
+            if given is not None:
+                msg = f"{option}: is of 'digits'; {what} says it in its table [sweep]"
+                raise InputError(msg)
+        from trebuchet.cli.sweep_file import sweep_file
+
+        sweep_file(Path(what), out, resume=resume, overwrite=overwrite)
+        return
     if what not in WHAT:
         msg = (
-            f"what: expected 'digits', got {quoted(what)}{did_you_mean(what, WHAT)}; a model of "
-            "your own is swept by trebuchet.sweep, in Python"
+            f"what: expected FILE.toml or 'digits', got {quoted(what)}{did_you_mean(what, WHAT)}; "
+            "a model of your own is swept by a file, or by trebuchet.sweep, in Python"
         )
+        raise InputError(msg)
+    if resume:
+        msg = "--resume: is of a file; digits takes a minute, and starts anew"
         raise InputError(msg)
     from trebuchet.cli.sweep_digits import sweep_digits
 
-    sweep_digits(out, rates=rates, seeds=seeds, steps=steps, overwrite=overwrite)
+    sweep_digits(
+        out, rates=rates, seeds=3 if seeds is None else seeds, steps=steps, overwrite=overwrite
+    )

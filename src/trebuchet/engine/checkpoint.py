@@ -160,6 +160,62 @@ def hold(folder: Path, identity: Identity) -> Iterator[Checkpoint]:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """How far a saved sweep has come.
+
+    Attributes:
+        settings: What decides its runs.
+        ended: Runs that have ended.
+        begun: Others that were saved on their way.
+    """
+
+    settings: Mapping[str, Any]
+    ended: int
+    begun: int
+
+    @property
+    def runs(self) -> int:
+        """All that were asked for."""
+        return len(self.settings["rates"]) * len(self.settings["seeds"])
+
+
+def look(folder: Path) -> Begun | None:
+    """Look into the folder of a sweep without taking it: somebody may be writing to it.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        How far it has come; None if it holds no sweep.
+
+    Raises:
+        InputError: If a file of it is damaged.
+    """
+    checkpoint = Checkpoint(folder, Identity({}, "", np.zeros(0), 0.0))
+    path = folder / "sweep.json"
+    data = _read(path)
+    if data is None:
+        return None
+    try:
+        settings = _parse(data)["settings"]
+        ended = begun = 0
+        for file in sorted(folder.glob("chunk-*.arrays")):
+            found = _read(file)
+            if found is None:
+                continue
+            header, _ = unpack(found)
+            left = len(header["left"])
+            ended, begun = ended + len(header["of"]["runs"]) - left, begun + left
+        result = Begun(settings, ended, begun)
+        result.runs  # noqa: B018  # there are rates and seeds
+    except DamagedError as error:
+        raise checkpoint._damaged(path, str(error)) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise checkpoint._damaged(path, "it does not hold what it should") from error
+    return result
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkFile:
     """The state of one chunk on disk, which says what sweep and which runs it is of."""
 

@@ -359,14 +359,11 @@ class Runner:
         self.saved_at = time.monotonic()
         if self.checkpoint is None or (self.runs.size and not self.kernel.resumable):
             return
-        arrays: dict[str, Any] = {
-            f"history/{name}": array for name, array in self.history.state().items()
-        }
+        arrays: dict[str, Any] = {}
         if self.runs.size:
             arrays["previous"] = self.previous
             arrays |= {f"kernel/{name}": array for name, array in self.kernel.state().items()}
-        header = {"step": self.step, "left": self.runs.tolist(), "reasons": self.history.reasons}
-        self.checkpoint.save(header, arrays)
+        _write(self.checkpoint, self.history, self.step, self.runs.tolist(), arrays)
 
     def _resume(self) -> None:
         """Stand at the boundary that was saved, if one was."""
@@ -390,6 +387,26 @@ class Runner:
         self.kernel.restore(
             {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
         )
+
+
+def save_ended(file: ChunkFile, history: History) -> None:
+    """Save runs that have ended, wherever they were made.
+
+    Args:
+        file: Of the runs.
+        history: Theirs.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    _write(file, history, int(history.steps.max(initial=0)), [], {})
+
+
+def _write(
+    file: ChunkFile, history: History, step: int, left: list[int], arrays: Mapping[str, Any]
+) -> None:
+    mine = {f"history/{name}": array for name, array in history.state().items()}
+    file.save({"step": step, "left": left, "reasons": history.reasons}, {**mine, **arrays})
 
 
 def restore_ended(file: ChunkFile, history: History) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from trebuchet._checks import (
     flag,
     path as a_path,
     progress as a_bar,
+    text,
     whole,
     workers as at_once,
 )
@@ -54,6 +56,27 @@ class Figure(ByContent):
     def seeds(self) -> list[int]:
         """The seeds, the paper's first."""
         return [int(seed) for seed in self.runs.seed.values]
+
+    @door(path=a_path, title=maybe(text), overwrite=flag)
+    def report(
+        self, path: str | PathLike[str], *, title: str | None = None, overwrite: bool = False
+    ) -> Path:
+        """Write the figure to one HTML file for somebody else: ``trebuchet.report`` of it alone.
+
+        Args:
+            path: The file to make, ``report.html`` say.
+            title: Of the page; the figure's own unless given.
+            overwrite: Replace a file that is there.
+
+        Returns:
+            The path.
+
+        Raises:
+            InputError: If there is something, or nothing can be written there.
+        """
+        import trebuchet  # by its public name: the room of pages lies above this one
+
+        return trebuchet.report(self, path=path, title=title, overwrite=overwrite)
 
 
 def which(name: str, value: object) -> int:

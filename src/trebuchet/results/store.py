@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -65,28 +66,32 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = Fals
     return target
 
 
-@door(path=a_path)
-def load(path: str | os.PathLike[str]) -> xr.Dataset:
+@door(path=a_path, lazy=flag)
+def load(path: str | os.PathLike[str], *, lazy: bool = False) -> xr.Dataset:
     """Read a dataset back, into memory, and make sure that it is what was saved.
 
     Args:
         path: A folder made by `save`.
+        lazy: Read arrays when they are asked for, by Dask. Sizes of files are compared then, not
+            their contents, and the folder has to stay.
 
     Returns:
         The dataset. One saved before there were checksums has an attribute ``note`` that says so.
 
     Raises:
         InputError: If there is no result at `path`, if one of its files is missing, was changed or
-            does not belong to it, if it is not what the table of variables says, or if a later
-            trebuchet wrote it.
+            does not belong to it, if it is not what the table of variables says, if a later
+            trebuchet wrote it, or if Dask is asked for and not installed.
     """
     source = _place(path)
     _check_there(source)
-    kind = manifest.verify(source, newest=SCHEMA_VERSION)
+    if lazy and find_spec("dask") is None:
+        msg = "lazy: needs Dask, which is not installed; pip install 'trebuchet[dask]'"
+        raise InputError(msg)
+    kind = manifest.verify(source, newest=SCHEMA_VERSION, contents=not lazy)
     absent = legacy.check(source) if kind is None else []
     try:
-        with xr.open_dataset(source, engine="zarr", consolidated=True) as stored:
-            ds = stored.load().drop_encoding()
+        ds = _opened(source, lazy=lazy)
     except Exception as error:  # Zarr, its codecs and xarray raise whatever they like
         manifest.damaged(source, f"it cannot be read ({one_line(error)})")
     if kind is None:
@@ -99,6 +104,13 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
             msg = f"path: {source} holds no result of trebuchet, or a damaged one: {error}"
             raise InputError(msg) from error
     return ds
+
+
+def _opened(source: Path, *, lazy: bool) -> xr.Dataset:
+    if lazy:
+        return xr.open_dataset(source, engine="zarr", consolidated=True, chunks={})
+    with xr.open_dataset(source, engine="zarr", consolidated=True) as stored:
+        return stored.load().drop_encoding()
 
 
 def kind_of(ds: xr.Dataset) -> str:

@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from trebuchet._checks import flag, one_line, path as a_path
+from trebuchet._checks import flag, one_line, path as a_path, text
 from trebuchet._content import ByContent, content
-from trebuchet._doors import door
+from trebuchet._doors import door, maybe
 from trebuchet._types import Phase
 from trebuchet.errors import InputError
 from trebuchet.phases.interval import Interval
@@ -242,6 +242,27 @@ class Scan(ByContent):
         from trebuchet.scans.picture import draw
 
         return draw(self, ax)
+
+    @door(path=a_path, title=maybe(text), overwrite=flag)
+    def report(
+        self, path: str | os.PathLike[str], *, title: str | None = None, overwrite: bool = False
+    ) -> Path:
+        """Write the scan to one HTML file for somebody else: ``trebuchet.report`` of it alone.
+
+        Args:
+            path: The file to make, ``report.html`` say.
+            title: Of the page; the scan's own unless given.
+            overwrite: Replace a file that is there.
+
+        Returns:
+            The path.
+
+        Raises:
+            InputError: If there is something, or nothing can be written there.
+        """
+        import trebuchet  # by its public name: the room of pages lies above this one
+
+        return trebuchet.report(self, path=path, title=title, overwrite=overwrite)
 
     def to_dataset(self) -> xr.Dataset:
         """The runs, with everything else of the scan in an attribute.

@@ -124,7 +124,7 @@ def run_table(ds: xr.Dataset) -> pd.DataFrame:
         "phase": of("phase").astype(str).tolist(),
         "steps": of("steps"),
         "status": status.astype(str).tolist(),
-        "loss": _last_look(ds)[ran],
+        "loss": last_look(ds)[ran],
         "loss_horizon": np.where(whole, np.where(np.isnan(horizon), final, horizon), np.nan),
         "peak_ratio": of("peak_ratio"),
         "recovery_step": of("recovery_step"),
@@ -138,7 +138,7 @@ def run_table(ds: xr.Dataset) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def _last_look(ds: xr.Dataset) -> NDArray[Any]:
+def last_look(ds: xr.Dataset) -> NDArray[Any]:
     """The loss where each run was judged last, on the set that runs are compared on."""
     final: NDArray[Any] = ds["loss_final"].values
     if "loss_closing_first" not in ds or "loss" not in ds:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict, get_args
+from typing import Literal, TypedDict, get_args
 
 import torch
 
@@ -12,11 +12,15 @@ from trebuchet._torch_checks import device as a_device
 from trebuchet.engine.kernels.choose import Engine
 from trebuchet.sweeps.chunking import MEMORY_BYTES
 
+Backend = Literal["threads", "loky", "dask", "ray"]
+BACKENDS = get_args(Backend)
+
 _CHECKS = {
     "engine": rule(choice, get_args(Engine)), "span": flag,
     "chunk": maybe(whole, "a positive number"), "workers": at_once,
     "memory": rule(whole, "a positive number of bytes"), "device": maybe(a_device),
     "checkpoint": maybe(a_path), "checkpoint_seconds": from_zero,
+    "backend": maybe(rule(choice, BACKENDS)),
 }  # fmt: skip
 
 
@@ -39,7 +43,12 @@ class Execution:
         checkpoint: A folder to save to and to resume from: the same sweep called again goes on
             where it was, and equals the uninterrupted one bit for bit (on another kind of machine
             or another torch: to rounding). One process at a time may use it.
-        checkpoint_seconds: How often an unfinished chunk is saved.
+        checkpoint_seconds: How often an unfinished chunk is saved; in other processes, only whole
+            chunks are.
+        backend: Where chunks are made: ``"threads"`` of this process (a module is trained in this
+            one); ``"loky"``: processes of this machine; ``"dask"``: workers of the ``Client`` that
+            you made; ``"ray"``. Unless given, what a ``joblib.parallel_config`` around the call
+            says, else threads. A worker that dies costs its chunks, which are made again.
 
     Raises:
         InputError: If a setting is not what was expected.
@@ -62,6 +71,7 @@ class Execution:
     device: str | torch.device | None = None
     checkpoint: str | Path | None = None
     checkpoint_seconds: float = 5.0
+    backend: Backend | None = None
 
 
 class ExecutionKeywords(TypedDict, total=False):
@@ -75,3 +85,4 @@ class ExecutionKeywords(TypedDict, total=False):
     device: str | torch.device | None
     checkpoint: str | Path | None
     checkpoint_seconds: float
+    backend: Backend | None

@@ -1,7 +1,7 @@
 """Chunks of runs on their way through the workers."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from threading import Lock
@@ -13,8 +13,11 @@ from trebuchet._progress import Progress
 from trebuchet.engine.checkpoint import Checkpoint, ChunkFile
 from trebuchet.engine.history import History
 from trebuchet.engine.kernels.base import Kernel
-from trebuchet.engine.runner import Control, Plan, Runner, restore_ended
+from trebuchet.engine.runner import Control, Plan, Runner, restore_ended, save_ended
 from trebuchet.sweeps.binding import Binding
+
+Elsewhere = Callable[[Sequence[int]], Generator[tuple[int, History], None, None]]
+"""Makes chunks in other processes, given their positions."""
 
 PATIENCE = 10.0
 """Seconds in which a second Ctrl-C changes nothing: most people press twice."""
@@ -34,11 +37,12 @@ class Job:
     _shape: Kernel | None = None  # whose observables have which size
     lock: Lock = field(default_factory=Lock)
 
-    def run(self, workers: int) -> tuple[list[History], bool]:
+    def run(self, workers: int, elsewhere: Elsewhere | None = None) -> tuple[list[History], bool]:
         """Histories in the order of the chunks, and whether Ctrl-C came in between.
 
         Args:
             workers: Chunks in flight together; 0 for one after the other, in this thread.
+            elsewhere: What makes them instead, if not threads of this process.
 
         Returns:
             Both.
@@ -52,6 +56,8 @@ class Job:
                 file.load()
         control = Control(advance=self._advance)
         total = sum(len(c) for c in self.chunks) * self.plan.stop.max_steps
+        if elsewhere is not None:
+            return self._elsewhere(elsewhere, total)
         if not workers:
             return self._inline(total)
         interrupted = False
@@ -113,6 +119,34 @@ class Job:
         except KeyboardInterrupt:
             interrupted = True
         return ended, interrupted
+
+    def _elsewhere(self, made: Elsewhere, total: int) -> tuple[list[History], bool]:
+        """The same in other processes; what comes back is saved here, as one writer."""
+        ended: dict[int, History] = {}
+        for index in range(len(self.chunks)):
+            file, history = self._file(index), self._blank(index)
+            if file is not None and restore_ended(file, history):
+                ended[index] = history
+        self._advance(sum(len(self.chunks[i]) for i in ended) * self.plan.stop.max_steps)
+        left = [index for index in range(len(self.chunks)) if index not in ended]
+        interrupted = False
+        coming = made(left)
+        try:
+            self.progress(self.done, total)
+            for index, history in coming:
+                file = self._file(index)
+                if file is not None:
+                    save_ended(file, history)
+                ended[index] = history
+                self._advance(history.steps.size * self.plan.stop.max_steps)
+                self.progress(self.done, total)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            coming.close()
+        self.progress(total, total)
+        whole = [ended[i] if i in ended else self._blank(i) for i in range(len(self.chunks))]
+        return whole, interrupted
 
     def _one(self, index: int, control: Control, history: History | None = None) -> History:
         pairs, file = self.chunks[index], self._file(index)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, cast
 
@@ -44,6 +45,7 @@ from trebuchet.sweeps import chunking
 from trebuchet.sweeps.axes import Axis, axes_given, cells
 from trebuchet.sweeps.binding import Binding
 from trebuchet.sweeps.choose import binding
+from trebuchet.sweeps.elsewhere import Errand, made, set_by_caller
 from trebuchet.sweeps.execution import Execution, ExecutionKeywords
 from trebuchet.sweeps.grid import over_axes
 from trebuchet.sweeps.outputs import OutputBinding
@@ -230,7 +232,8 @@ def _runs(
             )
             raise InputError(msg)
         try_out(bound, chosen, 1.0 if swept == "lr_ratio" else float(rates[0]))
-        inline = bound.most_in_a_stack == 1
+        remote = how.backend not in (None, "threads") or (how.backend is None and set_by_caller())
+        inline = bound.most_in_a_stack == 1 and not remote
         workers = 1 if inline else how.workers or _cores(bound)
         settings: dict[str, Any] = {
             "problem": problem.name, "loss": problem.loss_name, "swept": swept,
@@ -252,7 +255,14 @@ def _runs(
             learning_rate = rates[:, None] / scale
             chunks = _split(rates.size, len(seed_list), chunk, bound.mixes_seeds)
             job = Job(bound, plan, learning_rate, chunks, folder, bar)
-            histories, interrupted = job.run(0 if inline else workers)
+            elsewhere = None
+            if remote:
+                errand = Errand(
+                    problem, seed_list, how.device, how.engine, how.span, plan, learning_rate,
+                    chunks, bound.fingerprint,
+                )  # fmt: skip
+                elsewhere = partial(made, errand, backend=how.backend, workers=how.workers)
+            histories, interrupted = job.run(0 if inline else workers, elsewhere)
         notes = bound.notes()
         return assemble(
             together(histories),
