@@ -39,6 +39,7 @@ from .specimens import (
     scan,
     tensor,
     top,
+    wide,
 )
 
 ROOMS = (
@@ -206,6 +207,10 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
         "chunk": 2, "workers": 1, "memory": 10**8, "device": "cpu", "checkpoint": "runs",
         "checkpoint_seconds": 5.0, "progress": False,
         "axes": {"optimizer.momentum": [0.5]}},
+    "refine.refine": lambda: {
+        "ds": grid_of_runs(), "problem": wide(), "runs": 2, "axes": {"width": [4, 8]},
+        "observables": ["sparsity"], "record": tb.Recording(),
+        "execution": tb.Execution(workers=1), "progress": False},
     "summary.table": lambda: {"ds": runs()},
     "top.top_eigen": lambda: {
         **_training(), "operator": "ggn", "k": 1, "rtol": 1e-2, "params": ["0.weight"],

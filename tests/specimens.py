@@ -35,12 +35,15 @@ def runs() -> xr.Dataset:
     return tb.label(tb.sweep(problem(), lr_ratio=[1.0, 2.5, 9.0], seeds=2, steps=5, chunk=3))
 
 
-@cache
-def grid_of_runs() -> xr.Dataset:
-    wide = tb.Problem(
+def wide() -> tb.Problem:
+    return tb.Problem(
         lambda seed, width: tb.MLP.draw(1, width, generator=seed), "half_mse", ([[1.0]], [0.0])
     )
-    return tb.label(tb.sweep(wide, lr_ratio=[1.0, 9.0], steps=5, axes={"width": [4, 8]}))
+
+
+@cache
+def grid_of_runs() -> xr.Dataset:
+    return tb.label(tb.sweep(wide(), lr_ratio=[1.0, 9.0], steps=5, axes={"width": [4, 8]}))
 
 
 @cache

@@ -249,7 +249,7 @@ def _late(self: tb.Observable, model: nn.Module, problem: tb.Problem) -> float:
 NAMED: dict[str, tuple[Callable[[], Any], str]] = {
     "unknown keyword": (lambda: _scan(horizn=3), "scan: has no argument 'horizn'; .* 'horizon'?"),
     "no model": (lambda: tb.scan(), "scan: missing a required argument: 'model'"),  # type: ignore[call-arg]
-    "too many": (lambda: tb.load("a", 2), "load: too many positional arguments"),  # type: ignore[call-arg]
+    "too many": (lambda: tb.load("a", 2), "load: too many positional arguments"),  # type: ignore[call-arg, arg-type]
     "near": (lambda: _eigen(operator="hesian"), "operator: .*; did you mean 'hessian'?"),
     "observable": (lambda: _sweep(observables=["sparsty"]), "did you mean 'sparsity'?"),
     "a word for several": (lambda: _sweep(observables="sparsity"), "observables: expected a list"),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from trebuchet.scans.result import Critical, Warmup
     from trebuchet.scans.suggest import Suggestion
     from trebuchet.sweeps.execution import Execution
+    from trebuchet.sweeps.refine import refine
     from trebuchet.sweeps.sweep import sweep
     from trebuchet.theory import stability
     from trebuchet.theory.edges import Edge
@@ -49,7 +50,7 @@ _HOMES = {
     "MLP": "models", "MetaFeature": "models", "PureQuadratic": "models",
     "QuadraticWithBias": "models",
     "Problem": "problem.problem", "Recording": "engine.recording",
-    "GradientDescent": "engine.optimizers", "sweep": "sweeps.sweep",
+    "GradientDescent": "engine.optimizers", "sweep": "sweeps.sweep", "refine": "sweeps.refine",
     "TopEigen": "curvature", "top_eigen": "curvature", "Lanczos": "curvature",
     "Execution": "sweeps.execution", "StopRule": "engine.stopping",
     "edges": "phases.edges", "label": "phases.label", "Scan": "scans.door", "scan": "scans.door",
@@ -97,6 +98,7 @@ __all__ = [
     "observables",
     "paper",
     "plots",
+    "refine",
     "report",
     "save",
     "scan",

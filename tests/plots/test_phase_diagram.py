@@ -86,14 +86,14 @@ def test_a_cell_is_filled_by_the_shares_of_its_seeds() -> None:
 def test_lines_are_where_phases_part() -> None:
     ax = phase_diagram(synthetic([10, 20, 40]), x="lr_ratio", y="width")
     assert line(ax, "ηλ₀ = 2") == [2.0] * 3
-    np.testing.assert_allclose(line(ax, "end of lazy, measured"), np.sqrt(2.5))
+    np.testing.assert_allclose(line(ax, "measured end of lazy"), np.sqrt(2.5))
     begins = np.sqrt(np.sqrt(2.5 * 4) * np.sqrt(4 * 8))  # the mean of both seeds
-    np.testing.assert_allclose(line(ax, "start of divergent, measured"), begins)
+    np.testing.assert_allclose(line(ax, "measured start of\ndivergent"), begins)
     other = phase_diagram(synthetic([10, 20, 40], "lr"), x="lr")
     np.testing.assert_allclose(line(other, "ηλ₀ = 2"), [2.0, 1.0, 2 / 3])
     moved = phase_diagram(synthetic([10, 20, 40]), x="lr")  # each row has rates of its own
     np.testing.assert_allclose(
-        line(moved, "end of lazy, measured"), np.sqrt(2.5) / np.array([1, 2, 3])
+        line(moved, "measured end of lazy"), np.sqrt(2.5) / np.array([1, 2, 3])
     )
     plt.close("all")
 

@@ -165,7 +165,10 @@ def test_an_optimizer_already_made_takes_settings() -> None:
         ({"widht": [4]}, "These can: width, hidden, loss, optimizer, batch_size"),
         ({"momentum": [0.1]}, r"did you mean 'optimizer\.momentum'\?"),
         ({"optimizer.momentun": [0.1]}, r"did you mean 'optimizer\.momentum'\?"),
-        ({"optimizer": ["adam"], "optimizer.momentum": [0.5]}, "adam has no setting 'momentum'"),
+        (
+            {"optimizer": ["adam", "sgd"], "optimizer.momentum": [0.5]},
+            "adam has no setting 'momentum'",
+        ),
         ({"optimizer.lr": [0.1]}, "lr= and lr_ratio= sweep"),
         ({"lr": [0.1]}, "give lr= or lr_ratio="),
         ({"seed": [1]}, "give seeds="),

@@ -222,7 +222,7 @@ def _optimizer(given: str | dict[str, Any]) -> Any:
     if isinstance(given, str):
         return given
     from trebuchet.problem.optimizer_names import lookup
-    from trebuchet.sweeps.axes import with_setting
+    from trebuchet.problem.optimizer_settings import with_setting
 
     settings = dict(given)
     name = settings.pop("name", None)

@@ -92,19 +92,21 @@ def phase_diagram(
     phases = shown_phases(ds, (y, along, "seed"))
     rows = scale_of(ds[y].values)
     at = _positions(ds, x, y)
-    known = at[np.isfinite(at).all(axis=1)]
-    if not known.size:
+    if x in checks.X:  # rates that a row did not try are no cells of its own
+        at = np.where((phases == "").all(axis=2), np.nan, at)
+    known = [row[np.isfinite(row)] for row in at if np.isfinite(row).any()]
+    if not known:
         msg = f"x: expected rates that are known in some cell, got none of {x!r}"
         raise InputError(msg)
     columns = scale_of(known[0] if x in checks.X else ds[x].values)
     _fill(ax, phases, at, columns, rows)
-    handles = _handles(phases)
+    handles = _handles(phases, missing=len(known) < len(at) or x not in checks.X)
     if x in checks.X:
         handles += _lines(ax, ds, phases, at, x, y, columns, rows)
-    alike = bool((known == known[0]).all())
+    alike = all(np.array_equal(row, known[0]) for row in known)
     set_axis(ax.xaxis, ax.set_xscale, columns, few=alike and len(columns.values) <= FEW_ALONG)
     set_axis(ax.yaxis, ax.set_yscale, rows, few=len(rows.values) <= MANY_TICKS)
-    borders = np.array([columns.borders(row) for row in known])
+    borders = np.concatenate([columns.borders(row) for row in known])
     ax.set_xlim(borders.min(), borders.max())
     ends = rows.borders(rows.values)
     ax.set_ylim(ends[0], ends[-1])
@@ -177,18 +179,18 @@ def _fill(ax: Axes, phases: NDArray[np.str_], at: FloatArray, x: Scale, y: Scale
     counts = np.stack([(phases == name).sum(axis=2) for name in names], axis=-1)
     shares = counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1)
     done = np.concatenate([np.zeros((*shares.shape[:2], 1)), np.cumsum(shares, axis=-1)], axis=-1)
-    known: NDArray[np.bool_] = np.asarray(np.isfinite(at).all(axis=1))
-    sides = np.array(
-        [x.borders(row) if k else np.append(row, np.nan) for row, k in zip(at, known, strict=True)]
-    )
     corners, colours = [], []
-    for i, j, k in np.argwhere((shares > 0) & known[:, None, None]):
-        low, height = heights[i], heights[i + 1] - heights[i]
-        ends = low + height * done[i, j, k : k + 2]
-        bottom, top = np.exp(ends) if y.log else ends
-        left, right = sides[i, j : j + 2]
-        corners.append([(left, bottom), (right, bottom), (right, top), (left, top)])
-        colours.append(_colour(names[k]))
+    for i, row in enumerate(at):
+        there = np.flatnonzero(np.isfinite(row))
+        sides = x.borders(row[there]) if there.size else row
+        for n, k in np.argwhere(shares[i, there] > 0):
+            j = there[n]
+            low, height = heights[i], heights[i + 1] - heights[i]
+            ends = low + height * done[i, j, k : k + 2]
+            bottom, top = np.exp(ends) if y.log else ends
+            left, right = sides[n : n + 2]
+            corners.append([(left, bottom), (right, bottom), (right, top), (left, top)])
+            colours.append(_colour(names[k]))
     areas = PolyCollection(corners, facecolors=colours, linewidths=0, antialiaseds=False, zorder=1)
     areas.set_rasterized(len(corners) > MANY_CELLS)
     ax.add_collection(areas)
@@ -210,12 +212,12 @@ def _colour(phase: str) -> tuple[float, float, float]:
     return FILLED * red + pale, FILLED * green + pale, FILLED * blue + pale
 
 
-def _handles(phases: NDArray[np.str_]) -> list[Any]:
+def _handles(phases: NDArray[np.str_], *, missing: bool) -> list[Any]:
     present = set(phases.ravel().tolist())
     found = [Patch(facecolor=_colour(p), label=p) for p in PHASE_ORDER if p in present]
     if DROPPED in present:
         found.append(Patch(facecolor=_colour(DROPPED), label="dropped early"))
-    if "" in present:
+    if missing and "" in present:
         found.append(Patch(facecolor="white", edgecolor="#AAAAAA", label="not run"))
     return found
 
@@ -230,8 +232,8 @@ def _lines(
     failing = boundaries(~np.isin(phases, failed), _ran(phases), at)
     drawn = [
         (critical(ds, x, y), "ηλ₀ = 2", INK, (0, (4, 2))),
-        (lazy, "end of lazy, measured", _dark(BLUE), "-"),
-        (failing, f"start of {' or '.join(failed)}, measured", DARK_RED, "-"),
+        (lazy, "measured end of lazy", _dark(BLUE), "-"),
+        (failing, "measured start of\n" + " or ".join(failed), DARK_RED, "-"),
     ]
     ends = rows.borders(rows.values)
     handles = []

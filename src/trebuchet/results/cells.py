@@ -77,20 +77,21 @@ def combine(
 ) -> xr.Dataset:
     """Put cells together along axes.
 
-    Dims on which cells differ (``layer``, or recorded steps) are the union, NaN where a cell has
-    nothing.
+    Dims on which cells differ (rates, ``layer``, recorded steps) are the union. There, numbers of a
+    cell that has nothing are missing, and runs that it has not are ``not_run``.
 
     Args:
-        cells: Of the same rates and seeds, the last axis fastest; None for one that was not made,
-            whose runs are ``not_run``. One at least is there.
-        axes: The coordinate of each, or its length.
+        cells: Of the same seeds, the last axis fastest; None for one that was not made. One at
+            least is there.
+        axes: The coordinate of each, or its length; without any, the cells are parts of one, at
+            rates of their own.
 
     Returns:
         One dataset with dims ``(*axes, lr, seed, …)``.
     """
     made = {i: cell for i, cell in enumerate(cells) if cell is not None}
     lengths = tuple(v if isinstance(v, int) else v.size for v in axes.values())
-    places = list(np.ndindex(*lengths))
+    places = list(np.ndindex(*lengths)) if axes else [()] * len(cells)
     coords, sizes = _shared(list(made.values()))
     data: dict[str, xr.Variable] = {}
     for name in dict.fromkeys(n for cell in made.values() for n in cell.data_vars):
@@ -114,10 +115,7 @@ def combine(
     own = {name: v for name, v in axes.items() if not isinstance(v, int)}
     result = xr.Dataset(data, coords={**own, **coords})
     facts, varying = _facts([None if c is None else c.attrs for c in cells], axes, lengths)
-    # Of cells that were not made, what is known all the same: the rates that were asked for.
-    held = "lr_ratio" if facts.get("swept") == "lr_ratio" else "learning_rate"
-    for i in set(range(len(cells))) - set(made):
-        result[held].values[places[i]] = result["lr"].values[:, None]
+    _tell_rates(result, facts.get("swept"))
     for name, variable in varying.items():
         if name not in axes:
             result.coords[name] = variable
@@ -149,9 +147,21 @@ def _shared(cells: Sequence[xr.Dataset]) -> tuple[dict[str, xr.Variable], dict[H
 def _positions(part: xr.DataArray, dim: Hashable, coords: Mapping[str, xr.Variable]) -> Values:
     """Where a cell's values lie along a dim of all cells."""
     whole = coords.get(str(dim))
-    if whole is None or whole.size == part.sizes[dim]:
+    if whole is None or np.array_equal(whole.values, part[dim].values):
         return np.arange(part.sizes[dim])
     return np.searchsorted(whole.values, part[dim].values)
+
+
+def _tell_rates(ds: xr.Dataset, swept: Any) -> None:
+    """Of runs that were not made, what is known all the same: the rates that they would have."""
+    if "status" not in ds:
+        return
+    top = ds.get("top_eigenvalue_init", np.nan)
+    ratio, lr = (ds["lr"], ds["lr"] / top) if swept == "lr_ratio" else (ds["lr"] * top, ds["lr"])
+    for name, rates in (("learning_rate", lr), ("lr_ratio", ratio)):
+        if name in ds:
+            hole = ds["status"] == str(Status.NOT_RUN)
+            ds[name] = ds[name].where(~hole, rates).transpose(*ds[name].dims)
 
 
 def _facts(
@@ -162,6 +172,8 @@ def _facts(
     """Attributes that agree, and the others as coordinates along the axes where they differ."""
     known = [a for a in attrs if a is not None]
     names = [n for n in dict.fromkeys(n for a in known for n in a) if n not in NOT_FACTS]
+    if not axes:  # parts of one cell, which the first stands for
+        return {n: known[0][n] for n in names if n in known[0]}, {}
     same: dict[str, Any] = {}
     varying: dict[str, xr.Variable] = {}
     for name in names:

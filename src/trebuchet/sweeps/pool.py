@@ -114,7 +114,10 @@ class Job:
             except KeyboardInterrupt:
                 interrupted = True
             ended.append(begun)
-        self.progress(total, total)
+        try:
+            self.progress(total, total)
+        except KeyboardInterrupt:
+            interrupted = True
         return ended, interrupted
 
     def _elsewhere(self, made: Elsewhere, total: int) -> tuple[list[History], bool]:
