@@ -35,6 +35,7 @@ seeds = [0, 4]
 steps = 6
 observables = ["accuracy"]
 """
+LAST = 'observables = ["accuracy"]'
 
 
 @pytest.fixture
@@ -71,6 +72,8 @@ def test_a_file_is_the_sweep_that_it_says(folder: Path, capsys: pytest.CaptureFi
     for name in ("loss", "accuracy", "loss_final"):
         np.testing.assert_array_equal(runs[name], same[name])
     assert run("sweep", "mine.toml") == 2  # what is there is kept
+    assert run("sweep", "mine.toml", "--resume") == 2
+    assert "has ended; add --overwrite" in " ".join(capsys.readouterr().err.split())
     assert run("sweep", "mine.toml", "--overwrite") == 0
 
 
@@ -141,6 +144,26 @@ def test_interrupted_shown_and_resumed(
     assert run("show", "mine.toml") == 2
 
 
+def test_a_sweep_that_became_another_is_not_resumed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(self: ModuleKernel, step: int) -> object:
+        raise KeyboardInterrupt
+
+    (folder / "mine.toml").write_text(FILE + "[axes]\nwidth = [4, 8]\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(ModuleKernel, "step_", stopped)
+        assert run("sweep", "mine.toml") == 130
+    (folder / "mine.toml").write_text(
+        FILE.replace("steps = 6", "steps = 7") + "[axes]\nwidth = [4, 8]\n"
+    )
+    capsys.readouterr()
+    assert run("sweep", "mine.toml", "--resume") == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert "holds another sweep" in err
+    assert "line" not in err  # the file is as it should be
+
+
 @pytest.mark.parametrize(
     ("was", "written", "said"),
     [
@@ -150,18 +173,41 @@ def test_interrupted_shown_and_resumed(
         ("batch_size = 8", 'batch_size = "all"', r"line 8: problem\.batch_size: .*got 'all'"),
         ("[sweep]", "[sweeep]", r"line 10: sweeep: no such key; did you mean '?sweep'?"),
         ("seeds = [0, 4]", "seeds = [0, -4]", r"line 12: sweep\.seeds: expected how many seeds"),
-        ("from = 1e-2", "form = 1e-2", r"line 11: sweep\.lr: expected positive rates"),
+        (
+            "from = 1e-2",
+            "form = 1e-2",
+            r"line 11: sweep\.lr\.form: no such key; did you mean '?from",
+        ),
+        ("from = 1e-2", "from = -1", r"line 11: sweep\.lr\.from: expected positive rates.*got -1"),
+        (
+            "{from = 1e-2, to = 1, number = 3}",
+            "[0.1, -1]",
+            r"line 11: sweep\.lr: expected positive",
+        ),
         ("lr = {from", "lr_ratio = [1]\nlr = {from", r"sweep: expected either lr .* or lr_ratio"),
         ('model = "written_net:make"', "", r"line 3: problem\.model: is needed"),
         ("steps = 6", "steps = 6\n[execution]\nbackend = 'lokky'", r"line 15: .*mean '?loky'?"),
-        ('"cross_entropy"', '"cross_entropie"', "did you mean '?cross_entropy'?"),
-        ('"train.npz"', '"trian.npz"', r"problem\.data: .*trian\.npz"),
-        ('"written_net:make"', '"written_net:made"', r"problem\.model: .*did you mean '?make'?"),
+        (
+            '"cross_entropy"',
+            '"cross_entropie"',
+            r"mine\.toml, line 6: loss: .*did you mean '?cross_entropy'?",
+        ),
+        ('"train.npz"', '"trian.npz"', r"line 5: problem\.data: .*trian\.npz"),
+        (
+            '"written_net:make"',
+            '"written_net:made"',
+            r"line 4: problem\.model: .*did you mean '?make'?",
+        ),
         ("[sweep]", "[sweep", "no TOML: .*line 10"),
-        ('["accuracy"]', '["acuracy"]', "did you mean '?accuracy'?"),
-        ('name = "sgd"', 'name = "sdg"', "did you mean '?sgd'?"),
-        ("momentum = 0.5", "momentumm = 0.5", r"problem\.optimizer: .*momentum"),
-        ("steps = 6", "steps = 6\n[axes]\nwdth = [4]", "axes: nothing called 'wdth' can vary"),
+        ('["accuracy"]', '["acuracy"]', r"line 14: observables: .*did you mean '?accuracy'?"),
+        ('name = "sgd"', 'name = "sdg"', r"line 7: .*did you mean '?sgd'?"),
+        ("momentum = 0.5", "momentumm = 0.5", r"line 7: problem\.optimizer: .*momentum"),
+        (LAST, "[axes]\nwdth = [4]", "line 15: axes: nothing called 'wdth' can vary"),
+        (LAST, "[axes]\nbatch_size = [4, 0]", "line 15: batch_size: expected a positive"),
+        (LAST, "[axes]\n'optimizer.momentun' = [0]", "line 15: axes: .*mean 'optimizer.momentum'"),
+        (LAST, "[axes]\nwidth = [4, 4]", r"line 15: axes\['width'\]: .*4 twice"),
+        (LAST, "[axes]\nwidth = [4, -1]", r"line 15: .*\(in the cell width=-1\)"),
+        (LAST, "[execution]\ndevice = 'cudda'", "line 15: device: "),
     ],
 )
 def test_a_mistake_is_told_with_its_line(

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from trebuchet.cli.loading import imported, load_data, shaped, users_code
 from trebuchet.cli.options import InterruptedCommandError
 from trebuchet.cli.output import check_folder, console, refuse_existing, together
-from trebuchet.cli.sweep_schema import MOST_RUNS, Spaced, SweepFile, What, read_sweep
+from trebuchet.cli.sweep_schema import (
+    MOST_RUNS,
+    Spaced,
+    SweepFile,
+    What,
+    read_sweep,
+    told_with_its_line,
+)
 from trebuchet.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,6 +53,9 @@ def sweep_file(
     _check_size(path, asked)
     out = Path(f"trebuchet-{path.stem}") if out is None else out
     places, unfinished = [out / name for name in NAMES], out / UNFINISHED
+    if resume and places[0].exists() and not (unfinished.exists() or overwrite):
+        msg = f"--resume: the sweep in {out} has ended; add --overwrite to make it anew"
+        raise InputError(msg)
     refuse_existing(places, overwrite=overwrite)
     check_folder(out)
     if unfinished.exists() and overwrite and not resume:
@@ -60,10 +70,12 @@ def sweep_file(
     from trebuchet.results.store import save
     from trebuchet.show.rates import of_sweep
 
-    problem = problem_of(asked, path.resolve().parent)
+    with told_with_its_line(path, asked):
+        problem = problem_of(asked, path.resolve().parent)
     screen = console()
     screen.print(f"[bold]{problem.name}[/], {problem.optimizer_name}, {problem.loss_name}")
-    runs = label(_swept(problem, asked, unfinished))
+    with told_with_its_line(path, asked):
+        runs = label(_swept(problem, asked, unfinished))
     screen.print(of_sweep(runs))
     if runs.attrs["interrupted"]:
         msg = (

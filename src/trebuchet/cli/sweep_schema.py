@@ -2,6 +2,8 @@
 
 import re
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,9 +11,11 @@ import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -45,7 +49,13 @@ class Spaced(Part):
         return [float(v) for v in spaced(float(self.first), float(self.last), self.number)]
 
 
-Rates = list[Number] | Spaced
+LIST, TABLE = "a list", "a table"
+"""What pydantic calls the ways to write rates; no keys of a file."""
+Rates = Annotated[
+    Annotated[list[Number], Tag(LIST)] | Annotated[Spaced, Tag(TABLE)],
+    Discriminator(lambda given: TABLE if isinstance(given, dict | Spaced) else LIST),
+]
+"""Which is meant is plain, so that a mistake in one is not told as one in the other."""
 
 
 class What(Part):
@@ -157,17 +167,14 @@ def _mistakes(text: str, error: ValidationError) -> list[str]:
 
 def _keys(loc: tuple[int | str, ...]) -> tuple[str, ...]:
     """The keys of the file on the way to a mistake: not what pydantic calls the ways it tried."""
-    keys: list[str] = []
-    here: Any = SweepFile
+    keys: tuple[str, ...] = ()
     for part in map(str, loc):
-        fields = getattr(here, "model_fields", None)
-        if fields is None:
+        if part == TABLE:
+            continue
+        if part == LIST or not _known(keys):
             break
-        keys.append(part)
-        if part not in fields:
-            break
-        here = {"problem": What, "sweep": Grid, "record": Record, "execution": Compute}.get(part)
-    return tuple(keys)
+        keys = (*keys, part)
+    return keys
 
 
 def _wrong(error: Any, keys: tuple[str, ...]) -> str:
@@ -184,13 +191,14 @@ def _wrong(error: Any, keys: tuple[str, ...]) -> str:
         allowed = str(error["ctx"]["expected"])
         near = did_you_mean(str(error["input"]), re.findall(r"'(.*?)'", allowed))
         return f"expected {allowed}, got {quoted(str(error['input']))}{near}"
-    expected = EXPECTED.get(".".join(keys)) or str(error["msg"]).removeprefix("Input should be ")
+    whole = next((told for name, told in EXPECTED.items() if ".".join(keys).startswith(name)), None)
+    expected = whole or str(error["msg"]).removeprefix("Input should be ")
     return f"expected {expected}, got {error['input']!r}"
 
 
 EXPECTED = {
-    "sweep.lr": "positive rates, [0.01, 0.1] or {from = 0.01, to = 1, number = 9}",
     "sweep.lr_ratio": "positive rates, [1, 2.5] or {from = 0.5, to = 8, number = 16}",
+    "sweep.lr": "positive rates, [0.01, 0.1] or {from = 0.01, to = 1, number = 9}",
     "sweep.seeds": "how many seeds, 3, or which, [0, 5]",
     "problem.optimizer": 'a name, "adamw", or a table, {name = "sgd", momentum = 0.9}',
 }
@@ -199,10 +207,50 @@ EXPECTED = {
 def _known(keys: tuple[str, ...]) -> list[str]:
     tables: dict[tuple[str, ...], type[BaseModel]] = {
         (): SweepFile, ("problem",): What, ("sweep",): Grid, ("record",): Record,
-        ("execution",): Compute,
+        ("execution",): Compute, ("sweep", "lr"): Spaced, ("sweep", "lr_ratio"): Spaced,
     }  # fmt: skip
     table = tables.get(keys)
     return [] if table is None else [f.alias or name for name, f in table.model_fields.items()]
+
+
+@contextmanager
+def told_with_its_line(path: Path, asked: SweepFile) -> Iterator[None]:
+    """Says of a mistake that only the problem or the sweep can see on which line it is.
+
+    Args:
+        path: The file.
+        asked: What it says.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: What was raised, with the line of the key that it is about, where there is one.
+    """
+    try:
+        yield
+    except InputError as error:
+        keys = _about(str(error), asked)
+        if not keys:
+            raise
+        msg = f"{path}, line {line_of(path.read_text(encoding='utf-8'), keys)}: {error}"
+        raise InputError(msg) from error
+
+
+def _about(said: str, asked: SweepFile) -> tuple[str, ...]:
+    """The key that an error is about, which begins with the name of an argument; or none."""
+    name = re.match(r"[\w.]*", said)[0]  # type: ignore[index]  # it matches anything
+    first, *rest = name.split(".")
+    if first in SweepFile.model_fields and first != "axes":
+        return first, *rest
+    if name in asked.axes:
+        return "axes", name
+    table = next((t for t in ("problem", "sweep", "execution") if first in _known((t,))), None)
+    of_a_cell = "(in the cell " in said and table in (None, "problem") and first != "checkpoint"
+    if first == "axes" or of_a_cell:
+        named = (axis for axis in asked.axes if f"'{axis}'" in said or f"{axis}=" in said)
+        return "axes", next(named, "")
+    return () if table is None else (table, first)
 
 
 def line_of(text: str, keys: tuple[str, ...]) -> int:
@@ -235,4 +283,5 @@ def line_of(text: str, keys: tuple[str, ...]) -> int:
 
 
 def _split(name: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in re.split(r"\.(?![^\"]*\"$)", name))
+    """The parts of a dotted key; a dot between quotes parts nothing."""
+    return tuple(part.strip("\"'") for part in re.findall(r"\"[^\"]*\"|'[^']*'|[^.\s]+", name))
