@@ -3,10 +3,11 @@
     python bench/refine.py [--out FILE]
 
 Two edges of each cell and seed, as ``plots.phase_diagram`` measures them: where runs are lazy no
-more, and where they begin to diverge. The truth is a grid of 1025 rates over five octaves; those of
-17 to 257 rates are parts of it. ``refine`` starts from 9 rates of the same, and may make as many
-runs as a grid of 17, 33 or 65 rates has. Errors are in ln η; the truth's own are up to 0.002. An
-edge that the truth has and a sample has not is missed. A few minutes on one core.
+more, and where they diverge or collapse. The truth is a grid of 1025 rates over five octaves; those
+of 17 to 257 rates are parts of it. ``refine`` starts from 9 rates of the same, and may make as many
+runs as a grid of 17, 33 or 65 rates has. Errors are in ln η; the truth's own are up to 0.002 where
+runs fail from one rate on. An edge that the truth has and a sample has not is missed. A few minutes
+on one core.
 """
 
 import argparse
@@ -30,7 +31,7 @@ OUT = Path(__file__).parent / "results" / "refine.json"
 DENSE, START, LIKE = 1025, 9, (17, 33, 65)
 EDGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "lazy": lambda phases: phases == "lazy",
-    "divergent": lambda phases: phases != "divergent",
+    "failed": lambda phases: ~np.isin(phases, ["divergent", "collapsed"]),
 }
 """Of each edge, the runs below it."""
 
