@@ -62,11 +62,13 @@ class Keywords(How, ExecutionKeywords, total=False):
     tolerance: float | None
     blowup: float
     delta: float | None
+    record: Recording | None
 
 
 _KEYWORDS = {
     **HOW, **dict.fromkeys(ExecutionKeywords.__annotations__, anything),
     "tolerance": anything, "blowup": anything, "delta": maybe(from_zero),
+    "record": maybe(instance, Recording, "a trebuchet.Recording", "Recording(every=10) is one"),
 }  # fmt: skip
 
 
@@ -74,7 +76,6 @@ _KEYWORDS = {
     problem=anything, loss=anything, data=anything, optimizer=anything,
     lr_ratio=maybe(rate_array), lr=maybe(rate_array), seeds=a_list, steps=maybe(step_count),
     observables=maybe(named_observables),
-    record=maybe(instance, Recording, "a trebuchet.Recording", "Recording(every=10) is one"),
     stop=maybe(instance, StopRule, "a trebuchet.StopRule", "StopRule(max_steps=100) is one"),
     execution=maybe(instance, Execution, "a trebuchet.Execution", "Execution(workers=1) is one"),
     axes=maybe(axes_given), progress=a_bar, **_KEYWORDS,
@@ -95,7 +96,6 @@ def sweep(
     seeds: int | Sequence[int] = 1,
     steps: int | None = None,
     observables: Sequence[str | Observable] | None = None,
-    record: Recording | None = None,
     stop: StopRule | None = None,
     execution: Execution | None = None,
     axes: Mapping[str, Iterable[Any] | Mapping[str, Any]] | None = None,
@@ -124,8 +124,6 @@ def sweep(
             :data:`trebuchet.observables.OBSERVABLES`, or `Observable` s of your own; unless given
             ``"top_eigenvalue"`` and ``"sparsity"`` where they cost little. A test loss at the end
             is always measured where the problem has test data.
-        record: Which steps are recorded; unless given every one, or those at which a scan looks at
-            runs where a look costs extra.
         stop: When runs end: a `StopRule`, in place of `steps`, ``tolerance`` and ``blowup``.
         execution: How runs are computed, and where they are saved: an `Execution`.
         axes: What else is varied, each name with its values: a keyword of the model's function
@@ -138,9 +136,11 @@ def sweep(
             or a function of (steps done, steps in all).
         **keywords: The fields of `StopRule` (``tolerance``, ``blowup``), of `Execution`
             (``checkpoint``, ``workers``, ``chunk``, ``engine``, ``device`` …) and of `Problem`
-            (``batch_size``, ``schedule``, ``test`` …; beside a `Problem`, in place of its own); and
-            ``delta``: a loss is above its start when it exceeds (1 + δ) times it, as for ``scan``
-            unless given, 1e-3 where losses are those of all data without noise.
+            (``batch_size``, ``schedule``, ``test`` …; beside a `Problem`, in place of its own);
+            ``record``, a `Recording` of the steps that are recorded: unless given every one, or
+            those at which a scan looks at runs where a look costs extra; and ``delta``: a loss is
+            above its start when it exceeds (1 + δ) times it, as for ``scan`` unless given, 1e-3
+            where losses are those of all data without noise.
 
     Returns:
         A dataset with dims ``lr, seed, step`` (:mod:`trebuchet.results.schema`), the axes before
@@ -174,7 +174,7 @@ def sweep(
     def one(problem: Problem, checkpoint: Path | None, bar: Progress) -> xr.Dataset:
         return _runs(
             problem, ends, replace(how, checkpoint=checkpoint), swept, rates, seed_list,
-            observables, record, delta, bar, len(grid),
+            observables, keywords.get("record"), delta, bar, len(grid),
         )  # fmt: skip
 
     def attempt(problem: Problem) -> None:

@@ -28,6 +28,7 @@ from trebuchet._checks import (
 from trebuchet._doors import door, maybe, rule
 from trebuchet._progress import Progress
 from trebuchet.curvature import top_eigen
+from trebuchet.errors import InputError
 from trebuchet.paper.beyond.problems import DATA, DIGITS, load
 from trebuchet.paper.parts import Parts, laid_out
 from trebuchet.plots.style import SERIES_COLOURS, seed_band, style
@@ -136,6 +137,9 @@ def critical_over_width(
     References:
         Yang et al., arXiv 2203.03466.
     """
+    if len(set(widths)) < len(widths):
+        msg = f"widths: expected different ones, got {list(widths)}; name each once"
+        raise InputError(msg)
     samples = load(data, data_root, n_train)
     pair = tuple(torch.as_tensor(a).float() for a in (samples.x_train, samples.y_train))
     chosen = list(checked_seeds(seeds))
