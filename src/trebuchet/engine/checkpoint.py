@@ -199,8 +199,8 @@ def look(folder: Path) -> Begun | None:
     try:
         settings = _parse(data)["settings"]
         ended = begun = 0
-        for file in sorted(folder.glob("chunk-*.arrays")):
-            found = _read(file)
+        for path in sorted(folder.glob("chunk-*.arrays")):
+            found = _read(path)
             if found is None:
                 continue
             header, _ = unpack(found)

@@ -144,7 +144,10 @@ class Job:
             interrupted = True
         finally:
             coming.close()
-        self.progress(total, total)
+        try:
+            self.progress(total, total)
+        except KeyboardInterrupt:
+            interrupted = True
         whole = [ended[i] if i in ended else self._blank(i) for i in range(len(self.chunks))]
         return whole, interrupted
 
