@@ -222,11 +222,18 @@ def test_a_checkpoint_resumes_and_grows(tmp_path: Path) -> None:
     part = sweep(problem(), **held, axes=GRID, progress=STOPPER.at(50))
     STOPPER.at(-1)
     assert part.attrs["interrupted"] == 1
-    assert sorted(p.name for p in tmp_path.glob("[!.]*")) == [
-        "width=4,hidden=1",
-        "width=4,hidden=2",
-    ]
+    assert sorted(p.name for p in tmp_path.glob("*=*")) == ["width=4,hidden=1", "width=4,hidden=2"]
+    there = tb.load(tmp_path)
+    assert there.attrs["interrupted"] == 1
+    ended = there.status.values != "not_run"
+    assert ended[0, 0].all()  # what has ended in a chunk that has not is still in its file
+    assert ended.sum() <= (~part.status.isin(["not_run", "interrupted"])).sum()
+    np.testing.assert_array_equal(there.loss.values[ended], whole.loss.values[ended])
     assert differing(whole, sweep(problem(), **held, axes=GRID)) == []
+    assert differing(whole, tb.load(tmp_path)) == []
+    with xr.open_datatree(tmp_path, engine="zarr") as tree:
+        cell = tree["width=4,hidden=2"].to_dataset(inherit=False).load()
+    assert differing(cell, tb.load(tmp_path / "width=4,hidden=2")) == []
     steps: list[int] = []
     again = sweep(
         problem(), **held, axes={**GRID, "width": [4, 8]}, progress=lambda d, t: steps.append(d)

@@ -309,13 +309,20 @@ def test_signals_at_random_moments(tmp_path: Path) -> None:
         (tmp_path / ".owner.json").unlink(missing_ok=True)
         process = subprocess.Popen(command, env=env)
         deadline = time.monotonic() + 60
-        while not (tmp_path / ".owner.json").exists() or not list(tmp_path.glob("chunk-*")):
+        while not (tmp_path / ".owner.json").exists() or not begun(tmp_path):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
         time.sleep(rng.uniform(0.05, 0.4))
         process.send_signal(number)
         process.wait()
-    assert list(tmp_path.glob("chunk-*"))
-    assert differing(long_sweep(None), long_sweep(str(tmp_path))) == []
-    assert not list(tmp_path.glob(".*.part*"))
+    assert begun(tmp_path)
+    whole = long_sweep(None)
+    assert differing(whole, long_sweep(str(tmp_path))) == []
+    assert differing(whole, trebuchet.load(tmp_path)) == []
+    assert not list(tmp_path.rglob("*.part*"))
+
+
+def begun(folder: Path) -> list[Path]:
+    """The files of chunks that are under way."""
+    return list((folder / ".sweep").glob("chunk-*"))

@@ -15,7 +15,7 @@ from trebuchet._checks import as_array, one_line, shown
 from trebuchet._torch_checks import out_of_memory
 from trebuchet._types import Status
 from trebuchet.engine import law
-from trebuchet.engine.checkpoint import ChunkFile
+from trebuchet.engine.chunkfile import ChunkFile
 from trebuchet.engine.history import History
 from trebuchet.engine.kernels.base import LAW, Kernel
 from trebuchet.engine.stopping import StopRule
