@@ -208,7 +208,8 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
         "checkpoint_seconds": 5.0, "progress": False,
         "axes": {"optimizer.momentum": [0.5]}},
     "refine.refine": lambda: {
-        "ds": grid_of_runs(), "problem": wide(), "runs": 2, "axes": {"width": [4, 8]},
+        "ds": grid_of_runs(), "problem": wide(), "runs": 2, "tolerance": 0.1,
+        "axes": {"width": [4, 8]}, "checkpoint": None,
         "observables": ["sparsity"], "record": tb.Recording(),
         "execution": tb.Execution(workers=1), "progress": False},
     "summary.table": lambda: {"ds": runs()},

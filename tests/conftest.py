@@ -12,6 +12,8 @@ LINEAR_ALGEBRA = [
     *("phases/test_edges.py", "scans/test_critical.py", "scans/test_paper.py"),
 ]
 """Folders and files whose numbers come from sums that a CPU's kernels round."""
+NO_NUMBERS = ["paper/test_experiments.py"]
+"""Files in them that are of pictures, words and files."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {TESTS / place for place in LINEAR_ALGEBRA}
+    beside = {TESTS / place for place in NO_NUMBERS}
     for item in items:
-        if places & {item.path, *item.path.parents}:
+        if item.path not in beside and places & {item.path, *item.path.parents}:
             item.add_marker(pytest.mark.linear_algebra)

@@ -3,7 +3,6 @@
 import ast
 import importlib
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from trebuchet.paper.beyond import (
 from trebuchet.paper.beyond.ceiling import _observe
 from trebuchet.paper.beyond.edge import bracket
 from trebuchet.paper.beyond.sparsity import statistics
-from trebuchet.paper.experiment import from_json
 
 
 def test_only_public_names_are_used() -> None:
@@ -64,25 +62,7 @@ def test_only_public_names_are_used() -> None:
         assert any(found is item for item in public), f"{module}.{name}"
 
 
-# The table
-
-
-@pytest.mark.parametrize(
-    "name", [n for n in EXPERIMENTS if n not in ("sparsity_mnist", "test_loss_images")]
-)
-def test_every_experiment_is_drawn_told_saved_and_read_back(name: str, tmp_path: Path) -> None:
-    row = EXPERIMENTS[name]
-    seen: list[float] = []
-    found = row.run(quick=True, progress=lambda done, total: seen.append(done / total))
-    assert seen == sorted(seen)
-    assert seen[-1] == 1
-    data, picture, numbers = row.save(found, tmp_path)
-    xr.testing.assert_identical(tb.load(data).drop_attrs(deep=False), found.drop_attrs(deep=False))
-    told = from_json(json.loads(numbers.read_text()))
-    assert told.sizes == found.sizes
-    assert [s.strip() for s in row.tell(told)] == list(row.tell(found))
-    assert row.tell(found)
-    assert picture.stat().st_size > 10_000
+# Parts
 
 
 def test_parts_that_ended_are_kept_and_those_of_other_settings_refused(tmp_path: Path) -> None:

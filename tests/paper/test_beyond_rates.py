@@ -69,7 +69,11 @@ def test_nothing_rises_below_the_earliest_rise(rises: xr.Dataset) -> None:
 
 
 def test_an_early_diagram_is_early_constants_net_by_net() -> None:
-    how = {"widths": [8, 16], "depths": [2], "n_train": 16, "rtol": 0.3, "train_steps": 20}
+    # Wide enough for no net to be dead, whose edges are looked for up to c = 1e4.
+    how = {
+        "widths": [16, 32], "depths": [2], "n_train": 16, "rtol": 0.3, "steps": 3,
+        "train_steps": 20,
+    }  # fmt: skip
     both = early_diagram(seeds=2, **how)  # type: ignore[arg-type]
-    one = early_diagram(seeds=[1], **{**how, "widths": [16]})  # type: ignore[arg-type]
+    one = early_diagram(seeds=[1], **{**how, "widths": [32]})  # type: ignore[arg-type]
     np.testing.assert_array_equal(both.c_loss.values[0, 1, 1], one.c_loss.values[0, 0, 0])

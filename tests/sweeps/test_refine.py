@@ -1,15 +1,23 @@
 """Refined sweeps: more runs where phases part, and nothing else changed."""
 
+import dataclasses
+import os
+import signal
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib import pyplot as plt
-from torch import nn
+from torch import Tensor, nn
 
 import trebuchet as tb
-from tests.sweeps.interrupting import STOPPER, Watched
+from tests.sweeps.interrupting import STOPPER, Watched, differing
 from tests.zoo import inputs, mlp
+from trebuchet.engine.kernels import OutputKernel
+from trebuchet.engine.optimizers import GradientDescent
 from trebuchet.errors import InputError
 from trebuchet.problem.problem import Problem
 from trebuchet.results.schema import validate
@@ -92,5 +100,111 @@ def test_names_need_their_values_and_another_problem_is_refused() -> None:
     other = Problem(lambda seed: net(seed, 9), "half_mse", (X, Y))
     with pytest.raises(InputError, match="the one that was swept, with n_parameters"):
         tb.refine(tb.sweep(problem(), **common), other, runs=2)
-    with pytest.raises(InputError, match="without a checkpoint"):
-        tb.refine(coarse, problem(), runs=2, execution=tb.Execution(checkpoint="x"))
+    unfinished = coarse.status.where(coarse.clip_grad_norm != "1.0", "not_run")
+    with pytest.raises(InputError, match=r"got none at clip_grad_norm=1\.0; sweep it to its end"):
+        tb.refine(coarse.assign(status=unfinished), problem(), runs=2, axes=axes)
+
+
+def test_runs_or_a_tolerance_must_be_given() -> None:
+    coarse = tb.sweep(problem(), lr=[0.01, 50.0], steps=10)
+    with pytest.raises(InputError, match="runs: expected how many may be made, or a tolerance"):
+        tb.refine(coarse, problem())
+    with pytest.raises(InputError, match=r"tolerance: expected a number from 1e-9 up, in ln η"):
+        tb.refine(coarse, problem(), tolerance=0.0)
+    given: Any = {"execution": tb.Execution(workers=1), "checkpoint": "x"}
+    with pytest.raises(InputError, match=r"give execution=Execution\(checkpoint=\.\.\.\)"):
+        tb.refine(coarse, problem(), runs=2, **given)
+
+
+def widest(ds: xr.Dataset) -> float:
+    """Of the gaps in ln η over which some seed's phase changes, in any cell."""
+    found = 0.0
+    for width in ds.width.values if "width" in ds.dims else [None]:
+        cell = ds if width is None else ds.sel(width=width)
+        cell = cell.isel(lr=np.flatnonzero((cell.status != "not_run").all("seed").values))
+        logs, phases = np.log(cell.lr.values), cell.phase.transpose("lr", "seed").values
+        parted = (phases[1:] != phases[:-1]).any(axis=1)
+        found = max(found, *np.diff(logs)[parted], 0.0)
+    return found
+
+
+def test_a_tolerance_ends_it_where_every_boundary_is_bracketed() -> None:
+    coarse = tb.sweep(problem(), lr_ratio=[0.5, 30.0], axes={"width": [8, 64]}, **COARSE)
+    told: list[tuple[int, int]] = []
+    finer = tb.refine(coarse, problem(), tolerance=0.4, progress=lambda *at: told.append(at))
+    made = int((finer.status != "not_run").sum()) - 8
+    assert widest(finer) == pytest.approx(finer.attrs["boundary_width"], rel=1e-12)
+    assert finer.attrs["boundary_width"] <= 0.4 < widest(tb.label(coarse))
+    assert told[-1][0] < told[-1][1]
+    assert told[-1][0] in (made, made - 1)
+    np.testing.assert_array_equal(
+        finer.phase, tb.refine(coarse, problem(), tolerance=0.4, runs=made + 100).phase
+    )
+    few = tb.refine(coarse, problem(), tolerance=0.4, runs=made - 2)
+    assert few.attrs["boundary_width"] > 0.4
+    # Nothing is left to do, and nothing is done.
+    same = tb.refine(finer, problem(), tolerance=0.4)
+    assert differing(same, finer) == []
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Counted(GradientDescent):
+    """Gradient descent that counts its steps, and sends Ctrl-C at one of them."""
+
+    def step_(self, kernel: OutputKernel, dz: Tensor, lr: Tensor, velocity: Any) -> None:
+        GradientDescent.step_(self, kernel, dz, lr, velocity)
+        STEPS.append(1)
+        if len(STEPS) == STOP_AT[0]:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)  # until the main thread has heard
+
+
+STEPS: list[int] = []
+STOP_AT = [-1]
+
+
+@pytest.mark.parametrize("axes", [None, {"width": [8, 16]}], ids=["alone", "over widths"])
+def test_what_a_checkpoint_holds_is_not_made_again(axes: Any, tmp_path: Path) -> None:
+    counted = problem(optimizer=Counted())
+    coarse = tb.sweep(counted, lr_ratio=[0.5, 30.0], axes=axes, chunk=1, **COARSE)
+    settings: dict[str, Any] = {"execution": tb.Execution(workers=1, chunk=1, checkpoint=tmp_path)}
+    STEPS.clear()
+    whole = tb.refine(coarse, counted, tolerance=0.7, execution=tb.Execution(workers=1, chunk=1))
+    all_steps = len(STEPS)
+
+    STEPS.clear()
+    STOP_AT[0] = all_steps // 2
+    part = tb.refine(coarse, counted, tolerance=0.7, **settings)
+    STOP_AT[0] = -1
+    assert part.attrs["interrupted"] == 1
+    assert part.sizes["lr"] < whole.sizes["lr"]
+    done = len(STEPS)
+    resumed = tb.refine(coarse, counted, tolerance=0.7, **settings)
+    assert len(STEPS) <= all_steps  # none was made twice
+    assert len(STEPS) > done
+    assert differing(resumed, whole) == []
+
+    STEPS.clear()
+    finer = tb.refine(coarse, counted, tolerance=0.4, **settings)
+    new = len(STEPS)
+    assert 0 < new < all_steps
+    assert differing(tb.refine(coarse, counted, tolerance=0.4, **settings), finer) == []
+    assert len(STEPS) == new
+    # What was cut off is made again, without a checkpoint too.
+    again = tb.refine(part, counted, tolerance=0.7, execution=tb.Execution(workers=1, chunk=1))
+    assert differing(again, whole) == []
+    assert again.attrs["interrupted"] == 0
+
+
+def test_a_checkpoint_of_other_runs_or_in_use_is_refused(tmp_path: Path) -> None:
+    coarse = tb.sweep(problem(), lr=[0.01, 50.0], **COARSE)
+    tb.refine(coarse, problem(), runs=4, checkpoint=tmp_path)
+    longer = tb.sweep(problem(), lr=[0.01, 50.0], **{**COARSE, "steps": 31})
+    with pytest.raises(InputError, match=r"holds another sweep \(it differs in .*steps"):
+        tb.refine(longer, problem(), runs=4, checkpoint=tmp_path)
+
+    def another(done: int, total: int) -> None:
+        with pytest.raises(InputError, match=r"checkpoint: .* is in use by another thread"):
+            tb.refine(coarse, problem(), runs=4, checkpoint=tmp_path)
+
+    tb.refine(coarse, problem(), runs=4, checkpoint=tmp_path, progress=another)

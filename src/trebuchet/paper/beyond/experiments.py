@@ -92,8 +92,8 @@ _ROWS = (
         tell=tell_early,
         settings={"data": "cifar10", "widths": (64, 256, 512), "depths": (2, 8)},
         quick={
-            "widths": (8, 32), "depths": (2, 4), "seeds": 2, "rtol": 0.2, "n_train": 32,
-            "data": "digits",
+            "widths": (8, 32), "depths": (2, 4), "seeds": 1, "steps": 5, "rtol": 0.2,
+            "n_train": 32, "data": "digits",
         },
         minutes=20,
     ),
@@ -131,7 +131,7 @@ _ROWS = (
         function=first_rise,
         draw=draw_first_rise,
         tell=tell_first_rise,
-        quick={"width": 8, "steps": 20, "rates": 40, "seeds": 1, "n_train": 16},
+        quick={"width": 8, "steps": 10, "rates": 40, "seeds": 1, "n_train": 16},
         minutes=6,
     ),
     Experiment(
