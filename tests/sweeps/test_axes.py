@@ -1,5 +1,6 @@
 """Sweeps over axes: every cell is the sweep of its own problem, bit for bit."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -313,3 +314,19 @@ def test_results_are_labelled_shown_saved_and_read_back(tmp_path: Path) -> None:
     tb.plots.phase_bar(cell)
     with pytest.raises(InputError, match="distinct values of the axis"):
         validate(xr.concat([runs, runs], "width", data_vars="all"))
+
+
+def test_cells_are_opened_without_being_read(tmp_path: Path) -> None:
+    """Of different depths, so that one has layers that another has not, and one not reached."""
+    held: dict[str, Any] = {**SMALL, "checkpoint": tmp_path}
+    runs = sweep(problem(), **held, axes=GRID)
+    opened = tb.load(tmp_path, lazy=True)
+    assert opened.loss.chunks is not None
+    assert opened.sparsity.chunks is not None
+    assert differing(runs, opened.compute()) == []
+    shutil.rmtree(tmp_path / "width=8,hidden=1")
+    opened = tb.load(tmp_path, lazy=True)
+    assert (opened.status.sel(width=8, hidden=1).values == "not_run").all()
+    assert opened.loss.sel(width=8, hidden=1).isnull().all()
+    assert differing(opened.compute(), tb.load(tmp_path)) == []
+    assert opened.attrs["interrupted"] == 1

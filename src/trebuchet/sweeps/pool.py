@@ -16,13 +16,11 @@ from trebuchet.engine.chunkfile import ChunkFile
 from trebuchet.engine.history import History
 from trebuchet.engine.kernels.base import Kernel
 from trebuchet.engine.runner import Control, Plan, Runner, restore_ended, save_ended
+from trebuchet.problem.interrupts import PATIENCE
 from trebuchet.sweeps.binding import Binding
 
 Elsewhere = Callable[[Sequence[int]], Generator[tuple[int, History], None, None]]
 """Makes chunks in other processes, given their positions."""
-
-PATIENCE = 10.0
-"""Seconds in which a second Ctrl-C changes nothing: most people press twice."""
 
 
 @dataclass(slots=True)
@@ -73,7 +71,7 @@ class Job:
             return self._inline(total)
         interrupted = False
         futures: list[Future[History]] = []
-        pool = ThreadPoolExecutor(workers)
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="chunks")
         try:
             for index in range(len(self.chunks)):
                 futures.append(pool.submit(self._one, index, control))

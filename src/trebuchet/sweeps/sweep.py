@@ -39,6 +39,7 @@ from trebuchet.observables.registry import (
     observables as named_observables,
 )
 from trebuchet.problem.how import HOW, How, as_problem
+from trebuchet.problem.interrupts import pressed_twice_is_once
 from trebuchet.problem.losses import LossFn, ModelLoss
 from trebuchet.problem.problem import ModelFactory, Problem, check_schedule
 from trebuchet.sweeps import chunking
@@ -191,9 +192,10 @@ def sweep(
     bar = progress_bar("sweep", shown=progress)
     place = cast("Path | None", how.checkpoint)  # as Execution has checked it
     try:
-        if not over:
-            return one(problem, place, bar)
-        return over_axes(grid, over, one, attempt=attempt, checkpoint=place, progress=bar)
+        with pressed_twice_is_once():
+            if not over:
+                return one(problem, place, bar)
+            return over_axes(grid, over, one, attempt=attempt, checkpoint=place, progress=bar)
     finally:
         close(bar)
 
