@@ -1,11 +1,13 @@
 """Stacked runs of bias-free MLPs, with the gradient written out."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from trebuchet.curvature.linear_rule import combine
+from trebuchet.curvature.warm_top import SplitGram
 from trebuchet.engine.kernels.outputs import OutputKernel, nbytes, norm_squared
 from trebuchet.engine.span import Span, compress
 from trebuchet.models.mlp import MLP
@@ -78,7 +80,7 @@ class MLPKernel(OutputKernel):
         for w, a in zip(hidden, self._a, strict=True):
             torch.bmm(below, w, out=a)
             if sparsity:
-                shares.append((a < 0).mean(dtype=torch.float64, dim=(1, 2)))
+                shares.append(torch.count_nonzero(a < 0, dim=(1, 2)).double() / a[0].numel())
             self._activate_(a)
             below = a
         if sparsity and self.sparsity_layers:
@@ -111,25 +113,39 @@ class MLPKernel(OutputKernel):
     def gram(self) -> Tensor:
         """H by the Linear-layer rule, shape ``(R, D·K, D·K)``."""
         outputs = self._layers()[-1].shape[2]
+        if outputs == 1:
+            return self.split_gram().whole()
         samples = self.x.shape[0]
         inputs = [self.x.expand(self.runs, -1, -1), *self._a]
         per_output: list[list[Tensor]] = []
         for k in range(outputs):
-            if outputs == 1:
-                self._unit_signals()
-                per_output.append(self._g)
-            else:
-                one = self.x.new_zeros(self.runs, samples, outputs)
-                one[:, :, k] = 1
-                self._backward(one)
-                per_output.append([g.clone() for g in self._g])
-        signals = [
-            layer[0].unsqueeze(2) if outputs == 1 else torch.stack(layer, dim=2)
-            for layer in zip(*per_output, strict=True)
-        ]  # each (R, D, K, n)
+            one = self.x.new_zeros(self.runs, samples, outputs)
+            one[:, :, k] = 1
+            self._backward(one)
+            per_output.append([g.clone() for g in self._g])
+        signals = [torch.stack(layer, dim=2) for layer in zip(*per_output, strict=True)]
+        # each (R, D, K, n)
         eye = self.scale * torch.eye(outputs, dtype=self.x.dtype, device=self.x.device)
         signals.append(eye.expand(self.runs, samples, outputs, outputs))
         return combine(inputs, signals, bias=[False] * len(inputs))
+
+    def split_gram(self) -> SplitGram:
+        """With one output the last layer's part of H is AAᵀ, up to a factor."""
+        if self._layers()[-1].shape[2] > 1:
+            return SplitGram(self.gram())
+        self._unit_signals()
+        samples = self.x.shape[0]
+        dense: Tensor | None = None
+        for a, g in zip([None, *self._a[:-1]], self._g, strict=True):
+            # The inputs of the first layer are those of every run at every step.
+            term = torch.bmm(g, g.mT).mul_(self._inner if a is None else torch.bmm(a, a.mT))
+            dense = term if dense is None else dense.add_(term)
+        assert dense is not None
+        return SplitGram(dense.div_(samples), self._a[-1], self.scale**2 / samples)
+
+    @cached_property
+    def _inner(self) -> Tensor:
+        return self.x @ self.x.T  # (D, D)
 
     def _unit_signals(self) -> None:
         if not self._signals_are_unit:
