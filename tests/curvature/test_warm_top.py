@@ -148,9 +148,22 @@ def test_parts_multiply_as_the_whole_does() -> None:
     whole = b + b.mT + 0.3 * s @ s.mT
     torch.testing.assert_close(matrices.whole(), whole, rtol=0, atol=1e-12)
     v = torch.as_tensor(rng.standard_normal((3, 80)))
-    product = torch.bmm(whole, v.unsqueeze(2)).squeeze(2)
-    torch.testing.assert_close(matrices.times(v), product, rtol=0, atol=1e-12)
+    along = torch.einsum("ra,rab,rb->r", v, whole, v)
+    torch.testing.assert_close(matrices.along(v), along, rtol=1e-12, atol=0)
     assert WarmTop(3, 80).of(matrices) == pytest.approx([largest(h) for h in whole], rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-24, 1e-20, 1e-15, 1e15, 1e18, 1e21])
+def test_a_factor_whose_squares_leave_the_numbers(size: float) -> None:
+    """In float32 1e-20 squared has few digits left, 1e-24 none, and 1e21 is infinite."""
+    rng = np.random.default_rng(0)
+    s = torch.as_tensor(size * rng.standard_normal((1, 80, 40))).float()
+    matrices = SplitGram(torch.zeros(1, 80, 80), s)
+    whole = matrices.whole()
+    expected = largest(whole[0]) if bool(whole.isfinite().all()) else math.nan
+    top = WarmTop(1, 80)
+    for _ in range(2):
+        assert top.of(matrices) == pytest.approx([expected], rel=2e-6, abs=0, nan_ok=True)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -1,19 +1,20 @@
 """The top eigenvalue of a symmetric H, from where it was last, with a proof; LAPACK if need be.
 
 From one step of descent to the next the top eigenvector hardly turns. A few products with H from
-the last one give a unit vector y, its Rayleigh quotient θ = yᵀHy and its residual r = ‖Hy − θy‖.
-That θ ≤ λ₁ holds for every y. What has to be shown is that λ₁ ≤ (1 + tol)θ, that nothing larger
-was missed, and each of these shows it:
+the last one give an orthonormal V, with W = HV, T = VᵀW and R = W − VT; in a basis that begins with
+V, H is [[T, Rᵀ], [R, C]]. That θ = λ_max(T) ≤ λ₁ holds for every V. What has to be shown is that
+λ₁ ≤ (1 + tol)θ, that nothing larger was missed, and each of these shows it:
 
-**Temple's bound.** If λ₂ ≤ β < θ then λ₁ ≤ θ + r²/(θ − β). For (H − λ₁)(H − β) ⪰ 0: its first
-eigenvalue is 0, the others are products of two numbers ≤ 0; and yᵀ(H − λ₁)(H − β)y ≥ 0 is, with
-‖Hy‖² = θ² + r², what the bound says. As r enters squared, r/θ = 10⁻⁴ will do for eight digits.
+**The bracket.** If λ_max(C) ≤ c < θ then λ₁ ≤ λ_max(T + RᵀR/(θ − c)). For H ⪯ [[T, Rᵀ], [R, c·1]],
+and a z > c is no less than that matrix if T + RᵀR/(z − c) ⪯ z, as it is for the bound, which is no
+less than θ. Of a Krylov space RᵀR is β² e_k e_kᵀ. Of a single vector it is Temple's bound, whose c
+may be as large as λ₂; what V holds is no longer in C, so that here c falls with every product. As R
+enters squared, |R|/θ = 10⁻⁴ will do for eight digits.
 
-For β, by Courant and Fischer λ₂ is at most the largest eigenvalue of H on the complement of any
-vector, so of PHP with P = 1 − yyᵀ, and with H = B + SSᵀ
+For c, with P = 1 − VVᵀ, C = PHP on the complement of V, and H = B + SSᵀ
 
-- ``trace``: β = ‖PBP‖_F + tr PSSᵀP, from products at hand: SSᵀ is never formed;
-- ``frobenius``: β = ‖PHP‖_F, with H formed. Where there is no S it costs nothing either.
+- ``trace``: c = ‖PBP‖_F + tr PSSᵀP, from products at hand: SSᵀ is never formed;
+- ``frobenius``: c = ‖PHP‖_F, with H formed. Where there is no S it costs nothing either.
 
 Neither asks for H ⪰ 0. Where λ₂ is too near λ₁ for both,
 
@@ -55,8 +56,8 @@ TOP_PROOFS = "top_eigenvalue_proofs"
 SMALL = 64
 """Up to this size LAPACK has all eigenvalues of a matrix in the time of a few products."""
 
-MOST = 6
-"""Products before the matrix is formed: a start that needs more is no better than none."""
+FIRST, MOST = 2, 12
+"""Products before the first bracket, and before the matrix is formed at the latest."""
 
 TOLERANCE = {torch.float64: 5e-13}
 """By which λ₁ may exceed what is returned, relatively; half of what is promised."""
@@ -104,13 +105,14 @@ class SplitGram:
             self.dense[at], None if self.factor is None else self.factor[at], self.weight
         )
 
-    def times(self, v: Tensor) -> Tensor:
-        """Hv of every run, float64 ``(R, m)``; of S in its own dtype."""
-        found = torch.bmm(self.double, v.double().unsqueeze(2))
+    def along(self, v: Tensor) -> Tensor:
+        """vᵀHv of every run, float64 ``(R,)``; products with S in its own dtype."""
+        w = v.double()
+        found = torch.bmm(self.double, w.unsqueeze(2)).squeeze(2).mul_(w).sum(1)
         if self.factor is not None:
-            inner = torch.bmm(self.factor.mT, v.to(self.factor).unsqueeze(2))
-            found += self.weight * torch.bmm(self.factor, inner)
-        return found.squeeze(2)
+            inner = torch.bmm(v.to(self.factor).unsqueeze(1), self.factor)
+            found += self.weight * inner.double().square_().sum((1, 2))
+        return found
 
 
 class WarmTop:
@@ -214,13 +216,14 @@ class _Products:
         self.b, self.s, self.weight = b, s, weight
         flat = b.reshape(-1)
         self.square, self.trace = float(flat @ flat), 0.0  # ‖B‖_F², tr c SSᵀ or a little more
-        self.eps = 2 * UNIT
+        self.eps, normal = 2 * UNIT, True
         if s is not None:
-            flat, self.eps = s.reshape(-1), float(torch.finfo(s.dtype).eps)
-            slack = 1 + flat.numel() * self.eps  # for any order of summation
-            self.trace = weight * slack * float(flat @ flat)
+            flat, kind = s.reshape(-1), torch.finfo(s.dtype)
+            squared, self.eps = float(flat @ flat), float(kind.eps)
+            self.trace = weight * squared * (1 + flat.numel() * kind.eps)  # summed in any order
+            normal = squared > flat.numel() * kind.tiny / kind.eps or not bool(s.any())
         total = self.square + self.trace**2
-        self.sound = SOUND[0] < total < SOUND[1]
+        self.sound = normal and SOUND[0] < total < SOUND[1]
         self.zero = total == 0 and not bool(b.any()) and (s is None or not bool(s.any()))
 
     def times(self, v: Floats) -> tuple[Floats, Floats]:
@@ -231,72 +234,71 @@ class _Products:
             return bv, np.zeros_like(bv)
         return bv, self.weight * _numpy((self.s @ (self.s.T @ at.to(self.s.dtype))).double())
 
+    @property
+    def noise(self) -> float:
+        """What rounding may make of a product with a unit vector."""
+        return ROUNDING * self.eps * (math.sqrt(self.square) + self.trace)
+
     def climb(self, start: Floats, tol: float) -> tuple[float, Floats, bool]:
         """The best θ and y that a few products give, and whether that is λ₁."""
         m = start.size
         v, bv, sv = np.empty((MOST, m)), np.empty((MOST, m)), np.empty((MOST, m))
-        t = np.zeros((MOST, MOST))
-        v[0], y, theta = start, start, -math.inf
+        noise, before = self.noise, math.inf
+        v[0] = start
         for k in range(MOST):
             bv[k], sv[k] = self.times(v[k])
-            t[k, : k + 1] = v[: k + 1] @ (bv[k] + sv[k])
-            if not math.isfinite(t[k].sum()):
-                return theta, start, False
-            before = theta
-            if k == 0:
-                theta, y, by, sy = float(t[0, 0]), v[0], bv[0], sv[0]
-            else:
-                theta, c = _top_pair(t[: k + 1, : k + 1])
-                y, by, sy = c @ v[: k + 1], c @ bv[: k + 1], c @ sv[: k + 1]
-            residual = by + sy - theta * y
-            r = math.sqrt(residual @ residual)
-            noise = ROUNDING * self.eps * (abs(theta) + self.trace)
-            if self._proven(theta, r + noise, y, by, sy, tol):
-                return theta, y, True
-            # Where θ stands still, more products are no help.
-            if k == MOST - 1 or theta - before <= 0.1 * tol * abs(theta) or r <= noise:
-                break
-            new = residual / r
-            for _ in range(2):  # the first leaves what rounding makes of a small residual
-                new = new - (v[: k + 1] @ new) @ v[: k + 1]
-                length = math.sqrt(new @ new)
-                if length == 0:  # nothing but rounding was left of it
-                    return theta, y, False
-                new /= length
-            v[k + 1] = new
-        return theta, y, False
+            basis = v[: k + 1]
+            new = bv[k] + sv[k]
+            for _ in range(2):  # the first leaves what rounding makes of a small remainder
+                new -= (basis @ new) @ basis
+            beta = math.sqrt(new @ new)
+            if not math.isfinite(beta):
+                return math.nan, start, False
+            spent = k == MOST - 1 or beta <= 1e-3 * noise
+            if k + 1 >= FIRST or spent:
+                theta, top, c, proven = self._bracket(
+                    basis, bv[: k + 1], sv[: k + 1], beta, noise, tol
+                )
+                # Without a bound, θ's own error is about (βy_k)²/θ, and c falls ever more slowly.
+                hopeless = (
+                    c - theta > (MOST - 1 - k) * (before - c)
+                    and (beta * float(top[-1])) ** 2 <= 0.1 * tol * theta**2
+                )
+                if proven or hopeless or spent:
+                    y = top @ basis
+                    return theta, y / math.sqrt(y @ y), proven
+                before = c
+            v[k + 1] = new / beta
+        raise AssertionError  # the last product is spent
+
+    def _bracket(
+        self, v: Floats, bv: Floats, sv: Floats, beta: float, noise: float, tol: float
+    ) -> tuple[float, Floats, float, bool]:
+        """θ, its vector in V, c, and whether λ₁ ≤ (1 + tol)θ."""
+        of_b, of_s = v @ bv.T, v @ sv.T
+        ritz, rotation = np.linalg.eigh(of_b + of_s)  # reads the lower half
+        theta, top = float(ritz[-1]), rotation[:, -1]
+        inside = self.square - 2 * float(np.vdot(bv, bv)) + float(np.vdot(of_b, of_b))  # ‖PBP‖_F²
+        c = math.sqrt(max(inside, 0.0) + 1e-13 * self.square)
+        c += max(self.trace - float(of_s.trace()), 0.0) + ROUNDING * self.eps * self.trace
+        if theta <= c:
+            return theta, top, c, False
+        # R is βe_kᵀ and rounding N: of (a + b)² ≤ 1.1a² + 11b², a rounding of 1e-6θ adds 1e-11θ.
+        most = (1 + tol) * theta - 11 * noise**2 / (theta - c)
+        if most <= theta:
+            return theta, top, c, False
+        # T + δ e_k e_kᵀ ⪯ z as long as δ Σ (e_k·y_i)²/(z − θ_i) ≤ 1, the sum over T's eigenpairs.
+        raised = 1.1 * beta**2 / (theta - c) * float((rotation[-1] ** 2 / (most - ritz)).sum())
+        return theta, top, c, raised <= 1
 
     def judged(self, y: Floats, tol: float) -> tuple[float, bool]:
         """θ of y, and whether that is λ₁."""
         by, sy = self.times(y)
-        theta = float(y @ by + y @ sy)
-        residual = by + sy - theta * y
-        r = math.sqrt(residual @ residual) + ROUNDING * self.eps * (abs(theta) + self.trace)
-        return theta, self._proven(theta, r, y, by, sy, tol)
-
-    def _proven(
-        self, theta: float, r: float, y: Floats, by: Floats, sy: Floats, tol: float
-    ) -> bool:
-        """Whether λ₁ ≤ (1 + tol)θ, by Temple's bound."""
-        if r * r > tol * theta * theta:
-            return False  # whatever β is
-        inside = self.square - 2 * float(by @ by) + float(y @ by) ** 2  # ‖PBP‖_F²
-        beta = math.sqrt(max(inside, 0.0) + 1e-13 * self.square)
-        beta += max(self.trace - float(y @ sy), 0.0) + ROUNDING * self.eps * self.trace
-        return theta > beta and r * r <= tol * theta * (theta - beta)
-
-
-def _top_pair(t: Floats) -> tuple[float, Floats]:
-    """The top eigenvalue of the lower half of a small matrix, and its eigenvector."""
-    if len(t) == 2:  # two products are what it mostly takes
-        a, b, c = float(t[0, 0]), float(t[1, 0]), float(t[1, 1])
-        theta = (a + c) / 2 + math.hypot((a - c) / 2, b)
-        pair = (theta - c, b) if a >= c else (b, theta - a)
-        length = math.hypot(*pair)
-        if length > 0:
-            return theta, np.array(pair) / length
-    values, vectors = np.linalg.eigh(t)
-    return float(values[-1]), vectors[:, -1]
+        new = by + sy
+        new -= (y @ new) * y
+        beta = math.sqrt(new @ new)
+        theta, _, _, proven = self._bracket(y[None], by[None], sy[None], beta, self.noise, tol)
+        return theta, proven
 
 
 def _below(h: Tensor, theta: float, tol: float) -> bool:

@@ -62,6 +62,7 @@ class DescentKernel(Kernel):
         self._known: law.Law | None = None
         self._looked = False
         self.top: WarmTop | None = None
+        self._before: list[Tensor] = []
         self._fresh()
 
     def _fresh(self) -> None:
@@ -179,7 +180,7 @@ class DescentKernel(Kernel):
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.net = self.net.subset(rows)
-        other._known, other._looked = None, False
+        other._known, other._looked, other._before = None, False, []
         other._fresh()
         other.lr, other.velocity = self.lr[rows], [v[rows] for v in self.velocity]
         other.check_after = self.check_after[rows]
@@ -208,7 +209,7 @@ class DescentKernel(Kernel):
             _like(state[f"velocity/{i}"], p)
             for i, p in zip(range(len(self.velocity)), self.net.params, strict=False)
         ]
-        self.top = WarmTop.restored(state, self.runs)
+        self.top, self._before = WarmTop.restored(state, self.runs), []
         self._fresh()
 
     def _law(self) -> law.Law | None:
@@ -250,10 +251,13 @@ class DescentKernel(Kernel):
             along, size = along + pull, size + np.abs(pull)
         expected, scale = weight - 2 * eta * along, weight + 2 * eta * size
         if self._split is None or optimizer.momentum or not self.net.counts_every_weight_once:
-            before = [p.clone() for p in self.net.params]
-            return law.Prediction(expected, scale, before=before)
-        hq = _numpy(self._split.times(slope))  # (R, D·K)
-        squared = self.samples * (q * hq).sum(1) + decay * (2 * terms.sum(1) + decay * weight)
+            if not self._before:  # allocated once: pages of their own at every step cost more
+                self._before = [torch.empty_like(p) for p in self.net.params]
+            for b, p in zip(self._before, self.net.params, strict=True):
+                b.copy_(p)
+            return law.Prediction(expected, scale, before=self._before)
+        squared = self.samples * _numpy(self._split.along(slope))
+        squared = squared + decay * (2 * terms.sum(1) + decay * weight)
         square = eta**2 * squared
         return law.Prediction(expected + square, scale + square)
 
@@ -333,9 +337,7 @@ class DescentKernel(Kernel):
 
     def gradient_norm(self) -> FloatArray:
         """|∇L|, by |∇L|² = D ∂L/∂zᵀ H ∂L/∂z, so that no gradient is formed."""
-        q = self.residual().double()
-        hq = self._split_gram().times(q)
-        squared = self.samples * (q * hq).sum(1)
+        squared = self.samples * self._split_gram().along(self.residual())
         norm: FloatArray = squared.clamp_min(0).sqrt().cpu().numpy()
         return norm
 

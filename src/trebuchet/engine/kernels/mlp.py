@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from trebuchet.curvature.gram import inner_products
 from trebuchet.curvature.linear_rule import combine
 from trebuchet.curvature.warm_top import SplitGram
 from trebuchet.engine.kernels.outputs import OutputKernel, nbytes, norm_squared
@@ -77,10 +78,13 @@ class MLPKernel(OutputKernel):
         *hidden, last = self._layers()
         below = self.x.expand(self.runs, -1, -1)
         shares = []
-        for w, a in zip(hidden, self._a, strict=True):
+        for w, a, spare in zip(hidden, self._a, self._g, strict=True):
             torch.bmm(below, w, out=a)
             if sparsity:
-                shares.append(torch.count_nonzero(a < 0, dim=(1, 2)).double() / a[0].numel())
+                # Ones of a row are counted exactly in any dtype's sum; booleans take four times
+                # as long, and the signals' buffers are free until the backward pass.
+                rows = torch.lt(a, 0, out=spare).sum(2, dtype=torch.float32)
+                shares.append(rows.double().sum(1) / a[0].numel())
             self._activate_(a)
             below = a
         if sparsity and self.sparsity_layers:
@@ -138,14 +142,14 @@ class MLPKernel(OutputKernel):
         dense: Tensor | None = None
         for a, g in zip([None, *self._a[:-1]], self._g, strict=True):
             # The inputs of the first layer are those of every run at every step.
-            term = torch.bmm(g, g.mT).mul_(self._inner if a is None else torch.bmm(a, a.mT))
+            term = inner_products(g).mul_(self._inner if a is None else inner_products(a))
             dense = term if dense is None else dense.add_(term)
         assert dense is not None
         return SplitGram(dense.div_(samples), self._a[-1], self.scale**2 / samples)
 
     @cached_property
     def _inner(self) -> Tensor:
-        return self.x @ self.x.T  # (D, D)
+        return inner_products(self.x)  # (D, D)
 
     def _unit_signals(self) -> None:
         if not self._signals_are_unit:
