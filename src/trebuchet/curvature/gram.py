@@ -4,9 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-BLOCK = 48
-"""Rows in a product that is made in parts: of 128 rows 85 % of the whole's time, 32 and 64 more."""
-
 
 def gram(model: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
     """H = JJᵀ/D from the Jacobian of every output with respect to every trainable parameter.
@@ -39,26 +36,6 @@ def gram(model: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
     rows: dict[str, Tensor] = jacrev(outputs, chunk_size=chunk)(parameters)
     jacobian = torch.cat([j.flatten(1) for j in rows.values()], dim=1)  # (D·K, P)
     return jacobian @ jacobian.T / x.shape[0]
-
-
-def inner_products(rows: Tensor) -> Tensor:
-    """AAᵀ, on a CPU without the blocks above the diagonal, which are those below it.
-
-    Args:
-        rows: A, shape ``(…, m, n)``; no gradient flows through.
-
-    Returns:
-        Shape ``(…, m, m)``.
-    """
-    m = rows.shape[-2]
-    if m < 2 * BLOCK or rows.device.type != "cpu":
-        return rows @ rows.mT
-    found = rows.new_empty(*rows.shape[:-1], m)
-    for i in range(0, m, BLOCK):
-        j = i + BLOCK
-        torch.matmul(rows[..., i:, :], rows[..., i:j, :].mT, out=found[..., i:, i:j])
-        found[..., i:j, j:] = found[..., j:, i:j].mT
-    return found
 
 
 def top_of_gram(matrices: Tensor) -> Tensor:

@@ -229,10 +229,12 @@ class _Products:
     def times(self, v: Floats) -> tuple[Floats, Floats]:
         """Bv and c SSᵀv."""
         at = torch.from_numpy(v).to(self.b.device)
-        bv = _numpy(self.b @ at)
+        bv = _numpy(torch.mv(self.b, at))
         if self.s is None:
             return bv, np.zeros_like(bv)
-        return bv, self.weight * _numpy((self.s @ (self.s.T @ at.to(self.s.dtype))).double())
+        inner = torch.mv(self.s.T, at.to(self.s.dtype))
+        sv: Floats = np.multiply(_numpy(torch.mv(self.s, inner)), self.weight, dtype=np.float64)
+        return bv, sv
 
     @property
     def noise(self) -> float:

@@ -6,7 +6,6 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from trebuchet.curvature.gram import inner_products
 from trebuchet.curvature.linear_rule import combine
 from trebuchet.curvature.warm_top import SplitGram
 from trebuchet.engine.kernels.outputs import OutputKernel, nbytes, norm_squared
@@ -142,14 +141,14 @@ class MLPKernel(OutputKernel):
         dense: Tensor | None = None
         for a, g in zip([None, *self._a[:-1]], self._g, strict=True):
             # The inputs of the first layer are those of every run at every step.
-            term = inner_products(g).mul_(self._inner if a is None else inner_products(a))
+            term = torch.bmm(g, g.mT).mul_(self._inner if a is None else torch.bmm(a, a.mT))
             dense = term if dense is None else dense.add_(term)
         assert dense is not None
         return SplitGram(dense.div_(samples), self._a[-1], self.scale**2 / samples)
 
     @cached_property
     def _inner(self) -> Tensor:
-        return inner_products(self.x)  # (D, D)
+        return self.x @ self.x.T  # (D, D)
 
     def _unit_signals(self) -> None:
         if not self._signals_are_unit:
