@@ -32,11 +32,11 @@ FETCHING = ("cpu", "numpy", "tolist", "item", "__bool__", "__float__", "__int__"
 """Methods that wait for a tensor's numbers; on a CPU most never reach the dispatcher."""
 
 
-class Calls(TorchFunctionMode):  # type: ignore[no-untyped-call]
+class Calls(TorchFunctionMode):
     """Which methods of tensors are called."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.seen: list[str] = []
 
     def __torch_function__(
@@ -48,11 +48,11 @@ class Calls(TorchFunctionMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-class Scalars(TorchDispatchMode):
+class Scalars(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """How many numbers are read out of tensors, by whoever."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

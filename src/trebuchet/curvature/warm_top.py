@@ -50,6 +50,9 @@ Floats = NDArray[np.float64]
 
 PROOFS = ("trace", "frobenius", "cholesky", "lapack")
 
+_FREE = {True: "trace", False: "frobenius"}
+"""What proves λ₁ from products alone, with a factor S and without."""
+
 TOP_PROOFS = "top_eigenvalue_proofs"
 """What their numbers are called in histories and results."""
 
@@ -137,6 +140,10 @@ class WarmTop:
         other.vectors, other.proofs = self.vectors[list(rows)], self.proofs[list(rows)]
         return other
 
+    def tallies(self) -> dict[str, Floats]:
+        """The proofs of every run, by their name in results."""
+        return {TOP_PROOFS: self.proofs.astype(np.float64)}
+
     def state(self) -> dict[str, NDArray[Any]]:
         """Arrays that say where this stands."""
         return {"top_vectors": self.vectors, "top_proofs": self.proofs}
@@ -183,29 +190,31 @@ def _top(matrices: SplitGram, start: Floats) -> tuple[float, str, Floats]:
     dtype = matrices.dense.dtype
     tol = TOLERANCE.get(dtype, TOLERANCE_ELSE)
     dense = matrices.double[0]
+    split = matrices.factor is not None
     factor = None if matrices.factor is None else matrices.factor[0]
     products = _Products(dense, factor, matrices.weight)
-    y = start
+    theta, y = math.nan, start
     if products.zero:
-        return 0.0, "trace", start
+        return 0.0, _FREE[split], start
     if products.sound and start.any():
         theta, y, proven = products.climb(start, tol)
         if proven:
-            return theta, "trace", y
-    h = dense if matrices.factor is None else matrices.whole()[0].double()
+            return theta, _FREE[split], y
+    h = matrices.whole()[0].double() if split else dense
     if not bool(torch.isfinite(h).all()):
-        return float("nan"), "lapack", start
-    whole = _Products(h)
+        return math.nan, "lapack", start
+    whole = _Products(h) if split else products
     if whole.sound and y.any():
-        theta, proven = whole.judged(y, tol)
-        if proven:
-            return theta, "frobenius", y
+        if split:
+            theta, y, proven = whole.climb(y, tol)
+            if proven:
+                return theta, "frobenius", y
         if _below(h, theta, tol):
             return theta, "cholesky", y
     try:
         found, vectors = torch.linalg.eigh(h)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # not in torch's stubs
-        return float("nan"), "lapack", start
+        return math.nan, "lapack", start
     return float(found[-1]), "lapack", _numpy(vectors[:, -1])
 
 
@@ -292,15 +301,6 @@ class _Products:
         # T + δ e_k e_kᵀ ⪯ z as long as δ Σ (e_k·y_i)²/(z − θ_i) ≤ 1, the sum over T's eigenpairs.
         raised = 1.1 * beta**2 / (theta - c) * float((rotation[-1] ** 2 / (most - ritz)).sum())
         return theta, top, c, raised <= 1
-
-    def judged(self, y: Floats, tol: float) -> tuple[float, bool]:
-        """θ of y, and whether that is λ₁."""
-        by, sy = self.times(y)
-        new = by + sy
-        new -= (y @ new) * y
-        beta = math.sqrt(new @ new)
-        theta, _, _, proven = self._bracket(y[None], by[None], sy[None], beta, self.noise, tol)
-        return theta, proven
 
 
 def _below(h: Tensor, theta: float, tol: float) -> bool:

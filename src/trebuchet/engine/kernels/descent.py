@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trebuchet._types import Status
 from trebuchet.curvature.gram import curved
-from trebuchet.curvature.warm_top import TOP_PROOFS, SplitGram, WarmTop
+from trebuchet.curvature.warm_top import SplitGram, WarmTop
 from trebuchet.engine import law
 from trebuchet.engine.kernels.base import FloatArray, Kernel
 from trebuchet.engine.kernels.outputs import OutputKernel
@@ -162,7 +162,7 @@ class DescentKernel(Kernel):
 
     def tallies(self) -> dict[str, FloatArray]:
         """What proved the top eigenvalues."""
-        return {} if self.top is None else {TOP_PROOFS: self.top.proofs.astype(np.float64)}
+        return {} if self.top is None else self.top.tallies()
 
     def _spread(self) -> FloatArray:
         """How far outputs differ over the inputs and the inputs doubled: 0 when nothing is seen."""
