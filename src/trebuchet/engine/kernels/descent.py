@@ -297,7 +297,8 @@ class DescentKernel(Kernel):
     def gram(self) -> Tensor:
         """H, once for all observables of a step."""
         if self._gram is None:
-            self._gram = self._split_gram().whole()
+            self._outputs()
+            self._gram = self.net.gram()
         return self._gram
 
     def _split_gram(self) -> SplitGram:

@@ -116,18 +116,22 @@ class MLPKernel(OutputKernel):
     def gram(self) -> Tensor:
         """H by the Linear-layer rule, shape ``(R, D·K, D·K)``."""
         outputs = self._layers()[-1].shape[2]
-        if outputs == 1:
-            return self.split_gram().whole()
         samples = self.x.shape[0]
         inputs = [self.x.expand(self.runs, -1, -1), *self._a]
         per_output: list[list[Tensor]] = []
         for k in range(outputs):
-            one = self.x.new_zeros(self.runs, samples, outputs)
-            one[:, :, k] = 1
-            self._backward(one)
-            per_output.append([g.clone() for g in self._g])
-        signals = [torch.stack(layer, dim=2) for layer in zip(*per_output, strict=True)]
-        # each (R, D, K, n)
+            if outputs == 1:
+                self._unit_signals()
+                per_output.append(self._g)
+            else:
+                one = self.x.new_zeros(self.runs, samples, outputs)
+                one[:, :, k] = 1
+                self._backward(one)
+                per_output.append([g.clone() for g in self._g])
+        signals = [
+            layer[0].unsqueeze(2) if outputs == 1 else torch.stack(layer, dim=2)
+            for layer in zip(*per_output, strict=True)
+        ]  # each (R, D, K, n)
         eye = self.scale * torch.eye(outputs, dtype=self.x.dtype, device=self.x.device)
         signals.append(eye.expand(self.runs, samples, outputs, outputs))
         return combine(inputs, signals, bias=[False] * len(inputs))
