@@ -1,50 +1,56 @@
-"""What λ at every step costs beside the step, by the warm solver and by LAPACK.
+"""What a step costs without λ, with it, and with all that is recorded by default; before and after.
 
-    python bench/top_eigenvalue.py [--data-root DIR] [--repeats N] [FIGURE ...]
+    python bench/top_eigenvalue.py [--against CHECKOUT] [--data-root DIR] [--rounds N] [FIGURE ...]
 
-Runs of the paper's figures on one core, with λ at every step and nothing else recorded but what
-every sweep records, with LAPACK's λ of the formed matrix in its place, and without. The three take
-turns, and what counts is CPU time: the first fifth of each, so that other jobs of the machine hurt
-little. A recorded step checks the weight-norm law and counts dead units too, with λ or without;
-without it, the law needs a copy of the weights. Beside them, λ alone, by both ways, in microseconds
-of one step of such a run.
+Runs of the paper's figures, one at a time on one core. Two checkouts take turns, each in a process
+of its own, and so do the ways of recording within it. What counts is the CPU time of the thread
+from one step to the next: a tenth of the steps took less in each round, and the least of the rounds
+is kept, so that other jobs of the machine hurt little.
 
 Without a folder of image files the pictures are scikit-learn's digits 0 and 1, enlarged.
 """
 
 import argparse
+import dataclasses
 import json
+import os
+import subprocess
+import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
 
 import trebuchet as tb
-from trebuchet.curvature.gram import top_of_gram
-from trebuchet.curvature.warm_top import WarmTop
-from trebuchet.engine.kernels import make_kernel
+from trebuchet.engine.optimizers import GradientDescent
 from trebuchet.models import MLP
 from trebuchet.paper.problems import paper_problem
 from trebuchet.paper.settings import FIGURES, Net
 from trebuchet.problem.problem import Problem
 
-STEPS = {3: 100, 14: 20}
-RATES = {"lazy": 1.0, "catapult": 3.5}
+STEPS = {3: 200, 14: 40}
+RATES = {"lazy": 1.0, "catapult": 3.5, "large": 8.0}
+WAYS: dict[str, tuple[list[str] | None, bool]] = {
+    "without": ([], False), "recorded": ([], True), "λ": (["top_eigenvalue"], True),
+    "default": (None, True),
+}  # fmt: skip
+"""Observables, and whether every step is recorded: the loss, |θ|² and the law always are."""
+
+STAMPS: list[float] = []
 
 
-class ByLapack(tb.Observable):
-    """As λ was found before: H formed, and all its eigenvalues in float64."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Timed(GradientDescent):
+    """Gradient descent that notes when each step is made."""
 
-    name = "by_lapack"
-
-    def of(self, runs: tb.observables.Runs) -> Any:
-        """λ of every run."""
-        return top_of_gram(runs.gram()).double().cpu().numpy()
+    def step_(self, kernel: Any, dz: Tensor, lr: Tensor, velocity: Any) -> None:
+        """One step."""
+        STAMPS.append(time.thread_time())
+        GradientDescent.step_(self, kernel, dz, lr, velocity)
 
 
 def digits(number: int) -> Problem:
@@ -64,90 +70,86 @@ def digits(number: int) -> Problem:
     return Problem(draw, "half_mse", (x, y))
 
 
-def cpu(problem: Problem, ratio: float, steps: int, observables: list[Any], every: int) -> Any:
-    """The sweep and its CPU seconds."""
-    began = time.process_time()
-    runs = tb.sweep(
-        problem, lr_ratio=[ratio], steps=steps, observables=observables, workers=1, chunk=1,
-        record=tb.Recording(every=every), progress=False,
-    )  # fmt: skip
-    return runs, time.process_time() - began
+def one_round(number: int, data_root: Path | None) -> dict[str, Any]:
+    """Microseconds a step by rate and way, in this process."""
+    torch.set_num_threads(1)
+    root, steps = data_root, STEPS[number]
+    problem = paper_problem(FIGURES[number], data_root=root) if root else digits(number)
+    found: dict[str, Any] = {}
+    for name, ratio in RATES.items():
+        times: dict[str, list[float]] = {way: [] for way in WAYS}
+        proofs = ""
+        for _ in range(2):
+            for way, (observables, every) in WAYS.items():
+                STAMPS.clear()
+                runs = tb.sweep(
+                    problem, lr_ratio=[ratio], steps=steps, observables=observables, workers=1,
+                    chunk=1, record=tb.Recording(every=1 if every else steps), progress=False,
+                    optimizer=Timed(),
+                )  # fmt: skip
+                times[way] += np.diff(STAMPS)[3:].tolist()
+                proofs = runs.attrs.get("top_eigenvalue_proofs", proofs)
+        cost = {way: 1e6 * float(np.quantile(each, 0.1)) for way, each in times.items()}
+        found[name] = {"microseconds": cost, "proofs": proofs}
+    return found
 
 
-def measure(number: int, problem: Problem, name: str, repeats: int) -> dict[str, Any]:
-    """One row: milliseconds a step."""
-    steps, ratio = STEPS[number], RATES[name]
-    ways: dict[str, tuple[list[Any], int]] = {
-        "without": ([], steps), "recorded": ([], 1),
-        "warm": (["top_eigenvalue"], 1), "lapack": ([ByLapack()], 1),
-    }  # fmt: skip
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    proofs, furthest = "", 0.0
-    for _ in range(repeats):
-        for way, (observables, every) in ways.items():
-            _, short = cpu(problem, ratio, 1, observables, 1)
-            runs, full = cpu(problem, ratio, steps, observables, every)
-            times[way].append(1e3 * (full - short) / (steps - 1))
-            proofs = runs.attrs.get("top_eigenvalue_proofs", proofs)
-    both = tb.sweep(
-        problem, lr_ratio=[ratio], steps=steps, observables=["top_eigenvalue", ByLapack()],
-        workers=1, progress=False,
-    )  # fmt: skip
-    furthest = float(np.nanmax(np.abs(both.top_eigenvalue / both.by_lapack - 1)))
-    cost = {way: sorted(each)[len(each) // 5] for way, each in times.items()}
-    return {
-        "figure": number, "rate": name, "milliseconds_a_step": cost, "proofs": proofs,
-        "warm_over_without": cost["warm"] / cost["without"],
-        "lapack_over_without": cost["lapack"] / cost["without"],
-        "furthest_from_lapack": furthest,
-        "microseconds_alone": alone(problem, ratio, steps, 2),
-    }  # fmt: skip
+def elsewhere(checkout: Path, number: int, data_root: Path | None) -> dict[str, Any]:
+    """A round of this script with the sources of a checkout."""
+    paths = {"PYTHONPATH": str(checkout.resolve() / "src"), "OMP_NUM_THREADS": "1"}
+    root = ["--data-root", str(data_root)] if data_root else []
+    words = [sys.executable, __file__, "--one-round", str(number), *root]
+    done = subprocess.run(
+        words, env={**os.environ, **paths}, capture_output=True, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def alone(problem: Problem, ratio: float, steps: int, repeats: int) -> dict[str, float]:
-    """Microseconds of λ, of H in parts and whole, at every step of a run."""
-    kernel = make_kernel([problem.initial(0)], problem.x)
-    warm = WarmTop(1, len(problem.x))
-    times: dict[str, list[float]] = {"parts": [], "warm": [], "whole": [], "lapack": []}
-
-    def timed(name: str, call: Any) -> Any:
-        began = time.thread_time()
-        found = call()
-        times[name].append(1e6 * (time.thread_time() - began))
-        return found
-
-    with torch.no_grad():
-        kernel.forward()
-        rate = ratio / float(top_of_gram(kernel.gram())[0])
-        for _ in range(steps * repeats):
-            z = kernel.forward()
-            kernel.split_gram()  # the signals from above, which the step needs too
-            parts = timed("parts", kernel.split_gram)
-            timed("warm", partial(warm.of, parts))
-            whole = timed("whole", kernel.gram)
-            timed("lapack", partial(top_of_gram, whole))
-            kernel.add_vjp_(kernel.params, -rate / len(z[0]) * (z - problem.y.reshape(z.shape)))
-    return {name: float(np.median(each)) for name, each in times.items()}
+def measure(number: int, trees: dict[str, Path], root: Path | None, rounds: int) -> list[Any]:
+    """The rows of a figure: every rate and checkout."""
+    made: dict[str, list[Any]] = {tree: [] for tree in trees}
+    for _ in range(rounds):
+        for tree, path in trees.items():
+            made[tree].append(elsewhere(path, number, root))
+    rows = []
+    for rate in RATES:
+        for tree, each in made.items():
+            cost = {w: min(one[rate]["microseconds"][w] for one in each) for w in WAYS}
+            ratios = {w: round(cost[w] / cost["without"], 3) for w in WAYS if w != "without"}
+            rows.append({
+                "figure": number, "rate": rate, "checkout": tree, "over_without": ratios,
+                "microseconds_a_step": {w: round(c) for w, c in cost.items()},
+                "proofs": each[-1][rate]["proofs"],
+            })  # fmt: skip
+            print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
+    return rows
 
 
 def main() -> None:
     """Measure, print, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("figures", nargs="*", type=int, default=list(STEPS))
+    parser.add_argument("--against", type=Path)
     parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--one-round", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("bench/results/top_eigenvalue.json"))
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    rows = []
-    for number in given.figures:
-        root = given.data_root
-        problem = paper_problem(FIGURES[number], data_root=root) if root else digits(number)
-        for name in RATES:
-            row = measure(number, problem, name, given.repeats)
-            rows.append(row)
-            print(json.dumps(row, ensure_ascii=False), flush=True)
-    facts = {"torch": torch.__version__, "pictures": "files" if given.data_root else "digits"}
+    if given.one_round:
+        print(json.dumps(one_round(given.one_round, given.data_root), ensure_ascii=False))
+        return
+    trees = {"before": given.against} if given.against else {}
+    trees["after"] = Path(__file__).parent.parent
+    rows = [
+        row
+        for number in given.figures
+        for row in measure(number, trees, given.data_root, given.rounds)
+    ]
+    facts = {
+        "torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability(),
+        "pictures": "files" if given.data_root else "digits", "rounds": given.rounds,
+    }  # fmt: skip
     text = json.dumps({"environment": facts, "rows": rows}, indent=1, ensure_ascii=False)
     given.out.write_text(text + "\n")
     print(f"wrote {given.out}")
