@@ -36,11 +36,13 @@ def problem(kind: str, dtype: torch.dtype = F64) -> Problem:
         "relu": lambda s: mlp(hidden=2, seed=s),
         "leaky": lambda s: mlp(slopes=(1, 0.5), seed=s),
         "net": lambda s: sequential(),
+        "samples": lambda s: mlp(hidden=1, seed=s),
         "classes": lambda s: sequential(outputs=3),
         "norm": lambda s: nn.Sequential(sequential(outputs=4), nn.BatchNorm1d(4), nn.Linear(4, 1)),
     }
     width = 2 if kind in ("pure", "biased") else 5
-    x, y = inputs(4, width), inputs(4, 1, seed=3)[:, 0]
+    samples = 70 if kind == "samples" else 4  # so many that λ is found from where it was last
+    x, y = inputs(samples, width), inputs(samples, 1, seed=3)[:, 0]
     test = inputs(3, width, seed=5), inputs(3, 1, seed=6)[:, 0]
     loss: Any = "half_mse"
     if kind == "classes":
@@ -55,6 +57,7 @@ def problem(kind: str, dtype: torch.dtype = F64) -> Problem:
 # law's prediction, velocity, tolerance, sparse rows, seeds mixed and not, chunks and workers.
 CASES: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
     "law, several seeds in a stack": ("relu", F64, {"seeds": 3}),
+    "λ from the last eigenvector": ("samples", torch.float32, {"seeds": 2, "chunk": 3}),
     "float32, tolerance": ("relu", torch.float32, {"tolerance": 1e-3, "seeds": 2}),
     "heavy ball": ("leaky", F64, {"optimizer": Watched(0.8), "chunk": 2, "workers": 2}),
     "weight decay, a run a chunk": ("pure", F64, {"optimizer": Watched(0, 0.05), "chunk": 1}),
@@ -99,7 +102,9 @@ def test_ctrl_c_at_any_step_and_again(case: str, every: float, tmp_path: Path) -
             last = part.loss.values[stopped][np.arange(rows.size), rows]
             np.testing.assert_array_equal(last, part.loss_final.values[stopped])
     STOPPER.at(-1)
-    assert differing(whole, sweep(problem(kind, dtype), **held)) == []
+    resumed = sweep(problem(kind, dtype), **held)
+    assert differing(whole, resumed) == []
+    assert whole.attrs["top_eigenvalue_proofs"] == resumed.attrs["top_eigenvalue_proofs"]
 
 
 def test_what_was_finished_before_an_interrupt_is_in_the_next_partial_result(

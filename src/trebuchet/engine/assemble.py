@@ -8,6 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from trebuchet._types import Status
+from trebuchet.curvature.warm_top import PROOFS, TOP_PROOFS
 from trebuchet.engine.history import PER_RUN, History
 from trebuchet.engine.kernels.base import LAW
 from trebuchet.engine.runner import Plan
@@ -103,6 +104,7 @@ def assemble(
         attrs={
             **attrs,
             **_law(history),
+            **_proofs(history, chosen),
             "blowup": plan.stop.blowup,
             "delta": plan.delta,
             "max_steps": plan.stop.max_steps,
@@ -121,6 +123,14 @@ def _law(history: History) -> dict[str, str]:
     """Why the weight-norm law was not checked at some steps."""
     reason = history.reasons.get(LAW)
     return {} if reason is None else {"weight_norm_law": f"not checked at every step: {reason}"}
+
+
+def _proofs(history: History, rows: NDArray[np.int64]) -> dict[str, str]:
+    """By what so many top eigenvalues were proven to be the top ones."""
+    if TOP_PROOFS not in history.extra:
+        return {}
+    counts = np.nansum(history.extra[TOP_PROOFS][rows], axis=0).astype(int)
+    return {TOP_PROOFS: ", ".join(f"{kind} {n}" for kind, n in zip(PROOFS, counts, strict=True))}
 
 
 def _of(

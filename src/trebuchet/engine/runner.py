@@ -349,6 +349,8 @@ class Runner:
                 if value is not None:
                     finals[observable.name] = value
         self.history.finish(rows, statuses, finals)
+        for name, counts in done.tallies().items():
+            self.history.keep(name, rows, counts)
         keep = np.setdiff1d(np.arange(self.runs.size), positions)
         self.runs, self.previous = self.runs[keep], self.previous[keep]
         if keep.size:
