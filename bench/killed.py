@@ -1,9 +1,11 @@
-"""Stop a figure at random moments by signals, resume it, and compare with an uninterrupted run.
+"""Stop long work at random moments by signals, resume it, and compare with undisturbed work.
 
-    python bench/killed.py --data-root DIR [--figure 3] [--quick] [--times 6] [--rounds 1]
+    python bench/killed.py figure --data-root DIR [--number 3] [--quick] [--times 6] [--rounds 1]
+    python bench/killed.py sweep [--runs 300] [--kills 100] [--backend threads|loky|dask]
 
-Signals are Ctrl-C (SIGINT), SIGTERM and SIGKILL in turn. Prints when each came and how the command
-ended, and whether every bit of the two results is the same and nothing else is left in the folder.
+A figure of the paper gets Ctrl-C (SIGINT), SIGTERM and SIGKILL in turn. Prints when each came and
+how the command ended, and whether every bit of the two results is the same and nothing else is left
+in the folder. A sweep is killed only: killed_sweep.py.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+import killed_sweep
 from trebuchet.results.store import load
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
@@ -25,7 +28,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 def command(options: argparse.Namespace, out: Path) -> list[str]:
     """The same command a user would type, and type again."""
-    words = ["paper", options.figure, "--data-root", options.data_root, "--out", out, "--resume"]
+    words = ["paper", options.number, "--data-root", options.data_root, "--out", out, "--resume"]
     words += ["--quick"] if options.quick else []
     return [sys.executable, "-m", "trebuchet", *map(str, words)]
 
@@ -56,16 +59,25 @@ def stopped(options: argparse.Namespace, out: Path, moment: float, number: signa
     return f"{number.name} after {moment:.1f} s: exit code {process.returncode}"
 
 
-def main() -> None:
-    """Run once whole, then with signals, and compare."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a figure."""
     parser.add_argument("--data-root", type=Path, required=True)
-    parser.add_argument("--figure", type=int, default=3)
+    parser.add_argument("--number", type=int, default=3)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--times", type=int, default=6, help="signals a round")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> bool:
+    """Make a figure once whole, then with signals, and compare.
+
+    Args:
+        options: As `add_options` has them.
+
+    Returns:
+        Whether anything was wrong.
+    """
     rng = np.random.default_rng(options.seed)
     turns = itertools.cycle(SIGNALS)
     wrong = 0
@@ -81,10 +93,24 @@ def main() -> None:
                 moment = float(rng.uniform(0.2, 0.9)) * length
                 print(stopped(options, broken, moment, next(turns)), flush=True)
             subprocess.run(command(options, broken), check=True, stdout=subprocess.DEVNULL)
-            differ = differing(options.figure, whole, broken)
+            differ = differing(options.number, whole, broken)
             wrong += bool(differ)
             print("every bit is the same" if not differ else f"these differ: {differ}", flush=True)
-    raise SystemExit(bool(wrong))
+    return bool(wrong)
+
+
+def main() -> None:
+    """Do what is asked for; the exit code says whether anything was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    kinds = parser.add_subparsers(required=True)
+    for name, add, does in (
+        ("figure", add_options, run), ("sweep", killed_sweep.add_options, killed_sweep.run),
+    ):  # fmt: skip
+        kind = kinds.add_parser(name)
+        add(kind)
+        kind.set_defaults(does=does)
+    options = parser.parse_args()
+    raise SystemExit(options.does(options))
 
 
 if __name__ == "__main__":

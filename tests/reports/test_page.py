@@ -258,7 +258,7 @@ def test_the_code_says_how_the_runs_were_made(tmp_path: Path) -> None:
     assert 'tb.Problem(make, "mse", data, "adam", batch_size=8)' in code
     assert "np.geomspace(0.25, 8.0, 9)" in code
     assert "axes={'width': [16, 64]}" in code
-    assert "def make(width, seed):" in code
+    assert "def make(seed, width):" in code
     observed = runs().assign(test_loss_final=runs().loss_final, accuracy=runs().loss)
     code = written(tmp_path, observed).text("code")
     assert "test=…" in code

@@ -1,5 +1,6 @@
 """Sweeps over axes: every cell is the sweep of its own problem, bit for bit."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,25 @@ def test_a_folder_of_a_sweep_without_axes_is_left_alone(tmp_path: Path) -> None:
     sweep(problem(), **SMALL, checkpoint=tmp_path)
     with pytest.raises(InputError, match="holds a sweep without axes"):
         sweep(problem(), **SMALL, checkpoint=tmp_path, axes={"width": [4]})
+
+
+def test_a_second_writer_is_refused_in_a_sentence_and_the_first_goes_on(tmp_path: Path) -> None:
+    held: dict[str, Any] = {**SMALL, "axes": GRID, "checkpoint": tmp_path}
+    said: list[str] = []
+
+    def meanwhile(done: int, total: int) -> None:
+        if not said:
+            with pytest.raises(InputError) as refused:
+                sweep(problem(), **held)
+            said.append(str(refused.value))
+
+    runs = sweep(problem(), **held, progress=meanwhile)
+    assert re.fullmatch(
+        r"checkpoint: \S+ is in use by another thread of this process \(\d+\), since [^;]*; "
+        r"wait for it to end, or name another folder",
+        said[0],
+    )
+    assert differing(runs, sweep(problem(), **SMALL, axes=GRID)) == []
 
 
 @pytest.mark.parametrize("swept", ["lr_ratio", "lr"])

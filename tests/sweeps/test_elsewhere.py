@@ -2,7 +2,11 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -115,6 +119,60 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(one_thread: None, tmp_pa
     same(here, there)
 
 
+class Signs(nn.Module):
+    """Leaves a file named by the process that it runs in."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.folder, self.inner = folder, net(0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        Path(self.folder, str(os.getpid())).touch()
+        found: torch.Tensor = self.inner(x)
+        return found
+
+
+KILLED = """
+    import sys
+    import trebuchet as tb
+    from tests.sweeps.test_elsewhere import RATES, Signs, problem
+    if __name__ == "__main__":
+        signing = problem(lambda seed: Signs(sys.argv[1]))
+        tb.sweep(signing, lr=RATES, seeds=2, steps=10**6, backend="loky", workers=2)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+def test_workers_go_where_their_caller_is_killed(tmp_path: Path) -> None:
+    here = Path(__file__).parents[2], Path(tb.__file__).parents[1]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, here))}
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)]
+    with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as process:
+
+        def workers() -> set[int]:
+            return {int(p.name) for p in tmp_path.iterdir()} - {process.pid}
+
+        wait_for(lambda: len(workers()) == 2)
+        process.kill()
+    wait_for(lambda: not any(map(alive, workers())))
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Look again and again; other work may have the machine."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_weights_that_depend_on_the_process_are_refused() -> None:
     parent = os.getpid()
     other = problem(lambda seed: net(seed + (os.getpid() != parent)))
@@ -148,13 +206,16 @@ def test_errors_of_a_run_come_back_as_they_are() -> None:
 
 
 def test_dask_without_a_client_says_how_to_make_one() -> None:
-    pytest.importorskip("distributed")
+    pytest.importorskip("distributed", reason="needs dask[distributed]")
     with pytest.raises(InputError, match=r"backend: 'dask' has no workers yet.*Client\("):
         tb.sweep(problem(), lr=RATES, steps=STEPS, backend="dask")
 
 
-def test_dask(here: xr.Dataset) -> None:
-    distributed = pytest.importorskip("distributed")
+def test_dask_and_the_death_of_a_worker(here: xr.Dataset, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="needs dask[distributed]")
+    mark, parent = str(tmp_path / "died"), os.getpid()
+    dying = problem(lambda seed: DiesOnce(mark, parent))
+    threads = tb.sweep(dying, lr=RATES, seeds=2, steps=STEPS, backend="threads")
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None
@@ -162,10 +223,14 @@ def test_dask(here: xr.Dataset) -> None:
         distributed.Client(cluster),
     ):
         same(here, tb.sweep(problem(), lr=RATES, seeds=2, steps=STEPS, backend="dask"))
+        # One of the two is killed at its first chunk; its chunks are made again.
+        assert not Path(mark).exists()
+        same(threads, tb.sweep(dying, lr=RATES, seeds=2, steps=STEPS, backend="dask"))
+        assert Path(mark).exists()
 
 
 def test_ray(here: xr.Dataset) -> None:
-    ray = pytest.importorskip("ray")
+    ray = pytest.importorskip("ray", reason="needs ray")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         runs = tb.sweep(problem(), lr=RATES, seeds=2, steps=STEPS, backend="ray", workers=2)

@@ -1,8 +1,10 @@
 """The lines that make a result again, with … for what a result cannot know."""
 
+import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from keyword import iskeyword
 from textwrap import fill
 from typing import Any
 
@@ -16,6 +18,7 @@ from trebuchet.problem.optimizer_names import NAMES as OPTIMIZERS
 from trebuchet.reports.facts import FEW, how_many, named
 from trebuchet.reports.runs import axes_of
 from trebuchet.scans.budget import HORIZONS
+from trebuchet.sweeps.axes import DIMS, FIELDS, OPTIMIZER
 
 ALWAYS = ("weight_norm", "test_loss")
 """Observed without being asked for, the test loss where there are test data."""
@@ -23,6 +26,9 @@ ENDS = ("gradient_norm",)
 """Known at the ends of every run, and along it only where that was asked for."""
 _IN = " " * 4
 _HEAD = "import trebuchet as tb\n"
+_LITERAL = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+"""A string in Python, which no line may end in."""
+_OF_DIM = {dim: name for name, dim in DIMS.items()}
 _DESCENT = re.compile(r"GradientDescent\(momentum=(\S+), weight_decay=(\S+)\)")
 
 
@@ -37,13 +43,6 @@ def of_scan(settings: Mapping[str, Any], spent: float) -> str:
         Python.
     """
     given = _trained(settings)
-    for name in ("clip_grad_norm", "clip_grad_value"):
-        if settings.get(name) is not None:
-            given.append(f"{name}={settings[name]!r}")
-    if int(settings.get("accumulate") or 1) != 1:
-        given.append(f"accumulate={settings['accumulate']!r}")
-    if settings.get("schedule"):
-        given.append("schedule=schedule")
     given.append(f"horizon={settings.get('horizon')!r}")
     given.append(f"seeds={_whole(settings.get('seeds', []))}")
     given += _budget(settings, spent)
@@ -63,7 +62,8 @@ def of_sweep(ds: xr.Dataset) -> str:
     attrs = ds.attrs
     swept = "lr_ratio" if attrs.get("swept") == "lr_ratio" else "lr"
     rates = _rates(ds["lr"].values)
-    axes = {axis: _plain(ds[axis].values) for axis in axes_of(ds) if axis in ds.coords}
+    axes = _axes(ds)
+    facts = _facts(ds, axes)
     given = ["problem", f"{swept}={rates}", f"seeds={_whole(ds['seed'].values)}"]
     if (steps := as_real(attrs.get("max_steps"))) is not None:
         given.append(f"steps={steps:.0f}")
@@ -71,13 +71,13 @@ def of_sweep(ds: xr.Dataset) -> str:
     if tolerance is not None and np.isfinite(tolerance):
         given.append(f"tolerance={tolerance:g}")
     if axes:
-        given.append(f"axes={axes}")
-    trained = _trained(attrs) + (["test=…"] if _holds(ds, "test_loss") else [])
-    made = _wrapped("problem = tb.Problem(", ["make", _loss(attrs), "data", *trained], ")")
+        given.append(f"axes={{{', '.join(f'{name!r}: {told}' for name, told in axes.items())}}}")
+    trained = _trained(facts) + (["test=…"] if _holds(ds, "test_loss") else [])
+    made = _wrapped("problem = tb.Problem(", ["make", _loss(facts), "data", *trained], ")")
     if observed := [name for name in OBSERVABLES if name not in ALWAYS and _holds(ds, name)]:
         given.append(f"observables={json.dumps(observed)}")
     call = _wrapped("runs = tb.label(tb.sweep(", given, "))")
-    unknown = _unknown(attrs, factory=[*axes, "seed"])
+    unknown = _unknown(facts, factory=["seed", *_of_factory(axes)])
     head = f"import numpy as np\n{_HEAD}" if "np." in rates else _HEAD
     return f'{head}\n{unknown}{made}\n{call}\ntb.report(runs, path="report.html")\n'
 
@@ -112,11 +112,85 @@ def of_top(operator: str, k: int, rtol: float, *, samples: int, parameters: int)
 
 
 def _budget(settings: Mapping[str, Any], spent: float) -> list[str]:
-    """The budget in a word where it is one; what was spent beyond it went into the edges."""
+    """The budget, in a word where it was one, and what was asked for of rates and edges."""
     limit, horizon = settings.get("budget"), settings.get("horizon")
-    words = [w for w, times in HORIZONS.items() if horizon and limit == times * horizon]
-    given = [f'budget="{words[0]}"' if words else f"budget={limit!r}"]
-    return [*given, *(["edge_rtol=…"] if limit and spent > 1.05 * limit else [])]
+    if "edge_rtol" not in settings:  # an older scan: what was spent beyond went into the edges
+        words = [w for w, times in HORIZONS.items() if horizon and limit == times * horizon]
+        given = [f'budget="{words[0]}"' if words else f"budget={limit!r}"]
+        return [*given, *(["edge_rtol=…"] if limit and spent > 1.05 * limit else [])]
+    word = settings.get("budget_name")
+    given = [f'budget="{word}"' if word else f"budget={limit!r}"]
+    given += [
+        f"{name}={settings[name]!r}"
+        for name in ("rates", "edge_rtol") if settings.get(name) is not None
+    ]  # fmt: skip
+    curvature = settings.get("curvature", "initial")
+    return [*given, *([f'curvature="{curvature}"'] if curvature != "initial" else [])]
+
+
+def _axes(ds: xr.Dataset) -> dict[str, str]:
+    """Values of each axis, as Python, by the name that a sweep takes."""
+    dims = [dim for dim in axes_of(ds) if dim in ds.coords]
+    return {_OF_DIM.get(dim, dim): _on_axis(_OF_DIM.get(dim, dim), ds[dim].values) for dim in dims}
+
+
+def _on_axis(name: str, values: Any) -> str:
+    """In a list; or, where names do not tell what they stand for, by these names."""
+    if values.dtype.kind in "iufb":
+        return str(_plain(values))
+    names = [str(value) for value in values]
+    told = [_meant(name, text) for text in names]
+    if "…" in told:
+        pairs = (f"{text!r}: {value}" for text, value in zip(names, told, strict=True))
+        return f"{{{', '.join(pairs)}}}"
+    return f"[{', '.join(told)}]"
+
+
+def _meant(name: str, text: str) -> str:
+    """What a name stands for, on an axis; … where results do not tell."""
+    known = {"loss": LOSSES, "optimizer": OPTIMIZERS}.get(name)
+    if known is not None:
+        return repr(text) if text in known else "…"
+    try:
+        value = ast.literal_eval(text[:200])
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = text
+    if not isinstance(value, str):  # None, or a pair of numbers
+        return repr(value)
+    return "…" if name in FIELDS or name.startswith(OPTIMIZER) else repr(text)
+
+
+def _of_factory(axes: Mapping[str, str]) -> list[str]:
+    """Arguments of the model's function: axes that are no setting of how it is trained."""
+    own = [name for name in axes if name not in FIELDS and not name.startswith(OPTIMIZER)]
+    named = [name for name in own if name.isidentifier() and not iskeyword(name)]
+    return [*named, *(["**others"] if len(named) < len(own) else [])]
+
+
+def _facts(ds: xr.Dataset, axes: Mapping[str, str]) -> dict[str, Any]:
+    """Attributes of a sweep, with what stands for those that axes vary."""
+    facts = {name: value for name, value in ds.attrs.items() if name not in axes}
+    if "loss" in axes:
+        facts["loss"] = str(ds[DIMS["loss"]].values[0])
+    varied = {name.removeprefix(OPTIMIZER) for name in axes if name.startswith(OPTIMIZER)}
+    if "optimizer" in axes:
+        facts["optimizer"] = "sgd"  # any: each cell has its own
+    elif varied:
+        told = ds["optimizer"].values.ravel() if "optimizer" in ds.coords else [facts["optimizer"]]
+        facts["optimizer"] = _without([str(one) for one in told], varied)
+    return facts
+
+
+def _without(told: Sequence[str], varied: Collection[str]) -> str:
+    """An optimizer less the settings that vary, of which `told` has all that there were."""
+    if descent := _DESCENT.fullmatch(told[0]):
+        kept = dict(zip(("momentum", "weight_decay"), descent.groups(), strict=True))
+        kept |= {name: "0.0" for name in varied if name in kept}
+        return f"GradientDescent({', '.join(f'{name}={value}' for name, value in kept.items())})"
+    known = {text.partition("(")[0].lower() for text in told}
+    rest = {key for text in told for key in re.findall(r"(\w+)=", text)} - set(varied)
+    plain = len(known) == 1 and known <= set(OPTIMIZERS) and not rest
+    return known.pop() if plain else told[0]
 
 
 def _holds(ds: xr.Dataset, name: str) -> bool:
@@ -124,7 +198,7 @@ def _holds(ds: xr.Dataset, name: str) -> bool:
 
 
 def _trained(facts: Mapping[str, Any]) -> list[str]:
-    """Optimizer and batch, as arguments."""
+    """Optimizer, batch and the like, as arguments."""
     name = str(facts.get("optimizer", "sgd"))
     given = []
     if descent := _DESCENT.fullmatch(name):
@@ -135,8 +209,16 @@ def _trained(facts: Mapping[str, Any]) -> list[str]:
     else:
         given = [f'"{name}"' if name in OPTIMIZERS else "optimizer"]
     size, samples = as_real(facts.get("batch_size")), as_real(facts.get("n_samples"))
-    if size is not None and size != samples:
-        given.append(f"batch_size={size:.0f}")
+    together = int(facts.get("accumulate") or 1)
+    if size is not None and (size != samples or together > 1):
+        given.append(f"batch_size={size / together:.0f}")  # results hold what a step sees
+    for clip in ("clip_grad_norm", "clip_grad_value"):
+        if facts.get(clip) is not None:
+            given.append(f"{clip}={facts[clip]!r}")
+    if together > 1:
+        given.append(f"accumulate={together}")
+    if facts.get("schedule"):
+        given.append("schedule=schedule")
     return given
 
 
@@ -197,6 +279,11 @@ def _wrapped(head: str, arguments: Sequence[str], tail: str) -> str:
     if len(line) <= 88:
         return line
     filled = (
-        fill(f"{one},", 88, initial_indent=_IN, subsequent_indent=_IN * 2) for one in arguments
-    )
-    return f"{head}\n" + "".join(f"{one}\n" for one in filled) + tail
+        fill(
+            _LITERAL.sub(lambda found: found[0].replace(" ", "\0"), f"{one},"), 88,
+            initial_indent=_IN, subsequent_indent=_IN * 2,
+            break_long_words=False, break_on_hyphens=False,
+        )
+        for one in arguments
+    )  # fmt: skip
+    return f"{head}\n" + "".join(f"{one}\n" for one in filled).replace("\0", " ") + tail

@@ -39,11 +39,12 @@ def asked(ds: xr.Dataset, settings: Mapping[str, Any] | None = None) -> list[tup
         ("optimizer", trained_by(ds)),
         ("batch", _batch(attrs)),
         ("schedule", str(attrs.get("schedule") or "")),
-        (f"rates {swept}", "searched for" if settings else listed(ds["lr"].values)),
+        (f"rates {swept}", _searched(settings) if settings else listed(ds["lr"].values)),
         *((axis, listed(_values(ds, axis))) for axis in axes_of(ds)),
         ("seeds", listed(ds["seed"].values)),
         (steps[1] if settings else "steps", _steps(attrs, steps)),
         ("budget", how_many(attrs.get("budget"), "gradient") if settings else ""),
+        ("edges", f"bisected to {100 * rtol:g} %" if (rtol := attrs.get("edge_rtol")) else ""),
         ("precision", " on ".join(str(attrs[k]) for k in ("dtype", "device") if k in attrs)),
     ]
     return [(name, value) for name, value in pairs if value]
@@ -109,6 +110,11 @@ def named(attrs: Mapping[str, Any]) -> str:
     """The model's name, where it has one of its own."""
     name = str(attrs.get("model", ""))
     return "" if name == "model" else name
+
+
+def _searched(settings: Mapping[str, Any]) -> str:
+    given = settings.get("rates")
+    return "searched for" + (f", from {listed(given)} on" if given else "")
 
 
 def _batch(attrs: Mapping[str, Any]) -> str:

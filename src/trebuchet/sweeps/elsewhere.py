@@ -6,7 +6,10 @@ that dies costs the chunks it was at: they are made again.
 """
 
 import atexit
+import os
 import queue
+import sys
+import time
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
@@ -38,6 +41,8 @@ AT_A_TIME = 4
 """Chunks a worker, where a backend gives back no chunk before the last of those it was given."""
 DEATHS = 3
 """Times in a row that workers may die without a chunk made in between."""
+ORPHANED = 0.5
+"""Seconds between two looks of a worker whether its caller is still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +109,11 @@ def made(
     while left:
         before = len(left)
         try:
-            with _configured(backend, workers):
+            with _configured(backend, workers, blob):
                 for index, history in _as_they_come(key, blob, list(left)):
                     yield index, history
                     left.remove(index)
-        except BrokenProcessPool as error:
+        except _deaths() as error:
             deaths = deaths + 1 if len(left) == before else 1
             if deaths >= DEATHS:
                 msg = (
@@ -117,6 +122,14 @@ def made(
                     "whole"
                 )
                 raise InputError(msg) from error
+
+
+def _deaths() -> tuple[type[BaseException], ...]:
+    """What is raised where workers died, by loky, and by Dask where that is in use."""
+    if (dask := sys.modules.get("distributed")) is None:
+        return (BrokenProcessPool,)
+    # A chunk is cancelled where what was sent to workers is lost with the last that had it.
+    return BrokenProcessPool, dask.KilledWorker, dask.client.FutureCancelledError
 
 
 def _as_they_come(
@@ -134,7 +147,9 @@ def _as_they_come(
         yield from pool(calls)
 
 
-def _configured(backend: str | None, workers: int | None) -> AbstractContextManager[Any]:
+def _configured(
+    backend: str | None, workers: int | None, blob: NDArray[np.uint8]
+) -> AbstractContextManager[Any]:
     if backend is None:
         return nullcontext() if workers is None else joblib.parallel_config(n_jobs=workers)
     if backend == "ray":
@@ -144,9 +159,14 @@ def _configured(backend: str | None, workers: int | None) -> AbstractContextMana
             msg = "backend: 'ray' needs Ray, which is not installed; pip install 'trebuchet[ray]'"
             raise InputError(msg) from error
         register_ray()  # type: ignore[no-untyped-call]
+    more: dict[str, Any] = {}
+    if backend == "loky":  # other workers know by themselves when to end
+        more = {"initializer": end_with, "initargs": (os.getpid(),)}
+    elif backend == "dask":  # to every worker: it is lost with none of them
+        more = {"scatter": [blob]}
     try:
         config: AbstractContextManager[Any] = joblib.parallel_config(
-            backend=backend, n_jobs=-1 if workers is None else workers
+            backend=backend, n_jobs=-1 if workers is None else workers, **more
         )
     except ImportError as error:
         msg = (
@@ -161,6 +181,23 @@ def _configured(backend: str | None, workers: int | None) -> AbstractContextMana
         )
         raise InputError(msg) from error
     return config
+
+
+def end_with(caller: int) -> None:
+    """In a worker of loky: end when the caller is killed, who then cannot end its workers.
+
+    Left alone they wait for more work, and hold their memory, for five minutes.
+
+    Args:
+        caller: Its process id: the worker's parent, as long as both live.
+    """
+
+    def watch() -> None:
+        while os.getppid() == caller:
+            time.sleep(ORPHANED)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _chunk(key: str, blob: NDArray[np.uint8], index: int) -> tuple[int, History]:

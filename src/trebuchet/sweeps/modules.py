@@ -106,6 +106,7 @@ class ModuleBinding(Binding):
             "n_parameters": sum(p.numel() for p in first.objective.params),
             "n_samples": first.stream.n_samples,
             "batch_size": first.stream.samples_per_step,
+            **_beside(problem),
             "compared_on": first.stream.described(first.fixed),
             **lawful.facts(first.scaling, reason),
             "dtype": str(weight.dtype).removeprefix("torch."),
@@ -189,6 +190,16 @@ class ModuleBinding(Binding):
     def notes(self) -> list[str]:
         """Of all seeds."""
         return list(dict.fromkeys(n for h in self.hosts for n in h.objective.notes))
+
+
+def _beside(problem: Problem) -> dict[str, Any]:
+    """What a step is made of beside its batch, where it is not the usual."""
+    found = {
+        "clip_grad_norm": problem.clip_grad_norm, "clip_grad_value": problem.clip_grad_value,
+        "accumulate": None if problem.accumulate == 1 else problem.accumulate,
+        "schedule": describe_schedule(problem.schedule) or None,
+    }  # fmt: skip
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _dense(host: Host) -> bool:
