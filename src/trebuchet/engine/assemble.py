@@ -93,6 +93,10 @@ def assemble(
     for observable in (*plan.observables, *plan.only_at_the_end):
         keep = observable.name in wanted
         variables |= _of(observable, history, plan, grid, keep=keep, whole=whole)
+    if TOP_PROOFS in history.extra:
+        variables[TOP_PROOFS] = grid(history.extra[TOP_PROOFS])
+    elif whole and "top_eigenvalue" in plan.watched:
+        variables[TOP_PROOFS] = grid(np.zeros((0, len(PROOFS))))
     variables |= {n: grid(history.extra[n]) for n in extra if n in history.extra}
     return make_dataset(
         variables,
@@ -104,7 +108,7 @@ def assemble(
         attrs={
             **attrs,
             **_law(history),
-            **_proofs(history, chosen),
+            **_proofs(variables.get(TOP_PROOFS)),
             "blowup": plan.stop.blowup,
             "delta": plan.delta,
             "max_steps": plan.stop.max_steps,
@@ -125,11 +129,11 @@ def _law(history: History) -> dict[str, str]:
     return {} if reason is None else {"weight_norm_law": f"not checked at every step: {reason}"}
 
 
-def _proofs(history: History, rows: NDArray[np.int64]) -> dict[str, str]:
+def _proofs(of_runs: NDArray[np.float64] | None) -> dict[str, str]:
     """By what so many top eigenvalues were proven to be the top ones."""
-    if TOP_PROOFS not in history.extra:
+    if of_runs is None:
         return {}
-    counts = np.nansum(history.extra[TOP_PROOFS][rows], axis=0).astype(int)
+    counts = np.nansum(of_runs, axis=(0, 1)).astype(int)
     return {TOP_PROOFS: ", ".join(f"{kind} {n}" for kind, n in zip(PROOFS, counts, strict=True))}
 
 

@@ -152,7 +152,8 @@ class History:
         """
         for name, values in found.items():
             of, _, which = name.rpartition("_")
-            if of in self.traces and which in ("first", "max"):
+            of_observable = of in self.traces and which in ("first", "max", "proofs")
+            if of_observable and not np.isnan(values).all():
                 self.extra.setdefault(name, np.full(values.shape, np.nan))
         always = {"status", "steps", "loss", "loss_first", "loss_final"}
         for name, mine in self.columns().items():

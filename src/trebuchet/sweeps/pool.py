@@ -1,6 +1,7 @@
 """Chunks of runs on their way through the workers."""
 
 import time
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -153,7 +154,9 @@ class Job:
         except KeyboardInterrupt:
             interrupted = True
         finally:
-            coming.close()
+            with warnings.catch_warnings():  # of joblib's, that chunks on their way are given up
+                warnings.filterwarnings("ignore", ".*still being processed", UserWarning)
+                coming.close()
         try:
             self.progress(total, total)
         except KeyboardInterrupt:
