@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from trebuchet._types import Status
 from trebuchet.curvature.warm_top import PROOFS, TOP_PROOFS
-from trebuchet.engine.history import PER_RUN, History
+from trebuchet.engine.history import PER_RUN, STEPS, History
 from trebuchet.engine.kernels.base import LAW
 from trebuchet.engine.runner import Plan
 from trebuchet.observables.base import Observable
@@ -90,6 +90,10 @@ def assemble(
         del variables["loss_horizon"]
     if LAW in history.traces and (whole or not np.isnan(history.traces[LAW]).all()):
         variables[LAW] = grid(history.traces[LAW])
+    if whole:
+        numbers = {n: v for n, v in history.columns().items() if n.endswith(STEPS)}
+        about = {"units": "", "long_name": "of the last step"}
+        variables |= {n: xr.Variable(RUN, grid(v), about) for n, v in numbers.items()}
     for observable in (*plan.observables, *plan.only_at_the_end):
         keep = observable.name in wanted
         variables |= _of(observable, history, plan, grid, keep=keep, whole=whole)

@@ -19,6 +19,10 @@ PER_RUN = (
 """Numbers of every run that are no observable's."""
 
 
+STEPS = "_of_step"
+"""After the name of such a number that an observable has as well."""
+
+
 class History:
     """Traces on the recording schedule, and running numbers from every step, of many runs.
 
@@ -130,12 +134,20 @@ class History:
         self.extra[name][runs] = value
 
     def columns(self) -> dict[str, Array]:
-        """What results hold of runs, by the names they have there: the arrays themselves."""
+        """What results hold of runs, by the names they have there: the arrays themselves.
+
+        A number that the loop keeps too, as the last step's gradient norm, has a name of its own
+        beside the observable's.
+
+        Returns:
+            Arrays with a row a run.
+        """
+        finals = {f"{n}_final": numbers for n, numbers in self.finals.items() if n != "loss"}
         return {
-            **{f"{name}_final": numbers for name, numbers in self.finals.items()},
+            **finals,
             **{name: numbers for name, numbers in self.extra.items() if "/" not in name},
             **self.traces,
-            **self.per_run,
+            **{f"{n}{STEPS * (n in finals)}": numbers for n, numbers in self.per_run.items()},
             "steps": self.steps,
             "status": self.status,
         }

@@ -191,9 +191,11 @@ class Growing:
         Raises:
             OSError: If it cannot be written; the runs are there then, and it can be made again.
         """
-        for name in ["learning_rate", "lr_ratio", *(self._arrays.keys() - set(self._runs))]:
-            if name in ds.variables:  # no run has written it since it was laid out
-                self._arrays[name][...] = ds[name].values
+        for name, array in self._arrays.items():  # what no run writes, and what all together change
+            if name in ds.variables and array.ndim <= len(RUN):
+                values = ds[name].values
+                if self._read(name).tobytes() != values.tobytes():
+                    array[...] = values
         metadata = json.loads((self.folder / METADATA).read_text(encoding="utf-8"))
         listed = metadata["metadata"]
         arrays = {key.removesuffix("/.zarray") for key in listed if key.endswith("/.zarray")}
