@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trebuchet.curvature.gram import top_of_gram
+from trebuchet.curvature.warm_top import WarmTop
 from trebuchet.engine.kernels import make_kernel
 from trebuchet.engine.recording import Recording
 from trebuchet.errors import InputError
@@ -88,6 +88,7 @@ def split(problem: Problem, chunk: int, repeats: int = 30) -> dict[str, float]:
     torch.set_num_threads(1)
     try:
         kernel = make_kernel([problem.initial(0)] * chunk, problem.x)
+        warm = WarmTop(chunk, len(problem.x))
         times: dict[str, list[float]] = {"forward": [], "backward and update": [], "λ": []}
         with torch.no_grad():
             for _ in range(repeats):
@@ -97,7 +98,7 @@ def split(problem: Problem, chunk: int, repeats: int = 30) -> dict[str, float]:
                 times["backward and update"].append(seconds(backward))
                 kernel.forward()
                 backward()
-                times["λ"].append(seconds(lambda: top_of_gram(kernel.gram())))
+                times["λ"].append(seconds(lambda: warm.of(kernel.split_gram())))
     finally:
         torch.set_num_threads(before)
     return {k: 1e3 * statistics.median(v) / chunk for k, v in times.items()}

@@ -17,11 +17,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import islice
 from numbers import Real
 from pathlib import Path
-from typing import Any, NoReturn, SupportsIndex, TypeVar
+from typing import Any, NoReturn, SupportsIndex, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trebuchet._places import place_of
 from trebuchet.errors import InputError
 
 T = TypeVar("T")
@@ -412,6 +413,21 @@ def path(name: str, value: object) -> Path:
         if isinstance(text, str) and text and not set(text) & set("\0\n\r") and _short(text):
             return Path(text)
     refuse(name, "a path, as a string or a pathlib.Path", value)
+
+
+def place(name: str, value: object) -> Path:
+    """A file or a folder, which need not exist, here or in a store: ``s3://bucket/runs.zarr``."""
+    if hasattr(value, "fs") and hasattr(value, "protocol"):
+        return cast("Path", value)  # a UPath
+    if not (isinstance(value, str) and "://" in value):
+        return path(name, value)
+    try:
+        return place_of(value)
+    except (ImportError, ValueError) as error:
+        refuse(
+            name, "a path, or an address that fsspec knows; pip install 'trebuchet[remote]' and, "
+            f"for {value.partition(':')[0]}, what fsspec asks for ({error})", value,
+        )  # fmt: skip
 
 
 def _short(text: str) -> bool:

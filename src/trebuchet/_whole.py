@@ -3,9 +3,15 @@
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from trebuchet._places import here
+
+
+class DamagedError(ValueError):
+    """What is on disk is not what was written; the message says how, in a few words."""
 
 
 @contextmanager
@@ -25,6 +31,9 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If it cannot be written.
     """
+    if not here(path):  # where a file appears once it is whole
+        yield path
+        return
     part = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
     try:
         yield part
@@ -36,6 +45,21 @@ def whole(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def sync(paths: Iterable[Path]) -> None:
+    """Have the contents of files survive a power cut, before others are removed for them.
+
+    Args:
+        paths: The files.
+
+    Raises:
+        OSError: If one cannot be read.
+    """
+    for path in paths:
+        if here(path):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from trebuchet._checks import anything, flag, path as a_path
+from trebuchet._checks import anything, flag, place as a_place
 from trebuchet._doors import door
 from trebuchet.errors import InputError
 from trebuchet.results import store
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trebuchet.scans.result import Scan
 
 
-@door(result=anything, path=a_path, overwrite=flag)
+@door(result=anything, path=a_place, overwrite=flag)
 def save(
     result: "xr.Dataset | Scan | TopEigen",
     path: str | os.PathLike[str],
@@ -32,7 +32,8 @@ def save(
     Args:
         result: Runs (the dataset that ``sweep`` or ``label`` returned), a ``Scan`` or a
             ``TopEigen``.
-        path: The folder to make, ``runs.zarr`` say; missing parents are made too.
+        path: The folder to make, ``runs.zarr`` say; missing parents are made too. Or an address
+            that fsspec knows, such as ``s3://bucket/runs.zarr`` (``trebuchet[remote]``).
         overwrite: Replace a result that is there.
 
     Returns:
@@ -62,7 +63,7 @@ def save(
     raise InputError(msg)
 
 
-@door(path=a_path, lazy=flag)
+@door(path=a_place, lazy=flag)
 def load(path: str | os.PathLike[str], *, lazy: bool = False) -> Any:
     """Read a result back: what was saved, or an error that says what is wrong with the folder.
 
@@ -71,7 +72,8 @@ def load(path: str | os.PathLike[str], *, lazy: bool = False) -> Any:
     runs in the attribute ``note``, a scan among its notes.
 
     Args:
-        path: A folder made by `save`, by ``Scan.save`` or by the command line.
+        path: A folder made by `save`, by ``Scan.save`` or by the command line, or the checkpoint
+            of a sweep: what has ended of it. Or the address of one, ``s3://bucket/runs.zarr``.
         lazy: Of runs: read arrays when they are asked for, by Dask (``trebuchet[dask]``), so that
             what is larger than the memory opens at once. Sizes of files are compared then, not
             their contents, and the folder has to stay. Other results are small, and read whole.

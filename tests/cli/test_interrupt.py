@@ -118,7 +118,7 @@ def test_a_signal_ends_the_command_in_order(
     command = [sys.executable, "-m", "trebuchet", *words]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 120
-    while not list(out.glob(".fig3-unfinished/seed-123/sweep.json")):
+    while not list(out.glob(".fig3-unfinished/seed-123/.sweep/sweep.json")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)

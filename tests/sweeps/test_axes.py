@@ -1,6 +1,7 @@
 """Sweeps over axes: every cell is the sweep of its own problem, bit for bit."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -223,11 +224,18 @@ def test_a_checkpoint_resumes_and_grows(tmp_path: Path) -> None:
     part = sweep(problem(), **held, axes=GRID, progress=STOPPER.at(50))
     STOPPER.at(-1)
     assert part.attrs["interrupted"] == 1
-    assert sorted(p.name for p in tmp_path.glob("[!.]*")) == [
-        "width=4,hidden=1",
-        "width=4,hidden=2",
-    ]
+    assert sorted(p.name for p in tmp_path.glob("*=*")) == ["width=4,hidden=1", "width=4,hidden=2"]
+    there = tb.load(tmp_path)
+    assert there.attrs["interrupted"] == 1
+    ended = there.status.values != "not_run"
+    assert ended[0, 0].all()  # what has ended in a chunk that has not is still in its file
+    assert ended.sum() <= (~part.status.isin(["not_run", "interrupted"])).sum()
+    np.testing.assert_array_equal(there.loss.values[ended], whole.loss.values[ended])
     assert differing(whole, sweep(problem(), **held, axes=GRID)) == []
+    assert differing(whole, tb.load(tmp_path)) == []
+    with xr.open_datatree(tmp_path, engine="zarr") as tree:
+        found = tree["width=4,hidden=2"]["loss"].values
+    np.testing.assert_array_equal(found, whole.loss.sel(width=4, hidden=2).values)
     steps: list[int] = []
     again = sweep(
         problem(), **held, axes={**GRID, "width": [4, 8]}, progress=lambda d, t: steps.append(d)
@@ -326,3 +334,19 @@ def test_results_are_labelled_shown_saved_and_read_back(tmp_path: Path) -> None:
     tb.plots.phase_bar(cell)
     with pytest.raises(InputError, match="distinct values of the axis"):
         validate(xr.concat([runs, runs], "width", data_vars="all"))
+
+
+def test_cells_are_opened_without_being_read(tmp_path: Path) -> None:
+    """Of different depths, so that one has layers that another has not, and one not reached."""
+    held: dict[str, Any] = {**SMALL, "checkpoint": tmp_path}
+    runs = sweep(problem(), **held, axes=GRID)
+    opened = tb.load(tmp_path, lazy=True)
+    assert opened.loss.chunks is not None
+    assert opened.sparsity.chunks is not None
+    assert differing(runs, opened.compute()) == []
+    shutil.rmtree(tmp_path / "width=8,hidden=1")
+    opened = tb.load(tmp_path, lazy=True)
+    assert (opened.status.sel(width=8, hidden=1).values == "not_run").all()
+    assert opened.loss.sel(width=8, hidden=1).isnull().all()
+    assert differing(opened.compute(), tb.load(tmp_path)) == []
+    assert opened.attrs["interrupted"] == 1

@@ -44,21 +44,30 @@ def problem(**changes: Any) -> Problem:
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
     """A folder with one chunk that has ended and one that has not."""
-    folder = tmp_path / "begun"
-    sweep(problem(), **ARGUMENTS, checkpoint=folder, progress=STOPPER.at(30))
+    return stopped(tmp_path / "begun")
+
+
+def stopped(folder: Path, **changes: Any) -> Path:
+    """A folder of a sweep of two chunks, stopped in the second."""
+    sweep(problem(), **{**ARGUMENTS, **changes}, checkpoint=folder, progress=STOPPER.at(30))
     STOPPER.at(-1)
-    assert sorted(p.name for p in folder.glob("[!.]*")) == [
-        "chunk-0.arrays", "chunk-1.arrays", "sweep.json",
-    ]  # fmt: skip
+    assert sorted(p.name for p in (folder / ".sweep").iterdir()) == ["chunk-1.arrays", "sweep.json"]
+    assert trebuchet.load(folder).status.values.ravel().tolist().count("not_run") == 1
     return folder
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """All files but those that say who writes."""
+    owner = {".lock", ".owner.json"}
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name not in owner}
 
 
 def refusal(folder: Path, **changes: Any) -> str:
     """What the sweep says, in one sentence, with the folder left as it was."""
-    before = {p: p.read_bytes() for p in folder.glob("[!.]*")}
+    before = contents(folder)
     with pytest.raises(InputError) as caught:
         sweep(changes.pop("problem", problem()), **{**ARGUMENTS, **changes}, checkpoint=folder)
-    assert {p: p.read_bytes() for p in folder.glob("[!.]*")} == before
+    assert contents(folder) == before
     said = str(caught.value)
     assert "\n" not in said
     assert said.startswith("checkpoint: ")
@@ -189,17 +198,21 @@ def test_another_loss_of_the_same_name_is_refused(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["chunk-0.arrays", "chunk-1.arrays"])
-def test_a_chunk_of_another_sweep_is_refused(begun: Path, tmp_path: Path, name: str) -> None:
-    sweep(problem(), **{**ARGUMENTS, "steps": 21}, checkpoint=tmp_path / "other")
-    shutil.copy(tmp_path / "other" / name, begun / name)
+def test_a_chunk_of_another_sweep_is_refused(begun: Path, tmp_path: Path) -> None:
+    other = stopped(tmp_path / "other", steps=21)
+    shutil.copy(other / ".sweep" / "chunk-1.arrays", begun / ".sweep" / "chunk-1.arrays")
     said = refusal(begun)
-    assert f"{name} holds runs of another sweep; remove it" in said
+    assert "chunk-1.arrays holds runs of another sweep; remove it" in said
 
 
 def test_a_chunk_under_the_name_of_another_is_refused(begun: Path) -> None:
-    shutil.copy(begun / "chunk-0.arrays", begun / "chunk-1.arrays")
-    assert "chunk-1.arrays holds runs of another sweep" in refusal(begun)
+    shutil.copy(begun / ".sweep" / "chunk-1.arrays", begun / ".sweep" / "chunk-0.arrays")
+    assert "chunk-0.arrays holds runs of another sweep" in refusal(begun)
+
+
+def test_a_result_is_not_written_into(tmp_path: Path) -> None:
+    trebuchet.save(sweep(problem(), **ARGUMENTS), tmp_path / "runs.zarr")
+    assert "holds a result that is no sweep under way" in refusal(tmp_path / "runs.zarr")
 
 
 # -------------------------------------------------------------------------- whole, or a sentence
@@ -220,7 +233,9 @@ def damages(data: bytes) -> dict[str, bytes]:
     return ways
 
 
-@pytest.mark.parametrize("name", ["sweep.json", "chunk-0.arrays", "chunk-1.arrays"])
+@pytest.mark.parametrize(
+    "name", [".sweep/sweep.json", ".sweep/chunk-1.arrays", "loss/0.0.0", "status/0.0"]
+)
 def test_damage_is_said_in_a_sentence_or_changes_nothing(begun: Path, name: str) -> None:
     path = begun / name
     whole = path.read_bytes()
@@ -230,31 +245,48 @@ def test_damage_is_said_in_a_sentence_or_changes_nothing(begun: Path, name: str)
         try:
             sentence = refusal(begun)
         except pytest.fail.Exception:  # JSON does not mind what stands between its words
-            assert name == "sweep.json", way
+            assert name == ".sweep/sweep.json", way
             assert json.loads(data) == json.loads(whole), way
             continue
         said += 1
-        assert f"{name} is damaged (" in sentence, way
+        assert f"{name.removeprefix('.sweep/')} is " in sentence, way
+        assert "damaged" in sentence, way
         assert "remove" in sentence, way
     assert said >= 15
 
 
-def test_a_damaged_chunk_that_is_removed_is_made_anew(begun: Path) -> None:
-    (begun / "chunk-1.arrays").write_bytes(b"")
+@pytest.mark.parametrize("name", [".sweep/chunk-1.arrays", "loss/0.0.0", "status/0.0", "steps/0.0"])
+def test_a_damaged_file_that_is_removed_is_made_anew(begun: Path, name: str) -> None:
+    (begun / name).write_bytes(b"")
     refusal(begun)
-    (begun / "chunk-1.arrays").unlink()
+    (begun / name).unlink()
     resumed = sweep(problem(), **ARGUMENTS, checkpoint=begun)
-    assert differing(sweep(problem(), **ARGUMENTS), resumed) == []
+    whole = sweep(problem(), **ARGUMENTS)
+    assert differing(whole, resumed) == []
+    assert differing(whole, trebuchet.load(begun)) == []
+
+
+def test_a_chunk_that_is_gone_does_not_read_as_missing_values(begun: Path) -> None:
+    (begun / "loss" / "0.0.0").unlink()
+    with pytest.raises(InputError, match=r"is damaged: loss/0\.0\.0 is missing"):
+        trebuchet.load(begun)
+    sweep(problem(), **ARGUMENTS, checkpoint=begun, progress=STOPPER.at(1))  # stopped at once
+    STOPPER.at(-1)
+    assert (trebuchet.load(begun).status == "not_run").all()
+    assert (
+        differing(sweep(problem(), **ARGUMENTS), sweep(problem(), **ARGUMENTS, checkpoint=begun))
+        == []
+    )
 
 
 def test_chunks_without_their_sweep_are_refused(begun: Path) -> None:
-    (begun / "sweep.json").unlink()
+    (begun / ".sweep" / "sweep.json").unlink()
     assert "it is missing, though its chunks are there" in refusal(begun)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
 def test_a_file_that_may_not_be_read(begun: Path) -> None:
-    (begun / "chunk-0.arrays").chmod(0)
+    (begun / ".sweep" / "chunk-1.arrays").chmod(0)
     with pytest.raises(InputError, match="cannot read"):
         sweep(problem(), **ARGUMENTS, checkpoint=begun)
 
@@ -270,13 +302,33 @@ def test_pickles_are_never_read(begun: Path, monkeypatch: pytest.MonkeyPatch) ->
     mark = begun.parent / "executed"
     monkeypatch.setenv("TREBUCHET_TEST_MARK", str(mark))
     hostile = pickle.dumps(Hostile())
-    for name in ("chunk-0.arrays", "sweep.json"):
+    for name in (".sweep/chunk-1.arrays", ".sweep/sweep.json", "loss/0.0.0"):
         whole = (begun / name).read_bytes()
         (begun / name).write_bytes(hostile)
         assert "is damaged" in refusal(begun)
         (begun / name).write_bytes(whole)
     torch.save({"step": Hostile()}, begun / "chunk-0.pt")
-    assert "older trebuchet, as pickles, which are not read any more; remove it" in refusal(begun)
+    assert "older trebuchet, which kept other files; remove it" in refusal(begun)
+    assert not mark.exists()
+
+
+def test_a_zarr_that_asks_for_pickles_is_refused(
+    begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zarr itself would load them: its codecs know how."""
+    mark = begun.parent / "executed"
+    monkeypatch.setenv("TREBUCHET_TEST_MARK", str(mark))
+    metadata = json.loads((begun / ".zmetadata").read_text())
+    about = metadata["metadata"]["loss/.zarray"]
+    about |= {"filters": [{"id": "pickle", "protocol": 5}], "compressor": None, "dtype": "|O"}
+    (begun / ".zmetadata").write_text(json.dumps(metadata))
+    (begun / "loss" / ".zarray").write_text(json.dumps(about))
+    (begun / "loss" / "0.0.0").write_bytes(pickle.dumps(Hostile()))
+    said = refusal(begun)
+    assert "asks for the codec 'pickle'" in said
+    for lazy in (False, True):
+        with pytest.raises(InputError, match="asks for the codec 'pickle'"):
+            trebuchet.load(begun, lazy=lazy)
     assert not mark.exists()
 
 
@@ -291,7 +343,7 @@ def test_an_older_sweep_is_named_as_one(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_keeps_what_was_saved(
     begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {p.name: p.read_bytes() for p in begun.glob("[!.]*")}
+    before = contents(begun)
     write = Path.write_bytes
 
     def full(self: Path, data: bytes) -> int:
@@ -309,16 +361,16 @@ def test_a_disk_that_is_full_keeps_what_was_saved(
         "before is whole: make room there, and the same call goes on from it",
         str(caught.value),
     )
-    assert {p.name: p.read_bytes() for p in begun.glob("[!.]*")} == before
-    assert not list(begun.glob(".*.part*"))
+    assert contents(begun) == before
+    assert not list(begun.rglob(".*.part*"))
     resumed = sweep(problem(), **ARGUMENTS, checkpoint=begun)
     assert differing(sweep(problem(), **ARGUMENTS), resumed) == []
 
 
 def test_files_that_may_grow_no_further(tmp_path: Path) -> None:
     """The system's own limit: nothing is patched."""
-    arguments = {**ARGUMENTS, "steps": 400}
-    size = 12_000  # above sweep.json, below a chunk
+    arguments = {**ARGUMENTS, "steps": 2000}
+    size = 60_000  # above sweep.json and the empty Zarr, below a chunk
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -326,15 +378,17 @@ def test_files_that_may_grow_no_further(tmp_path: Path) -> None:
             sweep(problem(), **arguments, checkpoint=tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "sweep.json"]
+    assert sorted(p.name for p in (tmp_path / ".sweep").iterdir()) == ["sweep.json"]
+    assert (trebuchet.load(tmp_path).status == "not_run").all()
     resumed = sweep(problem(), **arguments, checkpoint=tmp_path)
     assert differing(sweep(problem(), **arguments), resumed) == []
 
 
 def test_what_a_killed_writer_left_is_cleared_away(begun: Path) -> None:
-    (begun / ".chunk-0.123-abcd.part.arrays").write_bytes(b"half")
+    (begun / ".sweep" / ".chunk-0.123-abcd.part.arrays").write_bytes(b"half")
+    (begun / "loss" / "0.0.1234.partial").write_bytes(b"half")
     sweep(problem(), **ARGUMENTS, checkpoint=begun)
-    assert not list(begun.glob(".*.part*"))
+    assert not list(begun.rglob("*.part*"))
 
 
 def test_every_state_is_written_whole_while_others_read(tmp_path: Path) -> None:
@@ -350,8 +404,8 @@ def test_every_state_is_written_whole_while_others_read(tmp_path: Path) -> None:
     worker = threading.Thread(target=work)
     worker.start()
     while not done.is_set():
-        path = tmp_path / "chunk-0.arrays"
-        if path.exists():
+        path = tmp_path / ".sweep" / "chunk-0.arrays"
+        with contextlib.suppress(FileNotFoundError):
             unpack(path.read_bytes())
             looks += 1
         time.sleep(0.001)

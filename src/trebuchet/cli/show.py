@@ -14,7 +14,7 @@ from trebuchet.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from trebuchet.engine.checkpoint import Begun
+    from trebuchet.engine.begun import Begun
 
 
 @command
@@ -40,45 +40,51 @@ def show(
         msg = f"path: there is nothing at {path}"
         raise InputError(msg)
     screen, found = console(), 0
-    for place in _results(path):
-        found += 1
-        screen.print(f"[bold]{place}[/]", soft_wrap=True)
-        _result(screen, place)
-    for title, cells in _sweeps(path):
-        found += 1
-        screen.print(f"[bold]{title}[/]", soft_wrap=True)
-        for line in _progress(cells):
-            screen.print(line, soft_wrap=True, markup=False)
+    for place in [path, *_folders(path)]:
+        found += _told(screen, place)
+        if found and place == path:
+            break  # what is inside is told with it
     if not found:
         msg = f"path: {path} holds no result of trebuchet, and no sweep under way"
         raise InputError(msg)
 
 
-def _results(path: Path) -> Iterator[Path]:
-    """Saved results at a path, or right inside."""
+def _told(screen: "Console", place: Path) -> bool:
+    """Say what is at a place, if anything of ours is."""
+    from trebuchet.engine.begun import look
+    from trebuchet.results.growing import under_way
     from trebuchet.results.manifest import NAME
 
-    for place in [path, *_folders(path)]:
-        if (place / NAME).is_file() or (place / ".zmetadata").is_file():
-            yield place
+    cells = _cells(place)
+    if cells:
+        begun = {name: found for name, p in cells.items() if (found := look(p)) is not None}
+        going = len(begun) < len(cells) or any(under_way(p) for p in cells.values())
+    else:
+        going = under_way(place)
+        found = look(place) if going else None
+        begun = {} if found is None else {"": found}
+    saved = (place / NAME).is_file() or (place / ".zmetadata").is_file()
+    if not (cells or going or saved):
+        return False
+    screen.print(f"[bold]{place}[/]", soft_wrap=True)
+    if not going:
+        _result(screen, place)
+        return True
+    for line in _progress(begun, max(1, len(cells))):
+        screen.print(line, soft_wrap=True, markup=False)
+    return True
 
 
-def _sweeps(path: Path) -> Iterator[tuple[Path, dict[str, "Begun"]]]:
-    """Sweeps under way: of one problem, or of the cells of axes, by their names."""
-    from trebuchet.engine.checkpoint import look
+def _cells(place: Path) -> dict[str, Path]:
+    """The folders of the cells of a sweep over axes, reached or not."""
+    from trebuchet._whole import DamagedError
+    from trebuchet.results import manifest, tree
 
-    for place in [path, *_folders(path)]:
-        if place != path and _is_cell(place):
-            continue
-        alone = look(place)
-        cells = {p.name: look(p) for p in _folders(place) if _is_cell(p)}
-        known = {name: b for name, b in ({"": alone} | cells).items() if b is not None}
-        if known:
-            yield place, known
-
-
-def _is_cell(place: Path) -> bool:
-    return "=" in place.name and (place / "sweep.json").is_file()
+    try:
+        grid = tree.cells(place)
+    except DamagedError as error:
+        manifest.damaged(place, str(error))
+    return {} if grid is None else {name: place / name for name in grid.folders}
 
 
 def _folders(path: Path) -> list[Path]:
@@ -115,13 +121,19 @@ def _about(attrs: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _progress(cells: dict[str, "Begun"]) -> Iterator[str]:
-    first = next(iter(cells.values()))
+def _progress(begun: dict[str, "Begun"], cells: int) -> Iterator[str]:
+    if not begun:
+        yield "a sweep of which no run has begun"
+        return
+    first = next(iter(begun.values()))
     said = first.settings
     yield f"sweep of {said.get('problem')}, {said.get('loss')}, {said.get('optimizer')}"
     rates, seeds = len(said["rates"]), len(said["seeds"])
-    yield f"         {rates} rates × {seeds} seeds, at most {said.get('steps')} steps a run"
-    for name, begun in cells.items():
-        way = f", {begun.begun} on their way" if begun.begun else ""
-        yield f"{name + ': ' if name else ''}{begun.ended} of {begun.runs} runs have ended{way}"
+    over = f" × {cells} cells" if cells > 1 else ""
+    yield f"         {rates} rates × {seeds} seeds{over}, at most {said.get('steps')} steps a run"
+    for name, cell in begun.items():
+        way = f", {cell.begun} on their way" if cell.begun else ""
+        yield f"{name + ': ' if name else ''}{cell.ended} of {cell.runs} runs have ended{way}"
+    if len(begun) < cells:
+        yield f"{cells - len(begun)} cells have not begun"
     yield "the same call, or the same command with --resume, goes on from here"

@@ -17,13 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trebuchet._whole import DamagedError
+
 MAGIC = b"trebuchet arrays 1 "
 
 Array = Tensor | NDArray[Any]
-
-
-class DamagedError(ValueError):
-    """The bytes are not what was written; the message says how, in a few words."""
 
 
 def pack(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> bytes:
@@ -43,7 +41,7 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> bytes:
         ({'step': 3}, tensor([1., 2.], dtype=torch.bfloat16))
         >>> unpack(data[:-1])
         Traceback (most recent call last):
-        trebuchet.engine.arrayfile.DamagedError: its checksum is not that of its contents
+        trebuchet._whole.DamagedError: its checksum is not that of its contents
     """
     rows, blobs = [], []
     for name, array in arrays.items():

@@ -8,6 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from trebuchet._types import Status
+from trebuchet.curvature.warm_top import PROOFS, TOP_PROOFS
 from trebuchet.engine.history import PER_RUN, History
 from trebuchet.engine.kernels.base import LAW
 from trebuchet.engine.runner import Plan
@@ -36,6 +37,7 @@ def assemble(
     wanted: Collection[str] = (),
     rows: Sequence[int] | None = None,
     extra: Collection[str] = (),
+    whole: bool = False,
 ) -> xr.Dataset:
     """Lay runs out over rate × seed; cells without a run are ``not_run``.
 
@@ -53,6 +55,7 @@ def assemble(
         wanted: Observables that stay, as NaN with the reason, where no run could give them.
         rows: Of the history, one a place; all of them unless given.
         extra: Numbers of runs that somebody else kept in the history.
+        whole: Keep variables that no run has, too: some run may have them later.
 
     Returns:
         The dataset.
@@ -62,7 +65,10 @@ def assemble(
     chosen = np.arange(history.steps.size) if rows is None else np.array(rows, dtype=np.int64)
 
     def grid(values: NDArray[Any], missing: Any = np.nan) -> NDArray[Any]:
-        full = np.full((*shape, *values.shape[1:]), missing, dtype=values.dtype)
+        wide = (*shape, *values.shape[1:])
+        if not places:
+            return np.broadcast_to(np.array(missing, dtype=values.dtype), wide)
+        full = np.full(wide, missing, dtype=values.dtype)
         full[at] = values[chosen]
         return full
 
@@ -77,16 +83,20 @@ def assemble(
         variables["top_eigenvalue_init"] = top_eigenvalue_init
     for name in PER_RUN:
         values = grid(history.per_run[name], -1.0 if name == "last_above" else np.nan)
-        if name not in SELDOM or not np.isnan(values).all() or name == "output_spread":
+        if whole or name not in SELDOM or not np.isnan(values).all() or name == "output_spread":
             variables[name] = values
     variables["last_above"] = variables["last_above"].astype(np.int64)
-    same = variables["loss_horizon"], variables["loss_final"]
-    if np.isnan(same[0]).all() or np.array_equal(np.nan_to_num(same[0], nan=same[1]), same[1]):
+    if not whole and _same(variables["loss_horizon"], variables["loss_final"]):
         del variables["loss_horizon"]
-    if LAW in history.traces and not np.isnan(history.traces[LAW]).all():
+    if LAW in history.traces and (whole or not np.isnan(history.traces[LAW]).all()):
         variables[LAW] = grid(history.traces[LAW])
     for observable in (*plan.observables, *plan.only_at_the_end):
-        variables |= _of(observable, history, plan, grid, keep=observable.name in wanted)
+        keep = observable.name in wanted
+        variables |= _of(observable, history, plan, grid, keep=keep, whole=whole)
+    if TOP_PROOFS in history.extra:
+        variables[TOP_PROOFS] = grid(history.extra[TOP_PROOFS])
+    elif whole and "top_eigenvalue" in plan.watched:
+        variables[TOP_PROOFS] = grid(np.zeros((0, len(PROOFS))))
     variables |= {n: grid(history.extra[n]) for n in extra if n in history.extra}
     return make_dataset(
         variables,
@@ -98,6 +108,7 @@ def assemble(
         attrs={
             **attrs,
             **_law(history),
+            **_proofs(variables.get(TOP_PROOFS)),
             "blowup": plan.stop.blowup,
             "delta": plan.delta,
             "max_steps": plan.stop.max_steps,
@@ -106,14 +117,28 @@ def assemble(
     )
 
 
+def _same(horizon: NDArray[np.float64], final: NDArray[np.float64]) -> bool:
+    """Whether the loss in the worse of both modes says nothing beside the final one."""
+    filled: Any = np.nan_to_num(horizon, nan=final)  # type: ignore[call-overload]  # one a run
+    return bool(np.isnan(horizon).all()) or np.array_equal(filled, final)
+
+
 def _law(history: History) -> dict[str, str]:
     """Why the weight-norm law was not checked at some steps."""
     reason = history.reasons.get(LAW)
     return {} if reason is None else {"weight_norm_law": f"not checked at every step: {reason}"}
 
 
+def _proofs(of_runs: NDArray[np.float64] | None) -> dict[str, str]:
+    """By what so many top eigenvalues were proven to be the top ones."""
+    if of_runs is None:
+        return {}
+    counts = np.nansum(of_runs, axis=(0, 1)).astype(int)
+    return {TOP_PROOFS: ", ".join(f"{kind} {n}" for kind, n in zip(PROOFS, counts, strict=True))}
+
+
 def _of(
-    observable: Observable, history: History, plan: Plan, grid: Any, *, keep: bool
+    observable: Observable, history: History, plan: Plan, grid: Any, *, keep: bool, whole: bool
 ) -> dict[str, xr.Variable]:
     """The variables of one observable: its trace, and its numbers at the start and the end."""
     name = observable.name
@@ -122,14 +147,16 @@ def _of(
         found[name] = grid(history.traces[name])
     if observable.final:
         found[f"{name}_final"] = grid(history.finals[name])
-    for suffix in ("first", "max"):
+    for suffix, kept in (("first", observable.first), ("max", observable.largest)):
         if f"{name}_{suffix}" in history.extra:
             found[f"{name}_{suffix}"] = grid(history.extra[f"{name}_{suffix}"])
+        elif whole and kept:
+            found[f"{name}_{suffix}"] = grid(history.finals[name])
     reason = history.reasons.get(name, "")
     described: dict[str, xr.Variable] = {}
     for key, values in found.items():
-        empty = values.size == 0 or bool(np.isnan(values).all())
-        if empty and not (keep and key == name):
+        empty = values.size == 0 or (not whole and bool(np.isnan(values).all()))
+        if empty and not whole and not (keep and key == name):
             continue
         if values.size == 0:  # of no layer: one, that is unknown
             values = np.full((*values.shape[:-1], 1), np.nan)

@@ -1,25 +1,38 @@
-"""A sweep on disk: one folder, one owner at a time, every file whole and of this sweep."""
+"""A sweep on disk: its Zarr, and beside that what is under way; one owner at a time.
+
+Runs that have ended are in the Zarr (`trebuchet.results.growing`). In its folder ``.sweep`` lies
+what they are of, and a file for every chunk whose runs are on their way, or have ended and wait for
+their turn to be written: a region is written for many chunks at a time, since that costs more.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from trebuchet._lock import sole_writer
-from trebuchet._whole import remove_parts, write_whole
-from trebuchet.engine.arrayfile import Array, DamagedError, pack, unpack
+from trebuchet._types import Status
+from trebuchet._whole import DamagedError, remove_parts
+from trebuchet.engine.chunkfile import ChunkFile, Pairs, read, write, writing
+from trebuchet.engine.history import History, together
 from trebuchet.errors import InputError
+from trebuchet.problem.interrupts import Interrupts
+from trebuchet.results import manifest
+from trebuchet.results.growing import STATE, Growing
 
-FORMAT = 1
+FORMAT = 2
+"""2: runs that have ended are in a Zarr; 1: every chunk was a file of its own."""
 
-Pairs = Sequence[tuple[int, int]]
-"""Positions in rates and seeds of the runs of a chunk, in the order of the stack."""
+SHARE, PAUSE = 0.05, 2.0
+"""Of the time, at most, that goes into writing regions while runs are made; and seconds between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,21 @@ class Checkpoint:
     folder: Path
     identity: Identity
     _sweep: str = field(default="", init=False)
+    _zarr: Growing = field(init=False)
+    _saved: dict[str, NDArray[Any]] = field(default_factory=dict, init=False)  # when taken up
+    _ended: NDArray[np.bool_] = field(init=False)  # what is in the Zarr
+    _waiting: list[tuple[ChunkFile, History]] = field(default_factory=list, init=False)
+    _reasons: dict[str, str] = field(default_factory=dict, init=False)
+    _due: float = field(default_factory=lambda: time.monotonic() + PAUSE, init=False)
+
+    def __post_init__(self) -> None:
+        self._zarr = Growing(self.folder)
+        self._ended = np.zeros((0, 0), dtype=bool)
+
+    @property
+    def state(self) -> Path:
+        """The folder of what is under way."""
+        return self.folder / STATE
 
     def pinned(self) -> dict[str, Any] | None:
         """What the saved sweep was begun with, to be gone on with; None where none is saved.
@@ -56,25 +84,29 @@ class Checkpoint:
             The names and values given to ``pin``.
 
         Raises:
-            InputError: If the folder holds another sweep, or the file cannot be read.
+            InputError: If the folder holds another sweep, or a file of it cannot be read.
         """
-        path = self.folder / "sweep.json"
-        data = _read(path)
-        if any(self.folder.glob("chunk-*.pt")):
+        path = self.state / "sweep.json"
+        if (self.folder / "sweep.json").exists() or any(self.folder.glob("chunk-*.pt")):
             raise self._old()
+        data = read(path)
         if data is None:
-            if any(self.folder.glob("chunk-*.arrays")):
-                raise self._damaged(path, "it is missing, though its chunks are there")
+            if any(self.state.glob("chunk-*.arrays")):
+                raise self.damaged(path, "it is missing, though its chunks are there")
+            if not self.state.is_dir() and (self.folder / ".zgroup").exists():
+                msg = (
+                    f"checkpoint: {self.folder} holds a result that is no sweep under way; name "
+                    "another folder, or remove this one"
+                )
+                raise InputError(msg)
             return None
         try:
-            saved = _parse(data)
-            if "format" not in saved:
-                raise self._old()
+            saved = parse(data)
             differ, pinned = self._differences(saved), dict(saved["pinned"])
         except DamagedError as error:
-            raise self._damaged(path, str(error)) from error
+            raise self.damaged(path, str(error)) from error
         except (KeyError, TypeError, AttributeError) as error:
-            raise self._damaged(path, "it does not hold what it should") from error
+            raise self.damaged(path, "it does not hold what it should") from error
         if differ:
             msg = (
                 f"checkpoint: {self.folder} holds another sweep (it differs in "
@@ -82,13 +114,15 @@ class Checkpoint:
             )
             raise InputError(msg)
         self._sweep = _digest(saved)
+        self._take_up()
         return pinned
 
-    def pin(self, pinned: Mapping[str, Any]) -> None:
-        """Note down what sweep the folder is for, and what it has been begun with.
+    def pin(self, pinned: Mapping[str, Any], blank: xr.Dataset) -> None:
+        """Begin a sweep: lay out its Zarr, then note down what it is of.
 
         Args:
             pinned: What a resumed sweep must take over, as JSON.
+            blank: What it will hold, before the first run has ended.
 
         Raises:
             InputError: If it cannot be written.
@@ -98,10 +132,14 @@ class Checkpoint:
             "start": self.identity.start, "pinned": pinned,
         })  # fmt: skip
         self._sweep = _digest(content)
+        with writing(self.folder):
+            self.state.mkdir(parents=True, exist_ok=True)
+            self._zarr.make(blank)
         text = json.dumps({**content, "sha256": self._sweep}, indent=1)
-        _write(self.folder / "sweep.json", text.encode())
+        write(self.state / "sweep.json", text.encode())
+        self._ended = np.zeros((blank.sizes["lr"], blank.sizes["seed"]), dtype=bool)
 
-    def chunk(self, index: int, runs: Pairs) -> "ChunkFile":
+    def chunk(self, index: int, runs: Pairs) -> ChunkFile:
         """The file of a chunk.
 
         Args:
@@ -111,7 +149,128 @@ class Checkpoint:
         Returns:
             The file; it need not exist.
         """
-        return ChunkFile(self.folder / f"chunk-{index}.arrays", self._sweep, runs)
+        return ChunkFile(self.state / f"chunk-{index}.arrays", self._sweep, runs)
+
+    def begun(self) -> set[Path]:
+        """The files of chunks that are there."""
+        return set(self.state.glob("chunk-*.arrays"))
+
+    def has(self, runs: Pairs) -> bool:
+        """Whether runs are in the Zarr."""
+        return all(self._ended[place] for place in runs)
+
+    def restore(self, runs: Pairs, history: History) -> bool:
+        """Take runs over that have ended, from the Zarr.
+
+        Args:
+            runs: Which.
+            history: A new one; it becomes theirs.
+
+        Returns:
+            False where they have not ended.
+
+        Raises:
+            InputError: If the Zarr does not hold what it should.
+        """
+        if not self.has(runs) or not self._saved:
+            return False
+        at = tuple(np.array(list(runs)).T)
+        try:
+            history.fill({name: array[at] for name, array in self._saved.items()})
+        except (KeyError, ValueError, IndexError) as error:
+            reason = f"it does not hold these runs: {error}"
+            raise self.damaged(self.folder, reason) from error
+        history.reasons |= self._reasons
+        return True
+
+    def take(self, file: ChunkFile, history: History) -> None:
+        """Take in runs that have ended, and are in their file; they go to the Zarr in time.
+
+        Args:
+            file: Of the chunk.
+            history: Of its runs.
+
+        Raises:
+            InputError: If the Zarr cannot be written.
+        """
+        if self.has(file.runs):
+            return
+        self._waiting.append((file, history))
+        if time.monotonic() >= self._due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write all that waits, undisturbed by Ctrl-C, and remove its files.
+
+        Raises:
+            InputError: If it cannot be written; the files are there then.
+        """
+        if not self._waiting:
+            return
+        began = time.monotonic()
+        with Interrupts() as interrupts, writing(self.folder), self._readable():
+            interrupts.hold_back()
+            places = [place for file, _ in self._waiting for place in file.runs]
+            history = together([history for _, history in self._waiting])
+            self._note(history.reasons)
+            self._zarr.write(places, history.columns())
+            for file, _ in self._waiting:
+                file.path.unlink(missing_ok=True)
+            self._ended[tuple(np.array(places).T)] = True
+            self._waiting.clear()
+        now = time.monotonic()
+        self._due = now + max(PAUSE, (now - began) / SHARE)
+
+    def finish(self, ds: xr.Dataset) -> None:
+        """Where every run has ended: make the folder the finished result.
+
+        Args:
+            ds: The result.
+
+        Raises:
+            InputError: If it cannot be written.
+        """
+        if not self._ended.all() or (self.folder / manifest.NAME).exists():
+            return
+        with Interrupts() as interrupts, writing(self.folder):
+            interrupts.hold_back()
+            self._zarr.finish(ds)
+
+    def _take_up(self) -> None:
+        """Read what has ended, before anything is made."""
+        self._zarr.tidy()
+        path = self.state / "reasons.json"
+        try:
+            data = read(path)
+            self._reasons = {} if data is None else dict(json.loads(data))
+        except (ValueError, TypeError) as error:
+            raise self.damaged(path, "it does not hold what it should") from error
+        with self._readable(), writing(self.folder):
+            self._saved = self._zarr.read()
+            self._ended = self._saved["status"] != str(Status.NOT_RUN)
+            shape = tuple(len(self.identity.settings[name]) for name in ("rates", "seeds"))
+            if self._ended.shape != shape:
+                msg = "it is of other rates and seeds"
+                raise DamagedError(msg)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Say in one sentence that the Zarr is damaged."""
+        try:
+            yield
+        except DamagedError as error:
+            msg = (
+                f"checkpoint: {self.folder} is damaged ({error}); remove that file, and the same "
+                "call makes its runs anew, or put back a copy"
+            )
+            raise InputError(msg) from error
+
+    def _note(self, reasons: Mapping[str, str]) -> None:
+        """Keep why observables are missing."""
+        known = {**reasons, **self._reasons}
+        if known != self._reasons:
+            write(self.state / "reasons.json", json.dumps(known).encode())
+            self._reasons = known
 
     def _differences(self, saved: Mapping[str, Any]) -> list[str]:
         """What another sweep is told by, in words."""
@@ -129,11 +288,12 @@ class Checkpoint:
 
     def _old(self) -> InputError:
         return InputError(
-            f"checkpoint: {self.folder} was written by an older trebuchet, as pickles, which are "
-            "not read any more; remove it, or name another folder"
+            f"checkpoint: {self.folder} was written by an older trebuchet, which kept other files; "
+            "remove it, or name another folder"
         )
 
-    def _damaged(self, path: Path, reason: str) -> InputError:
+    def damaged(self, path: Path, reason: str) -> InputError:
+        """The error to raise where a file is not what was written."""
         return InputError(
             f"checkpoint: {path} is damaged ({reason}); put back a copy of it, or remove the "
             f"folder {self.folder} and start again"
@@ -155,146 +315,22 @@ def hold(folder: Path, identity: Identity) -> Iterator[Checkpoint]:
         InputError: If someone else holds the folder, or it cannot be used.
     """
     with sole_writer(folder, "checkpoint"):
-        remove_parts(folder)
+        remove_parts(folder / STATE)
         yield Checkpoint(folder, identity)
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """How far a saved sweep has come.
-
-    Attributes:
-        settings: What decides its runs.
-        ended: Runs that have ended.
-        begun: Others that were saved on their way.
-    """
-
-    settings: Mapping[str, Any]
-    ended: int
-    begun: int
-
-    @property
-    def runs(self) -> int:
-        """All that were asked for."""
-        return len(self.settings["rates"]) * len(self.settings["seeds"])
-
-
-def look(folder: Path) -> Begun | None:
-    """Look into the folder of a sweep without taking it: somebody may be writing to it.
+def parse(data: bytes) -> dict[str, Any]:
+    """What sweep.json says, its checksum checked and taken off.
 
     Args:
-        folder: The folder.
+        data: The bytes of the file.
 
     Returns:
-        How far it has come; None if it holds no sweep.
+        Its contents.
 
     Raises:
-        InputError: If a file of it is damaged.
+        DamagedError: If they are not what was written.
     """
-    checkpoint = Checkpoint(folder, Identity({}, "", np.zeros(0), 0.0))
-    path = folder / "sweep.json"
-    data = _read(path)
-    if data is None:
-        return None
-    try:
-        settings = _parse(data)["settings"]
-        ended = begun = 0
-        for path in sorted(folder.glob("chunk-*.arrays")):
-            found = _read(path)
-            if found is None:
-                continue
-            header, _ = unpack(found)
-            left = len(header["left"])
-            ended, begun = ended + len(header["of"]["runs"]) - left, begun + left
-        result = Begun(settings, ended, begun)
-        result.runs  # noqa: B018  # there are rates and seeds
-    except DamagedError as error:
-        raise checkpoint._damaged(path, str(error)) from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise checkpoint._damaged(path, "it does not hold what it should") from error
-    return result
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkFile:
-    """The state of one chunk on disk, which says what sweep and which runs it is of."""
-
-    path: Path
-    sweep: str
-    runs: Pairs
-
-    def save(self, header: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-        """Write a state; a kill at any moment leaves the old one or the new one.
-
-        Args:
-            header: Whatever is not an array, as JSON.
-            arrays: The arrays.
-
-        Raises:
-            InputError: If it cannot be written; the old one stands.
-        """
-        whose = {"sweep": self.sweep, "runs": [list(pair) for pair in self.runs]}
-        _write(self.path, pack({**header, "of": whose}, arrays))
-
-    def load(self) -> tuple[dict[str, Any], dict[str, Array]] | None:
-        """The saved state.
-
-        Returns:
-            Header and arrays; None where nothing has been saved.
-
-        Raises:
-            InputError: If the file is damaged, or of another sweep or other runs.
-        """
-        data = _read(self.path)
-        if data is None:
-            return None
-        try:
-            header, arrays = unpack(data)
-        except DamagedError as error:
-            raise self.damaged(str(error)) from error
-        if header.pop("of", None) != {"sweep": self.sweep, "runs": [list(p) for p in self.runs]}:
-            msg = (
-                f"checkpoint: {self.path} holds runs of another sweep; remove it, and the same "
-                "call makes its runs anew"
-            )
-            raise InputError(msg)
-        return header, arrays
-
-    def damaged(self, reason: str) -> InputError:
-        """The error to raise where the contents are not a chunk's."""
-        return InputError(
-            f"checkpoint: {self.path} is damaged ({reason}); remove it, and the same call makes "
-            "its runs anew"
-        )
-
-
-def _read(path: Path) -> bytes | None:
-    """The bytes of a file; None where there is none."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        msg = (
-            f"checkpoint: cannot read {path} ({error.strerror or error}); make it readable, or "
-            "name another folder"
-        )
-        raise InputError(msg) from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_whole(path, data)
-    except OSError as error:
-        msg = (
-            f"checkpoint: cannot write {path} ({error.strerror or error}); what was saved before "
-            "is whole: make room there, and the same call goes on from it"
-        )
-        raise InputError(msg) from error
-
-
-def _parse(data: bytes) -> dict[str, Any]:
-    """What sweep.json says, its checksum checked and taken off; an older one has none."""
     if not data:
         msg = "it is empty"
         raise DamagedError(msg)
@@ -306,8 +342,6 @@ def _parse(data: bytes) -> dict[str, Any]:
     if not isinstance(saved, dict):
         msg = "it is no JSON of a sweep"
         raise DamagedError(msg)
-    if set(saved) == {"settings", "chunk"}:
-        return saved
     if saved.pop("sha256", None) != _digest(saved):
         msg = "its checksum is not that of its contents"
         raise DamagedError(msg)

@@ -129,6 +129,37 @@ class History:
             self.extra[name] = np.full(shape, np.nan, dtype=np.float64)
         self.extra[name][runs] = value
 
+    def columns(self) -> dict[str, Array]:
+        """What results hold of runs, by the names they have there: the arrays themselves."""
+        return {
+            **{f"{name}_final": numbers for name, numbers in self.finals.items()},
+            **{name: numbers for name, numbers in self.extra.items() if "/" not in name},
+            **self.traces,
+            **self.per_run,
+            "steps": self.steps,
+            "status": self.status,
+        }
+
+    def fill(self, found: Mapping[str, Array]) -> None:
+        """Take over runs that have ended.
+
+        Args:
+            found: Arrays by the names of ``columns()``, a row a run.
+
+        Raises:
+            KeyError: If one is missing that all results have.
+            ValueError: If one has another shape.
+        """
+        for name, values in found.items():
+            of, _, which = name.rpartition("_")
+            of_observable = of in self.traces and which in ("first", "max", "proofs")
+            if of_observable and not np.isnan(values).all():
+                self.extra.setdefault(name, np.full(values.shape, np.nan))
+        always = {"status", "steps", "loss", "loss_first", "loss_final"}
+        for name, mine in self.columns().items():
+            if mine.size and (name in always or name in found):
+                mine[...] = found[name]
+
     def state(self) -> dict[str, Array]:
         """Everything, for a checkpoint: arrays by name."""
         return {

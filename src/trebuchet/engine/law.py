@@ -26,6 +26,10 @@ TOGETHER = 2**20
 """Numbers of several tensors that are put into one, where calls cost more than sums."""
 
 
+APART = 2**14
+"""Numbers a tensor from which a call for each is faster than all of them put into one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Law:
     """What is checked.
@@ -106,7 +110,8 @@ class Prediction:
         norm: W_{t+1}, ``(R,)``; without that of θ_{t+1} − θ_t where there is `before`.
         scale: What `norm` was added up from, in size.
         defect: By how much Euler's identity fails, in units of W.
-        before: θ_t, where the square of the step is taken from the step itself.
+        before: Copies of θ_t, where the square of the step is taken from the step itself.
+            `residual` writes over them.
     """
 
     norm: FloatArray
@@ -161,6 +166,7 @@ def inner(
     return found
 
 
+@torch.no_grad()
 def norm(law: Law, params: Sequence[Tensor], runs: int) -> FloatArray:
     """W of every run, float64 ``(R,)``.
 
@@ -172,7 +178,15 @@ def norm(law: Law, params: Sequence[Tensor], runs: int) -> FloatArray:
     Returns:
         Σ α_i|θ_i|².
     """
-    return inner(law, params, runs=runs)[:, 0, 0]
+    if sum(p.numel() for p in params) < APART * len(params):
+        return inner(law, params, runs=runs)[:, 0, 0]
+    total: Tensor | float = 0.0
+    for alpha, p in zip(law.alphas, params, strict=True):
+        if isinstance(alpha, Tensor) or alpha != 0:
+            length = torch.linalg.vector_norm(p.reshape(runs, -1), dim=1, dtype=torch.float64)
+            total = total + alpha * length.square()
+    found: FloatArray = torch.as_tensor(total, dtype=torch.float64).expand(runs).cpu().numpy()
+    return found
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -247,9 +261,8 @@ def residual(
     """
     expected, scale = prediction.norm, prediction.scale
     if prediction.before:
-        square = norm(
-            law, [p - b for p, b in zip(params, prediction.before, strict=True)], after.size
-        )
+        steps = [b.sub_(p) for p, b in zip(params, prediction.before, strict=True)]
+        square = norm(law, steps, after.size)
         expected, scale = expected + square, scale + square
     # Weights that decay into the subnormal numbers lose their digits there: not a violation.
     floor = law.tiny / law.eps

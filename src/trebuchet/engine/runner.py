@@ -15,7 +15,7 @@ from trebuchet._checks import as_array, one_line, shown
 from trebuchet._torch_checks import out_of_memory
 from trebuchet._types import Status
 from trebuchet.engine import law
-from trebuchet.engine.checkpoint import ChunkFile
+from trebuchet.engine.chunkfile import ChunkFile
 from trebuchet.engine.history import History
 from trebuchet.engine.kernels.base import LAW, Kernel
 from trebuchet.engine.stopping import StopRule
@@ -349,6 +349,8 @@ class Runner:
                 if value is not None:
                     finals[observable.name] = value
         self.history.finish(rows, statuses, finals)
+        for name, counts in done.tallies().items():
+            self.history.keep(name, rows, counts)
         keep = np.setdiff1d(np.arange(self.runs.size), positions)
         self.runs, self.previous = self.runs[keep], self.previous[keep]
         if keep.size:

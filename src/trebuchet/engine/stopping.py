@@ -45,6 +45,8 @@ class StopRule:
         """
         finite = np.isfinite(loss)
         blew_up = finite & blown_up(loss, first, self.blowup)
+        if finite.all() and not blew_up.any():
+            return [None] * loss.size
         return [
             Status.NON_FINITE if not fine else Status.BLEW_UP if blown else None
             for fine, blown in zip(finite, blew_up, strict=True)
@@ -71,13 +73,14 @@ class StopRule:
             One verdict a run.
         """
         verdicts = self.failures(loss, first)
-        with np.errstate(invalid="ignore"):  # infinite losses
-            change = np.abs(loss - previous)
-        for run in range(loss.size):
-            if verdicts[run] is not None:
-                continue
-            if self.tolerance is not None and change[run] < self.tolerance:
-                verdicts[run] = Status.CONVERGED
-            elif step >= self.max_steps:
-                verdicts[run] = Status.MAX_STEPS
-        return verdicts
+        over = step >= self.max_steps
+        converged = np.zeros(loss.shape, dtype=bool)
+        if self.tolerance is not None:
+            with np.errstate(invalid="ignore"):  # infinite losses
+                converged = np.abs(loss - previous) < self.tolerance
+        if not over and not converged.any():
+            return verdicts
+        return [
+            verdict or (Status.CONVERGED if still else Status.MAX_STEPS if over else None)
+            for verdict, still in zip(verdicts, converged, strict=True)
+        ]

@@ -1,11 +1,46 @@
 """Ctrl-C, kept from falling into the middle of putting things back."""
 
 import contextlib
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Self
+
+PATIENCE = 10.0
+"""Seconds in which a second Ctrl-C is the first one again: most people press twice."""
+
+
+@contextlib.contextmanager
+def pressed_twice_is_once() -> Iterator[None]:
+    """Let a Ctrl-C through, and drop those that come soon after it.
+
+    Whoever keeps what was made when one comes would lose it to the next. One that comes later goes
+    through again: a step may take long, or never end.
+
+    Yields:
+        Nothing.
+    """
+    previous = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if not (main and callable(previous)):
+        yield
+        return
+    last = -math.inf
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        if time.monotonic() - last > PATIENCE:
+            last = time.monotonic()
+            previous(number, frame)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 class Interrupts:

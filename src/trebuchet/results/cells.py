@@ -101,11 +101,18 @@ def combine(
         fill = FILL.get(str(name), np.nan if dtype.kind == "f" else "" if dtype.kind in "UO" else 0)
         if dtype.kind == "U":
             dtype = np.result_type(dtype, np.asarray(fill).dtype)
-        shape = (*lengths, *(sizes[dim] for dim in first.dims))
-        values = np.full(shape, fill, dtype=dtype)
-        for i, part in parts.items():
-            inside = np.ix_(*(_positions(part, dim, coords) for dim in first.dims))
-            values[places[i]][inside] = part.transpose(*first.dims).values
+        shape = tuple(sizes[dim] for dim in first.dims)
+        placed = {
+            i: (part.transpose(*first.dims), [_positions(part, d, coords) for d in first.dims])
+            for i, part in parts.items()
+        }
+        values: Any
+        if any(part.chunks is not None for part in parts.values()):
+            values = _lazily(placed, lengths, shape, fill, dtype)
+        else:
+            values = np.full((*lengths, *shape), fill, dtype=dtype)
+            for i, (part, inside) in placed.items():
+                values[places[i]][np.ix_(*inside)] = part.values
         attrs = {
             k: v
             for k, v in first.attrs.items()
@@ -123,6 +130,42 @@ def combine(
             result[name].attrs |= variable.attrs
     result.attrs = facts | _whole(cells, own)
     return result
+
+
+def _lazily(
+    placed: Mapping[int, tuple[xr.DataArray, list[Values]]],
+    lengths: tuple[int, ...],
+    shape: tuple[int, ...],
+    fill: Any,
+    dtype: Any,
+) -> Any:
+    """One array of Dask's of parts that are still on disk, each cell of it a part."""
+    import dask.array
+
+    da: Any = dask.array
+
+    def cell(i: int) -> Any:
+        if i not in placed:
+            return da.full(shape, fill, dtype=dtype)
+        part, inside = placed[i]
+        found = part.data
+        for axis, (positions, size) in enumerate(zip(inside, shape, strict=True)):
+            if not np.array_equal(positions, np.arange(size)):
+                # Of each position along the dim its place in the part, or that of a blank one.
+                place = np.full(size, found.shape[axis])
+                place[positions] = np.arange(positions.size)
+                blank = (*found.shape[:axis], 1, *found.shape[axis + 1 :])
+                found = da.concatenate([found, da.full(blank, fill, dtype=dtype)], axis=axis)
+                found = da.take(found, place, axis=axis)
+        return found.astype(dtype)
+
+    def stacked(first: int, lengths: tuple[int, ...]) -> Any:
+        if not lengths:
+            return cell(first)
+        step = int(np.prod(lengths[1:], dtype=int))
+        return da.stack([stacked(first + i * step, lengths[1:]) for i in range(lengths[0])])
+
+    return stacked(0, lengths)
 
 
 def _shared(cells: Sequence[xr.Dataset]) -> tuple[dict[str, xr.Variable], dict[Hashable, int]]:

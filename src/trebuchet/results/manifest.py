@@ -13,15 +13,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from trebuchet._places import files_in, is_there
 from trebuchet.errors import InputError
 
 NAME = "manifest.json"
 FORMAT = "trebuchet result"
 AGAIN = "take it from a copy, or compute it again"
 
-# What desktops and network file systems leave in every folder they look into.
-_DROPPINGS = {".DS_Store", "Thumbs.db", "desktop.ini"}
-_DROPPED = ("._", ".nfs")
+# What desktops and network file systems leave in every folder they look into, and what says who
+# writes to it, and of what sweep it is.
+_DROPPINGS = {".DS_Store", "Thumbs.db", "desktop.ini", ".lock", ".owner.json"}
+_DROPPED = ("._", ".nfs", ".sweep/")
 
 
 def write(folder: Path, *, schema_version: int, kind: str) -> None:
@@ -58,7 +60,7 @@ def verify(folder: Path, *, newest: int, contents: bool = True) -> str | None:
         InputError: If a file is missing, is not listed, has another size or other contents, if the
             manifest itself is damaged, or if a later trebuchet wrote it.
     """
-    if not os.path.lexists(folder / NAME):
+    if not is_there(folder / NAME):
         return None
     listed = _read(folder)
     given = listed.get("schema_version")
@@ -132,23 +134,23 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _files(folder: Path) -> list[str]:
     """Every file but the manifest, by its path from the folder."""
-
-    def fail(error: OSError) -> None:
+    try:
+        found = list(files_in(folder))
+    except OSError as error:
         damaged(folder, f"{error.filename} cannot be read ({error.strerror or error})")
-
     names = []
-    for where, _, inside in os.walk(folder, onerror=fail):
-        for name in inside:
-            path = Path(where, name).relative_to(folder).as_posix()
-            if path != NAME and name not in _DROPPINGS and not name.startswith(_DROPPED):
-                names.append(path)
+    for path in found:
+        name = path.rpartition("/")[2]
+        kept = path != NAME and name not in _DROPPINGS
+        if kept and not name.startswith(_DROPPED) and not path.startswith(_DROPPED):
+            names.append(path)
     return sorted(names)
 
 
 def _fingerprint(path: Path) -> dict[str, object]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-        return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+        return {"bytes": file.seek(0, os.SEEK_END), "sha256": digest.hexdigest()}
 
 
 def _own(listed: Mapping[str, Any]) -> str:

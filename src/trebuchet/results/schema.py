@@ -48,6 +48,7 @@ COORDINATES: dict[str, Variable] = {
     "step":  Variable(("step",), "i", "step", "recorded step"),
     "layer": Variable(("layer",), "i", "1", "hidden layer, from 1"),
     "direction": Variable(("direction",), "i", "1", "eigendirection of the kernel, from 1"),
+    "proof": Variable(("proof",), "i", "1", "what proved λ: 1 trace, 2 norm, 3 Cholesky, 4 LAPACK"),
     "block": Variable(("block",), "i", "1", "block of steps past the end, from 1"),
 }
 VARIABLES: dict[str, Variable] = {
@@ -81,6 +82,7 @@ VARIABLES: dict[str, Variable] = {
     "top_eigenvalue_first": Variable(RUN, "f", "1", "λ at the start"),
     "top_eigenvalue_final": Variable(RUN, "f", "1", "λ at the end"),
     "top_eigenvalue_max":   Variable(RUN, "f", "1", "largest recorded λ"),
+    "top_eigenvalue_proofs": Variable((*RUN, "proof"), "f", "1", "how often each proved λ"),
     "weight_norm_first":    Variable(RUN, "f", "1", "|θ|² at the start"),
     "weight_norm_final":    Variable(RUN, "f", "1", "|θ|² at the end"),
     "sparsity_final":       Variable((*RUN, "layer"), "f", "1", "sparsity at the end"),
@@ -227,7 +229,7 @@ def make_dataset(
     data: dict[str, xr.Variable] = {}
     for name, values in variables.items():
         data[name] = _variable(name, values)
-        for dim in ("layer", "direction", "block"):
+        for dim in ("layer", "direction", "proof", "block"):
             if dim in data[name].dims:
                 coordinates[dim] = np.arange(1, data[name].sizes[dim] + 1)
     try:

@@ -2,24 +2,33 @@
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import xarray as xr
 
-from trebuchet._checks import flag, one_line, path as a_path
+from trebuchet._checks import flag, one_line, place as a_place
 from trebuchet._doors import door
+from trebuchet._places import here, is_there, remove_folder
+from trebuchet._whole import DamagedError
 from trebuchet.errors import InputError
-from trebuchet.results import legacy, manifest
+from trebuchet.results import growing, legacy, manifest, tree
+from trebuchet.results.cells import combine
+from trebuchet.results.codecs import check_codecs
 from trebuchet.results.schema import SCHEMA_VERSION, a_dataset, validate
+
+T = TypeVar("T")
 
 RUNS = "runs"
 OTHERS = ("scan", "top_eigen", "experiment")
 """Results other than runs: the attribute of that name holds what is not in the arrays."""
 
 
-@door(ds=a_dataset, path=a_path, overwrite=flag)
+@door(ds=a_dataset, path=a_place, overwrite=flag)
 def save(ds: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write a dataset to a Zarr folder, without loss, with a list of what it is made of.
 
@@ -43,35 +52,55 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = Fals
     if kind == RUNS:
         _check_runs(ds)
     check_writable(target, overwrite=overwrite)
+    stored = _fixed_strings(ds).drop_encoding().assign_attrs(schema_version=SCHEMA_VERSION)
+    try:
+        with _staged(target) as folder:
+            # Zarr's version 3 has no settled form for strings of fixed length yet; version 2 has.
+            # Chunks of nothing but missing values are written too: an absent one is a lost one.
+            stored.to_zarr(str(folder), zarr_format=2, consolidated=True, write_empty_chunks=True)
+            manifest.write(folder, schema_version=SCHEMA_VERSION, kind=kind)
+    except OSError as error:
+        raise InputError(_cannot_write(target, error)) from error
+    return target
+
+
+@contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """A folder to write to that takes the place of the target in the end.
+
+    In a store elsewhere, where nothing can be renamed at once, it is the target itself, which is no
+    result before its manifest is there.
+
+    Yields:
+        The folder.
+    """
+    if not here(target):
+        remove_folder(target)
+        yield target
+        return
     hidden = target.parent / f".{target.name}.{os.getpid()}.partial"
     replaced = target.parent / f".{target.name}.{os.getpid()}.replaced"
-    stored = _fixed_strings(ds).drop_encoding().assign_attrs(schema_version=SCHEMA_VERSION)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(hidden, ignore_errors=True)
-        # Zarr's version 3 has no settled form for strings of fixed length yet; version 2 has.
-        # Chunks of nothing but missing values are written too: an absent one is a lost one.
-        stored.to_zarr(hidden, zarr_format=2, consolidated=True, write_empty_chunks=True)
-        manifest.write(hidden, schema_version=SCHEMA_VERSION, kind=kind)
+        yield hidden
         if target.exists():
             target.rename(replaced)
         hidden.rename(target)
-    except OSError as error:
-        raise InputError(_cannot_write(target, error)) from error
     finally:
         if replaced.exists() and not target.exists():
             replaced.rename(target)
         shutil.rmtree(hidden, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
-    return target
 
 
-@door(path=a_path, lazy=flag)
+@door(path=a_place, lazy=flag)
 def load(path: str | os.PathLike[str], *, lazy: bool = False) -> xr.Dataset:
     """Read a dataset back, into memory, and make sure that it is what was saved.
 
     Args:
-        path: A folder made by `save`.
+        path: A folder made by `save`, or the ``checkpoint`` of a sweep: of one that is not finished
+            the runs that have ended, with the attribute ``interrupted``.
         lazy: Read arrays when they are asked for, by Dask. Sizes of files are compared then, not
             their contents, and the folder has to stay.
 
@@ -88,15 +117,13 @@ def load(path: str | os.PathLike[str], *, lazy: bool = False) -> xr.Dataset:
     if lazy and find_spec("dask") is None:
         msg = "lazy: needs Dask, which is not installed; pip install 'trebuchet[dask]'"
         raise InputError(msg)
-    kind = manifest.verify(source, newest=SCHEMA_VERSION, contents=not lazy)
-    absent = legacy.check(source) if kind is None else []
-    try:
-        ds = _opened(source, lazy=lazy)
-    except Exception as error:  # Zarr, its codecs and xarray raise whatever they like
-        manifest.damaged(source, f"it cannot be read ({one_line(error)})")
-    if kind is None:
-        ds = legacy.noted(ds, source, absent)
-        kind = kind_of(ds)
+    grid = _begun(source, tree.cells)
+    if grid is not None:
+        return _over_axes(source, grid, lazy=lazy)
+    if growing.under_way(source):
+        kind, ds = RUNS, _begun(source, lambda folder: growing.Growing(folder).dataset(lazy=lazy))
+    else:
+        kind, ds = _finished(source, lazy=lazy)
     if kind == RUNS:
         try:
             validate(ds)
@@ -106,10 +133,47 @@ def load(path: str | os.PathLike[str], *, lazy: bool = False) -> xr.Dataset:
     return ds
 
 
+def _finished(source: Path, *, lazy: bool) -> tuple[str, xr.Dataset]:
+    """Which result is saved at a place, and its dataset."""
+    kind = manifest.verify(source, newest=SCHEMA_VERSION, contents=not lazy)
+    absent = legacy.check(source) if kind is None else []
+    try:
+        check_codecs(source)
+        ds = _opened(source, lazy=lazy)
+    except DamagedError as error:
+        manifest.damaged(source, str(error))
+    except Exception as error:  # Zarr, its codecs and xarray raise whatever they like
+        manifest.damaged(source, f"it cannot be read ({one_line(error)})")
+    if kind is None:
+        ds = legacy.noted(ds, source, absent)
+        kind = kind_of(ds)
+    return kind, ds
+
+
+def _over_axes(source: Path, grid: tree.Cells, *, lazy: bool) -> xr.Dataset:
+    """The cells of a sweep over axes that have been reached."""
+    found = [
+        load(source / name, lazy=lazy) if growing.any_of_it(source / name) else None
+        for name in grid.folders
+    ]
+    if not any(cell is not None for cell in found):
+        msg = f"path: no run of the sweep at {source} has begun"
+        raise InputError(msg)
+    return combine(found, grid.axes)
+
+
+def _begun(source: Path, read: Callable[[Path], T]) -> T:
+    """What is read of a sweep under way."""
+    try:
+        return read(source)
+    except DamagedError as error:
+        manifest.damaged(source, str(error))
+
+
 def _opened(source: Path, *, lazy: bool) -> xr.Dataset:
     if lazy:
-        return xr.open_dataset(source, engine="zarr", consolidated=True, chunks={})
-    with xr.open_dataset(source, engine="zarr", consolidated=True) as stored:
+        return xr.open_dataset(str(source), engine="zarr", consolidated=True, chunks={})
+    with xr.open_dataset(str(source), engine="zarr", consolidated=True) as stored:
         return stored.load().drop_encoding()
 
 
@@ -142,14 +206,14 @@ def _check_there(source: Path) -> None:
         elif source.exists():
             what = "something else (a file)"
         else:
-            what = "a link to nothing" if source.is_symlink() else "nothing"
+            what = "a link to nothing" if is_there(source) else "nothing"
     except OSError as error:
         what = f"what cannot be read ({error.strerror or error})"
     msg = f"path: expected a result saved by trebuchet at {source}, found {what}"
     raise InputError(msg)
 
 
-@door(path=a_path, overwrite=flag)
+@door(path=a_place, overwrite=flag)
 def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Refuse a place that `save` could not write to, before any work is spent.
 
@@ -161,13 +225,15 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
         InputError: If `path` exists and `overwrite` is off, or cannot be written.
     """
     target = _place(path)
-    if os.path.lexists(target):
+    if is_there(target):
         if not overwrite:
             msg = f"path: {target} exists; pass overwrite=True (--overwrite) to replace it"
             raise InputError(msg)
         if not _ours(target):
             msg = f"path: {target} exists and is not a result of trebuchet; choose another path"
             raise InputError(msg)
+    if not here(target):
+        return
     parent = target.absolute().parent
     while not os.path.lexists(parent):
         parent = parent.parent
@@ -181,8 +247,8 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
 
 def _place(path: str | os.PathLike[str]) -> Path:
     """The path; that of what it points to, if it is a link, so that the link stays one."""
-    place = Path(path)
-    return place.resolve() if place.is_symlink() and place.exists() else place
+    place = a_place("path", path)
+    return place.resolve() if here(place) and place.is_symlink() and place.exists() else place
 
 
 def _ours(folder: Path) -> bool:

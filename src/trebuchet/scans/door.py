@@ -20,6 +20,7 @@ from trebuchet.phases.interval import Interval
 from trebuchet.phases.label import label
 from trebuchet.problem.held_still import held_still
 from trebuchet.problem.how import HOW, How, as_problem
+from trebuchet.problem.interrupts import pressed_twice_is_once
 from trebuchet.problem.losses import ModelLoss
 from trebuchet.problem.problem import ModelFactory, Problem
 from trebuchet.problem.schedules import describe_schedule
@@ -159,7 +160,7 @@ def scan(
     )  # fmt: skip
     bar = progress_bar("scan", shown=progress)
     net = unwrap(problem.initial(asked.seeds[0]))
-    with held_still(
+    with pressed_twice_is_once(), held_still(
         net, mode="as_is", loader=problem.data, optimizer=problem.instance, parameters_too=True,
         also=problem.loss,
     ):  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Literal, TypedDict, get_args
 
 import torch
 
-from trebuchet._checks import choice, flag, from_zero, path as a_path, whole, workers as at_once
+from trebuchet._checks import choice, flag, from_zero, place as a_place, whole, workers as at_once
 from trebuchet._doors import door, maybe, rule
 from trebuchet._torch_checks import device as a_device
 from trebuchet.engine.kernels.choose import Engine
@@ -19,7 +19,7 @@ _CHECKS = {
     "engine": rule(choice, get_args(Engine)), "span": flag,
     "chunk": maybe(whole, "a positive number"), "workers": at_once,
     "memory": rule(whole, "a positive number of bytes"), "device": maybe(a_device),
-    "checkpoint": maybe(a_path), "checkpoint_seconds": from_zero,
+    "checkpoint": maybe(a_place), "checkpoint_seconds": from_zero,
     "backend": maybe(rule(choice, BACKENDS)),
 }  # fmt: skip
 
@@ -42,7 +42,9 @@ class Execution:
         device: Where to run; where the model's weights are unless given.
         checkpoint: A folder to save to and to resume from: the same sweep called again goes on
             where it was, and equals the uninterrupted one bit for bit (on another kind of machine
-            or another torch: to rounding). One process at a time may use it.
+            or another torch: to rounding). One process at a time may use it. It is a Zarr that
+            ``load`` and xarray open at any time, with the runs that have ended; at the end it is
+            the result. May be an address, such as ``s3://bucket/runs.zarr``.
         checkpoint_seconds: How often an unfinished chunk is saved; in other processes, only whole
             chunks are.
         backend: Where chunks are made: ``"threads"`` of this process (a module is trained in this

@@ -4,15 +4,20 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import xarray as xr
 
 from trebuchet._lock import sole_writer
 from trebuchet._progress import Progress
+from trebuchet._whole import DamagedError
+from trebuchet.engine.chunkfile import writing
 from trebuchet.errors import InputError
 from trebuchet.problem.problem import Problem
 from trebuchet.results.cells import combine
+from trebuchet.results.growing import STATE, any_of_it
+from trebuchet.results.tree import Cells
 from trebuchet.sweeps.axes import Axis, Cell
 
 Sweep = Callable[[Problem, Path | None, Progress], xr.Dataset]
@@ -51,10 +56,15 @@ def over_axes(
             attempt(cell.problem)
     alone = nullcontext() if checkpoint is None else sole_writer(checkpoint, "checkpoint")
     with alone:
-        _check_folder(checkpoint)
+        grid = Cells(
+            [folder_name(cell.name) for cell in cells],
+            {axis.dim: axis.coordinate for axis in axes},
+        )
+        if checkpoint is not None:
+            _written(checkpoint, partial(_begin, checkpoint, grid))
         try:
             for i, cell in enumerate(cells):
-                folder = None if checkpoint is None else checkpoint / folder_name(cell.name)
+                folder = None if checkpoint is None else checkpoint / grid.folders[i]
                 with _named(cell):
                     runs = one(cell.problem, folder, _part(progress, i, len(cells)))
                 found[i] = runs
@@ -63,7 +73,9 @@ def over_axes(
         except KeyboardInterrupt:  # between runs, as where λ₀ is measured
             if found[0] is None:
                 raise
-    return combine(found, {axis.dim: axis.coordinate for axis in axes})
+        if checkpoint is not None:
+            _written(checkpoint, partial(grid.gather, checkpoint))
+    return combine(found, grid.axes)
 
 
 class _named:
@@ -108,10 +120,21 @@ def folder_name(cell: str) -> str:
     return safe if safe == plain else f"{safe}-{digest}"
 
 
-def _check_folder(checkpoint: Path | None) -> None:
-    if checkpoint is not None and (checkpoint / "sweep.json").exists():
-        msg = (
-            f"checkpoint: {checkpoint} holds a sweep without axes; name another folder, or remove "
-            "this one"
-        )
+def _begin(checkpoint: Path, grid: Cells) -> None:
+    """Say in the folder of all what it is of."""
+    if any_of_it(checkpoint) or (
+        (checkpoint / ".zgroup").exists() and not (checkpoint / STATE).is_dir()
+    ):
+        what = "a sweep without axes" if any_of_it(checkpoint) else "a result"
+        msg = f"checkpoint: {checkpoint} holds {what}; name another folder, or remove this one"
         raise InputError(msg)
+    grid.write(checkpoint)
+
+
+def _written(checkpoint: Path, write: Callable[[], None]) -> None:
+    with writing(checkpoint):
+        try:
+            write()
+        except DamagedError as error:
+            msg = f"checkpoint: {checkpoint} is damaged ({error}); name another folder"
+            raise InputError(msg) from error

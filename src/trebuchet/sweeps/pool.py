@@ -1,6 +1,7 @@
 """Chunks of runs on their way through the workers."""
 
 import time
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -10,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trebuchet._progress import Progress
-from trebuchet.engine.checkpoint import Checkpoint, ChunkFile
+from trebuchet._types import Status
+from trebuchet.engine.checkpoint import Checkpoint
+from trebuchet.engine.chunkfile import ChunkFile
 from trebuchet.engine.history import History
 from trebuchet.engine.kernels.base import Kernel
 from trebuchet.engine.runner import Control, Plan, Runner, restore_ended, save_ended
+from trebuchet.problem.interrupts import PATIENCE
 from trebuchet.sweeps.binding import Binding
 
 Elsewhere = Callable[[Sequence[int]], Generator[tuple[int, History], None, None]]
 """Makes chunks in other processes, given their positions."""
-
-PATIENCE = 10.0
-"""Seconds in which a second Ctrl-C changes nothing: most people press twice."""
 
 
 @dataclass(slots=True)
@@ -50,10 +51,19 @@ class Job:
         Raises:
             InputError: If a saved chunk is damaged, or of other runs.
         """
+        there = set() if self.checkpoint is None else self.checkpoint.begun()
         for index in range(len(self.chunks)):  # at once, not when its turn comes after hours
             file = self._file(index)
-            if file is not None:
+            if file is not None and file.path in there:
                 file.load()
+        histories, interrupted = self._made(workers, elsewhere)
+        for index, history in enumerate(histories):
+            self._keep(index, history)
+        if self.checkpoint is not None:
+            self.checkpoint.flush()
+        return histories, interrupted
+
+    def _made(self, workers: int, elsewhere: Elsewhere | None) -> tuple[list[History], bool]:
         control = Control(advance=self._advance)
         total = sum(len(c) for c in self.chunks) * self.plan.stop.max_steps
         if elsewhere is not None:
@@ -62,15 +72,16 @@ class Job:
             return self._inline(total)
         interrupted = False
         futures: list[Future[History]] = []
-        pool = ThreadPoolExecutor(workers)
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="chunks")
         try:
             for index in range(len(self.chunks)):
                 futures.append(pool.submit(self._one, index, control))
             pending = set(futures)
+            index_of = {future: index for index, future in enumerate(futures)}
             while pending:
                 finished, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    future.result()  # raises what the chunk raised
+                    self._keep(index_of[future], future.result())  # raises what the chunk raised
                 self.progress(self.done, total)
         except KeyboardInterrupt:
             interrupted = True
@@ -103,17 +114,16 @@ class Job:
         ended: list[History] = []
         interrupted = False
         for index in range(len(self.chunks)):
-            file = self._file(index)
-            saved = file is not None and file.path.exists()
-            if interrupted and not saved:
+            if interrupted and not self._begun(index):
                 ended.append(self._blank(index))
                 continue
             begun = self._blank(index)
+            ended.append(begun)
             try:
                 self._one(index, Control(advance=advance), begun)
+                self._keep(index, begun)
             except KeyboardInterrupt:
                 interrupted = True
-            ended.append(begun)
         try:
             self.progress(total, total)
         except KeyboardInterrupt:
@@ -124,8 +134,8 @@ class Job:
         """The same in other processes; what comes back is saved here, as one writer."""
         ended: dict[int, History] = {}
         for index in range(len(self.chunks)):
-            file, history = self._file(index), self._blank(index)
-            if file is not None and restore_ended(file, history):
+            history = self._blank(index)
+            if self._restored(index, history):
                 ended[index] = history
         self._advance(sum(len(self.chunks[i]) for i in ended) * self.plan.stop.max_steps)
         left = [index for index in range(len(self.chunks)) if index not in ended]
@@ -138,12 +148,15 @@ class Job:
                 if file is not None:
                     save_ended(file, history)
                 ended[index] = history
+                self._keep(index, history)
                 self._advance(history.steps.size * self.plan.stop.max_steps)
                 self.progress(self.done, total)
         except KeyboardInterrupt:
             interrupted = True
         finally:
-            coming.close()
+            with warnings.catch_warnings():  # of joblib's, that chunks on their way are given up
+                warnings.filterwarnings("ignore", ".*still being processed", UserWarning)
+                coming.close()
         try:
             self.progress(total, total)
         except KeyboardInterrupt:
@@ -154,7 +167,7 @@ class Job:
     def _one(self, index: int, control: Control, history: History | None = None) -> History:
         pairs, file = self.chunks[index], self._file(index)
         history = self._blank(index) if history is None else history
-        if file is None or not restore_ended(file, history):
+        if not self._restored(index, history):
             rates = [float(self.learning_rate[pair]) for pair in pairs]
             kernel = self.bound.kernel(rates, [s for _, s in pairs])
             rows = np.arange(len(pairs))
@@ -167,15 +180,45 @@ class Job:
 
     def _unstarted(self, index: int, control: Control) -> History:
         """What there is of a chunk whose turn did not come: what an earlier call has saved."""
-        file = self._file(index)
-        saved = file is not None and file.path.exists()
-        return self._one(index, control) if saved else self._blank(index)
+        return self._one(index, control) if self._begun(index) else self._blank(index)
 
-    def _blank(self, index: int) -> History:
-        pairs = self.chunks[index]
+    def _begun(self, index: int) -> bool:
+        """Whether anything of a chunk is saved."""
+        file = self._file(index)
+        if file is None or self.checkpoint is None:
+            return False
+        return self.checkpoint.has(file.runs) or file.path.exists()
+
+    def _restored(self, index: int, history: History) -> bool:
+        """Whether the runs of a chunk had ended before; then the history becomes theirs."""
+        file = self._file(index)
+        if file is None or self.checkpoint is None:
+            return False
+        return self.checkpoint.restore(file.runs, history) or restore_ended(file, history)
+
+    def _keep(self, index: int, history: History) -> None:
+        """Have the runs of a chunk in the Zarr, if they have ended."""
+        file = self._file(index)
+        if file is None or self.checkpoint is None:
+            return
+        if not (history.status == str(Status.INTERRUPTED)).any():
+            self.checkpoint.take(file, history)
+
+    def blank(self, runs: int = 0) -> History:
+        """What is remembered of runs that have not begun.
+
+        Args:
+            runs: How many.
+
+        Returns:
+            Their history.
+        """
         if self._shape is None:
             self._shape = self.bound.kernel([1.0], [0])
-        return self.plan.history(len(pairs), self._shape)
+        return self.plan.history(runs, self._shape)
+
+    def _blank(self, index: int) -> History:
+        return self.blank(len(self.chunks[index]))
 
     def _file(self, index: int) -> ChunkFile | None:
         if self.checkpoint is None:

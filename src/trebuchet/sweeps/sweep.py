@@ -26,7 +26,7 @@ from trebuchet._checks import (
 from trebuchet._doors import door, grouped, maybe
 from trebuchet._progress import Progress, close, progress_bar
 from trebuchet.engine.assemble import assemble
-from trebuchet.engine.checkpoint import Checkpoint, Identity, hold
+from trebuchet.engine.checkpoint import Identity, hold
 from trebuchet.engine.history import together
 from trebuchet.engine.optimizers import GradientDescent
 from trebuchet.engine.recording import Recording
@@ -39,6 +39,7 @@ from trebuchet.observables.registry import (
     observables as named_observables,
 )
 from trebuchet.problem.how import HOW, How, as_problem
+from trebuchet.problem.interrupts import pressed_twice_is_once
 from trebuchet.problem.losses import LossFn, ModelLoss
 from trebuchet.problem.problem import ModelFactory, Problem, check_schedule
 from trebuchet.sweeps import chunking
@@ -189,11 +190,12 @@ def sweep(
     over = cast("Sequence[Axis]", axes or ())  # made of what was given, in front of the door
     grid = cells(problem, over, names)
     bar = progress_bar("sweep", shown=progress)
-    place = None if how.checkpoint is None else Path(how.checkpoint)
+    place = cast("Path | None", how.checkpoint)  # as Execution has checked it
     try:
-        if not over:
-            return one(problem, place, bar)
-        return over_axes(grid, over, one, attempt=attempt, checkpoint=place, progress=bar)
+        with pressed_twice_is_once():
+            if not over:
+                return one(problem, place, bar)
+            return over_axes(grid, over, one, attempt=attempt, checkpoint=place, progress=bar)
     finally:
         close(bar)
 
@@ -246,15 +248,41 @@ def _runs(
         }  # fmt: skip
         rounding = float(torch.finfo(bound.dtype).eps) ** 0.5
         identity = Identity(settings, bound.device.type, bound.start, rounding)
-        place = how.checkpoint
-        held = nullcontext() if place is None else hold(Path(place), identity)
+        place = cast("Path | None", how.checkpoint)
+        held = nullcontext() if place is None else hold(place, identity)
         alone = nullcontext() if inline else one_thread(bound.device)
         with alone, held as folder:
-            chunk, top = _begun(how.chunk, bound, rates.size, how.memory, workers, folder)
+            begun = None if folder is None else folder.pinned()
+            chunk, top = _begun(how, bound, rates.size, workers, begun)
             scale = top[None, :] if swept == "lr_ratio" else np.ones((1, len(seed_list)))
             learning_rate = rates[:, None] / scale
             chunks = _split(rates.size, len(seed_list), chunk, bound.mixes_seeds)
             job = Job(bound, plan, learning_rate, chunks, folder, bar)
+            lay_out = partial(
+                assemble,
+                plan=plan,
+                swept=swept,
+                rates=rates,
+                seeds=seed_list,
+                learning_rate=learning_rate,
+                top_eigenvalue_init=top,
+                wanted=() if observables is None else plan.watched,
+                settings=settings,
+            )
+            facts = {
+                **bound.facts,
+                **(problem.facts or {}),
+                "model": problem.name,
+                "loss": problem.loss_name,
+                "optimizer": bound.optimizer,
+                "chunk": chunk,
+                "workers": workers,
+                "interrupted": 1,
+                "deterministic": int(bound.free_looks and problem.unchanging),
+            }
+            if folder is not None and begun is None:
+                blank = lay_out(job.blank(), [], attrs=facts, whole=True)
+                folder.pin({"chunk": chunk, "top_eigenvalue_init": top.tolist()}, blank)
             elsewhere = None
             if remote:
                 errand = Errand(
@@ -263,31 +291,15 @@ def _runs(
                 )  # fmt: skip
                 elsewhere = partial(made, errand, backend=how.backend, workers=how.workers)
             histories, interrupted = job.run(0 if inline else workers, elsewhere)
-        notes = bound.notes()
-        return assemble(
-            together(histories),
-            [pair for part in chunks for pair in part],
-            plan,
-            swept=swept,
-            rates=rates,
-            seeds=seed_list,
-            learning_rate=learning_rate,
-            top_eigenvalue_init=top,
-            wanted=() if observables is None else plan.watched,
-            attrs={
-                **bound.facts,
-                **(problem.facts or {}),
-                "model": problem.name,
-                "loss": problem.loss_name,
-                "optimizer": bound.optimizer,
-                "chunk": chunk,
-                "workers": workers,
-                "interrupted": int(interrupted),
-                "deterministic": int(bound.free_looks and problem.unchanging),
-                **({"notes": "; ".join(notes)} if notes else {}),
-            },
-            settings=settings,
-        )
+            notes = bound.notes()
+            facts["interrupted"] = int(interrupted)
+            if notes:
+                facts["notes"] = "; ".join(notes)
+            places = [pair for part in chunks for pair in part]
+            runs = lay_out(together(histories), places, attrs=facts)
+            if folder is not None:
+                folder.finish(runs)
+        return runs
 
 
 def _renamed(keywords: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
@@ -322,12 +334,7 @@ def _split(rates: int, seeds: int, chunk: int, mixes_seeds: bool) -> list[list[t
 
 
 def _begun(
-    chunk: int | None,
-    bound: Binding,
-    rates: int,
-    memory: int,
-    workers: int,
-    folder: Checkpoint | None,
+    how: Execution, bound: Binding, rates: int, workers: int, begun: Mapping[str, Any] | None
 ) -> tuple[int, NDArray[np.float64]]:
     """Chunk size and λ₀: those the checkpoint was begun with, or those asked for and measured.
 
@@ -339,12 +346,12 @@ def _begun(
     Raises:
         InputError: If the chunk size is not the one the checkpoint was begun with.
     """
-    begun = None if folder is None else folder.pinned()
-    if folder is not None and begun is not None:
+    chunk = how.chunk
+    if begun is not None:
         if chunk is not None and chunk != begun["chunk"]:
             msg = (
-                f"chunk: {folder.folder} was begun with chunk={begun['chunk']}, got {chunk}; leave "
-                "it out to go on, or name another checkpoint"
+                f"chunk: {how.checkpoint} was begun with chunk={begun['chunk']}, got {chunk}; "
+                "leave it out to go on, or name another checkpoint"
             )
             raise InputError(msg)
         return int(begun["chunk"]), np.array(begun["top_eigenvalue_init"], dtype=np.float64)
@@ -352,9 +359,7 @@ def _begun(
         chunk = 1
     elif chunk is None:
         runs = rates * (len(bound.models) if bound.mixes_seeds else 1)
-        sizes = chunking.candidates(runs, bound.bytes_per_run, memory, workers)
+        sizes = chunking.candidates(runs, bound.bytes_per_run, how.memory, workers)
         with torch.no_grad():
             chunk = chunking.fastest(lambda size: bound.net([0] * size), sizes)
-    if folder is not None:
-        folder.pin({"chunk": chunk, "top_eigenvalue_init": bound.top.tolist()})
     return chunk, bound.top

@@ -80,6 +80,10 @@ class Kernel(Runs):
         del statuses
         return {}
 
+    def tallies(self) -> dict[str, FloatArray]:
+        """What was counted of every run so far, by name, each ``(R, k)``."""
+        return {}
+
     @abstractmethod
     def subset(self, index: Sequence[int]) -> "Kernel":
         """A kernel of the runs `index` only, in that order."""

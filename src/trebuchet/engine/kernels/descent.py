@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trebuchet._types import Status
-from trebuchet.curvature.gram import curved, top_of_gram
+from trebuchet.curvature.gram import curved
+from trebuchet.curvature.warm_top import SplitGram, WarmTop
 from trebuchet.engine import law
 from trebuchet.engine.kernels.base import FloatArray, Kernel
 from trebuchet.engine.kernels.outputs import OutputKernel
@@ -60,6 +61,8 @@ class DescentKernel(Kernel):
         self.check_after = np.zeros(net.runs, dtype=np.int64)  # step of the next such check
         self._known: law.Law | None = None
         self._looked = False
+        self.top: WarmTop | None = None
+        self._before: list[Tensor] = []
         self._fresh()
 
     def _fresh(self) -> None:
@@ -71,6 +74,7 @@ class DescentKernel(Kernel):
         self._z: Tensor | None = None
         self._dz: Tensor | None = None
         self._gram: Tensor | None = None
+        self._split: SplitGram | None = None
         self._shares = False
 
     @property
@@ -156,6 +160,10 @@ class DescentKernel(Kernel):
             return {}
         return {"output_spread": self._spread()}
 
+    def tallies(self) -> dict[str, FloatArray]:
+        """What proved the top eigenvalues."""
+        return {} if self.top is None else self.top.tallies()
+
     def _spread(self) -> FloatArray:
         """How far outputs differ over the inputs and the inputs doubled: 0 when nothing is seen."""
         # One sample alone cannot tell a dead net from a live one; its double can.
@@ -172,16 +180,18 @@ class DescentKernel(Kernel):
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.net = self.net.subset(rows)
-        other._known, other._looked = None, False
+        other._known, other._looked, other._before = None, False, []
         other._fresh()
         other.lr, other.velocity = self.lr[rows], [v[rows] for v in self.velocity]
         other.check_after = self.check_after[rows]
+        other.top = None if self.top is None else self.top.take(rows)
         other._dz = None if self._dz is None else self._dz[rows]
         return other
 
     def state(self) -> dict[str, Tensor | NDArray[Any]]:
-        """Weights, velocities and rates."""
+        """Weights, velocities and rates, and the eigenvectors that λ is found from."""
         found: dict[str, Tensor | NDArray[Any]] = {"check_after": self.check_after, "lr": self.lr}
+        found |= {} if self.top is None else self.top.state()
         found |= {f"params/{i}": p for i, p in enumerate(self.net.params)}
         return found | {f"velocity/{i}": v for i, v in enumerate(self.velocity)}
 
@@ -199,6 +209,7 @@ class DescentKernel(Kernel):
             _like(state[f"velocity/{i}"], p)
             for i, p in zip(range(len(self.velocity)), self.net.params, strict=False)
         ]
+        self.top, self._before = WarmTop.restored(state, self.runs), []
         self._fresh()
 
     def _law(self) -> law.Law | None:
@@ -211,6 +222,7 @@ class DescentKernel(Kernel):
                 self._known = None if coarse(of, self.lr.device) else of
         return self._known
 
+    @np.errstate(over="ignore", invalid="ignore")
     def predict(self, step: int) -> law.Prediction | None:
         """The law of gradient descent, heavy ball and weight decay, without a gradient.
 
@@ -227,23 +239,27 @@ class DescentKernel(Kernel):
         of, optimizer = self._law(), self.optimizer
         if of is None:
             return None
-        eta, decay = self.lr.double(), optimizer.weight_decay
-        weight = torch.as_tensor(self._weighted_norm(of), device=eta.device)
-        q = self._slope().flatten(1).double()
-        terms = of.degree * self._outputs().flatten(1).double() * q
-        along, size = terms.sum(1) + decay * weight, terms.abs().sum(1) + decay * weight
+        eta, decay = _numpy(self.lr.double()), optimizer.weight_decay
+        weight = self._weighted_norm(of)
+        slope = self._slope().flatten(1).double()
+        q, z = _numpy(slope), _numpy(self._outputs().flatten(1).double())
+        terms = of.degree * z * q
+        along, size = terms.sum(1) + decay * weight, np.abs(terms).sum(1) + decay * weight
         if optimizer.momentum:
             products = law.inner(of, self.net.params, self.velocity, runs=self.runs)[:, 0, 1]
-            pull = optimizer.momentum * torch.as_tensor(products, device=eta.device)
-            along, size = along + pull, size + pull.abs()
+            pull = optimizer.momentum * products
+            along, size = along + pull, size + np.abs(pull)
         expected, scale = weight - 2 * eta * along, weight + 2 * eta * size
-        if self._gram is None or optimizer.momentum or not self.net.counts_every_weight_once:
-            before = [p.clone() for p in self.net.params]
-            return law.Prediction(_numpy(expected), _numpy(scale), before=before)
-        hq = torch.bmm(self._gram.double(), q.unsqueeze(2)).squeeze(2)  # (R, D·K)
-        squared = self.samples * (q * hq).sum(1) + decay * (2 * terms.sum(1) + decay * weight)
+        if self._split is None or optimizer.momentum or not self.net.counts_every_weight_once:
+            if not self._before:  # allocated once: pages of their own at every step cost more
+                self._before = [torch.empty_like(p) for p in self.net.params]
+            for b, p in zip(self._before, self.net.params, strict=True):
+                b.copy_(p)
+            return law.Prediction(expected, scale, before=self._before)
+        squared = self.samples * _numpy(self._split.along(slope))
+        squared = squared + decay * (2 * terms.sum(1) + decay * weight)
         square = eta**2 * squared
-        return law.Prediction(_numpy(expected + square), _numpy(scale + square))
+        return law.Prediction(expected + square, scale + square)
 
     def violation(self, prediction: law.Prediction, step: int) -> FloatArray:
         """Of the step just made.
@@ -285,13 +301,21 @@ class DescentKernel(Kernel):
             self._gram = self.net.gram()
         return self._gram
 
+    def _split_gram(self) -> SplitGram:
+        """H in the parts that are fastest to multiply with."""
+        if self._split is None:
+            self._outputs()
+            self._split = self.net.split_gram()
+        return self._split
+
     def top_eigenvalue(self) -> FloatArray:
         """λ of Gauss–Newton, which for the half mean squared error is the NTK."""
-        gram, curvature = self.gram(), self.loss.curvature(self._outputs(), self.y)
+        matrices, curvature = self._split_gram(), self.loss.curvature(self._outputs(), self.y)
         if curvature is not None:
-            gram = self.samples * curved(gram, curvature)
-        top: FloatArray = top_of_gram(gram).double().cpu().numpy()
-        return top
+            matrices = SplitGram(self.samples * curved(self.gram(), curvature))
+        if self.top is None:
+            self.top = WarmTop(self.runs, matrices.dense.shape[-1])
+        return self.top.of(matrices)
 
     def residual(self) -> Tensor:
         """∂L/∂z."""
@@ -314,9 +338,7 @@ class DescentKernel(Kernel):
 
     def gradient_norm(self) -> FloatArray:
         """|∇L|, by |∇L|² = D ∂L/∂zᵀ H ∂L/∂z, so that no gradient is formed."""
-        q = self.residual().double()
-        hq = torch.bmm(self.gram().double(), q.unsqueeze(2)).squeeze(2)
-        squared = self.samples * (q * hq).sum(1)
+        squared = self.samples * self._split_gram().along(self.residual())
         norm: FloatArray = squared.clamp_min(0).sqrt().cpu().numpy()
         return norm
 

@@ -1,11 +1,13 @@
 """Stacked runs of bias-free MLPs, with the gradient written out."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from trebuchet.curvature.linear_rule import combine
+from trebuchet.curvature.warm_top import SplitGram
 from trebuchet.engine.kernels.outputs import OutputKernel, nbytes, norm_squared
 from trebuchet.engine.span import Span, compress
 from trebuchet.models.mlp import MLP
@@ -75,10 +77,13 @@ class MLPKernel(OutputKernel):
         *hidden, last = self._layers()
         below = self.x.expand(self.runs, -1, -1)
         shares = []
-        for w, a in zip(hidden, self._a, strict=True):
+        for w, a, spare in zip(hidden, self._a, self._g, strict=True):
             torch.bmm(below, w, out=a)
             if sparsity:
-                shares.append((a < 0).mean(dtype=torch.float64, dim=(1, 2)))
+                # Ones of a row are counted exactly in any dtype's sum; booleans take four times
+                # as long, and the signals' buffers are free until the backward pass.
+                rows = torch.lt(a, 0, out=spare).sum(2, dtype=torch.float32)
+                shares.append(rows.double().sum(1) / a[0].numel())
             self._activate_(a)
             below = a
         if sparsity and self.sparsity_layers:
@@ -130,6 +135,24 @@ class MLPKernel(OutputKernel):
         eye = self.scale * torch.eye(outputs, dtype=self.x.dtype, device=self.x.device)
         signals.append(eye.expand(self.runs, samples, outputs, outputs))
         return combine(inputs, signals, bias=[False] * len(inputs))
+
+    def split_gram(self) -> SplitGram:
+        """With one output the last layer's part of H is AAᵀ, up to a factor."""
+        if self._layers()[-1].shape[2] > 1:
+            return SplitGram(self.gram())
+        self._unit_signals()
+        samples = self.x.shape[0]
+        dense: Tensor | None = None
+        for a, g in zip([None, *self._a[:-1]], self._g, strict=True):
+            # The inputs of the first layer are those of every run at every step.
+            term = torch.bmm(g, g.mT).mul_(self._inner if a is None else torch.bmm(a, a.mT))
+            dense = term if dense is None else dense.add_(term)
+        assert dense is not None
+        return SplitGram(dense.div_(samples), self._a[-1], self.scale**2 / samples)
+
+    @cached_property
+    def _inner(self) -> Tensor:
+        return self.x @ self.x.T  # (D, D)
 
     def _unit_signals(self) -> None:
         if not self._signals_are_unit:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trebuchet._types import Status
-from trebuchet.curvature.gram import top_of_gram
 from trebuchet.curvature.measurement import OperatorName
 from trebuchet.curvature.top import top_eigen
+from trebuchet.curvature.warm_top import SplitGram, WarmTop
 from trebuchet.engine import law
 from trebuchet.engine.kernels.base import LAW, FloatArray, Kernel
 from trebuchet.engine.kernels.host import NTK, Host, State
@@ -67,6 +67,7 @@ class ModuleKernel(Kernel):
         self._rates_of = -1
         self._at = (0, False)  # the step of the last losses, and whether they came with a gradient
         self._seen: _Outputs | None = None
+        self.top: WarmTop | None = None
 
     @classmethod
     def at_start(cls, host: Host, rate: float, seed: int) -> "ModuleKernel":
@@ -187,6 +188,10 @@ class ModuleKernel(Kernel):
         if not self.free_looks:
             found["loss_closing_first"] = first[0]
         return {name: np.array([value]) for name, value in found.items()}
+
+    def tallies(self) -> dict[str, FloatArray]:
+        """What proved the top eigenvalues of the NTK."""
+        return {} if self.top is None else self.top.tallies()
 
     def subset(self, index: Sequence[int]) -> "ModuleKernel":
         """Itself."""
@@ -323,8 +328,10 @@ class ModuleKernel(Kernel):
         """λ of the NTK for the half mean squared error, of the loss's curvature elsewhere."""
         host = self.host
         if host.operator == NTK:
-            top: FloatArray = top_of_gram(self.gram()).double().cpu().numpy()
-            return top
+            gram = self.gram()
+            if self.top is None:
+                self.top = WarmTop(1, gram.shape[-1])
+            return self.top.of(SplitGram(gram))
         host.load(self)
         operator: OperatorName = "hessian" if host.operator == "hessian" else "ggn"
         with host.objective.autocast():

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from trebuchet.curvature.warm_top import SplitGram
 from trebuchet.models.scaling import Scaling
 
 
@@ -81,6 +82,10 @@ class OutputKernel(ABC):
     @abstractmethod
     def gram(self) -> Tensor:
         """H = JJᵀ/D of every run, ``(R, D·K, D·K)``; after ``forward``."""
+
+    def split_gram(self) -> SplitGram:
+        """H in two parts, where one of them need not be formed to be multiplied with."""
+        return SplitGram(self.gram())
 
     @abstractmethod
     def outputs(self, x: Tensor) -> Tensor:

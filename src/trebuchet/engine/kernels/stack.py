@@ -198,6 +198,11 @@ class StackKernel(Kernel):
         nan = np.array([np.nan])
         return {n: np.concatenate([found.get(n, nan) for found in each]) for n in names}
 
+    def tallies(self) -> dict[str, FloatArray]:
+        """As of single runs."""
+        each = [single.tallies() for single in self.singles]
+        return {name: np.concatenate([found[name] for found in each]) for name in each[0]}
+
     def subset(self, index: Sequence[int]) -> "StackKernel":
         """The runs `index`."""
         self.unstack()
