@@ -2,12 +2,13 @@
 
     python bench/killed.py sweep [--runs 300] [--kills 100] [--backend threads|loky|dask] [--seed 0]
 
-The process that sweeps is killed at a random moment, also while it starts, and started again on
-the same checkpoint, until it ends; then another sweep is begun, until there were so many kills.
-Where other processes make the runs, every third kill is of one of those: the sweep is to go on.
-After each kill `trebuchet show` says how many runs have ended: never fewer than before it; and
-within seconds no process of the killed sweep is left. Each sweep that ended is compared, bit for
-bit, with one that nobody disturbed. The row of a backend in bench/results/killed.json is replaced.
+The process that sweeps is killed at a random moment of the first seven tenths of what an
+undisturbed sweep takes, its start included, and started again on the same checkpoint, until it
+ends; then another sweep is begun, until there were so many kills. Where other processes make the
+runs, one of those is killed too, in every third of its lives: the sweep is to go on. After each
+kill `trebuchet show` says how many runs have ended: never fewer than before it; and within seconds
+no process of the killed sweep is left. Each sweep that ended is compared, bit for bit, with the
+undisturbed one. The row of a backend in bench/results/killed.json is replaced.
 
 Processes are forks of this one, which has imported everything and has one thread: else a hundred
 kills were a hundred imports of torch.
@@ -42,8 +43,8 @@ import trebuchet as tb
 from trebuchet.cli import main as trebuchet_command
 
 OUT = Path(__file__).parent / "results" / "killed.json"
-WITHIN = {"threads": 1.5, "loky": 9.0, "dask": 12.0}
-"""Seconds in which a kill comes: other processes must start before they make anything."""
+WITHIN = 0.7
+"""Of the seconds that an undisturbed sweep takes: a kill comes in the first so many."""
 LONGEST = 20.0
 """Seconds that processes of a killed sweep may take to go."""
 SEEDS, CHUNK = 10, 3
@@ -56,9 +57,9 @@ def problem() -> tb.Problem:
     return tb.Problem(lambda seed: tb.MLP.draw(8, 32, generator=seed), "half_mse", (x, y))
 
 
-def swept(options: argparse.Namespace, checkpoint: Path | None, backend: Any) -> xr.Dataset:
+def swept(options: argparse.Namespace, checkpoint: Path | None) -> xr.Dataset:
     """The sweep, a thread a product, as in other processes."""
-    torch.set_num_threads(1)
+    backend: Any = options.backend
     return tb.sweep(
         problem(), lr_ratio=np.geomspace(0.3, 12, options.runs // SEEDS), seeds=SEEDS,
         steps=options.steps, chunk=CHUNK, record=tb.Recording(every=options.steps // 50),
@@ -67,7 +68,7 @@ def swept(options: argparse.Namespace, checkpoint: Path | None, backend: Any) ->
     )  # fmt: skip
 
 
-def sweep(options: argparse.Namespace, checkpoint: Path, result: Path) -> None:
+def sweep(options: argparse.Namespace, checkpoint: Path | None, result: Path) -> None:
     """What a killed process was at: the sweep, saved when it has ended."""
     with contextlib.ExitStack() as stack:
         if options.backend == "dask":
@@ -77,7 +78,7 @@ def sweep(options: argparse.Namespace, checkpoint: Path, result: Path) -> None:
             cluster = made(n_workers=2, threads_per_worker=1, dashboard_address=None)
             client: Any = Client
             stack.enter_context(client(stack.enter_context(cluster)))
-        tb.save(swept(options, checkpoint, options.backend), result, overwrite=True)
+        tb.save(swept(options, checkpoint), result, overwrite=True)
 
 
 def forked(task: Callable[..., object], *arguments: Any, said: Path | None = None) -> int:
@@ -177,6 +178,7 @@ class Count:
     failed: int = 0
     orphans: int = 0
     seconds_to_go: list[float] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
 
     def say(self, backend: str) -> str:
         """In a line."""
@@ -210,23 +212,24 @@ def through(pid: int, seconds: float) -> int | None:
     return None
 
 
-def one_sweep(options: argparse.Namespace, folder: Path, rng: Any, count: Count) -> None:
+def one_sweep(
+    options: argparse.Namespace, folder: Path, within: float, rng: Any, count: Count
+) -> None:
     """Kill and resume one sweep until it has ended."""
     checkpoint, result, log = folder / "checkpoint", folder / "runs.zarr", folder / "log"
-    before, within = 0, options.within or WITHIN[options.backend]
+    before = 0
     while True:
         pid = forked(sweep, options, checkpoint, result, said=log)
         code = None
-        while code is None and count.kills < options.kills:
+        if count.kills < options.kills:
             code = through(pid, float(rng.uniform(0, within)))
             workers = [child for child in family(pid) if is_worker(child)]
             if code is None and workers and rng.uniform() < 1 / 3:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(rng.choice(workers)), signal.SIGKILL)
                     count.kills_of_workers += 1
-                continue
-            break
-        if code is None and count.kills >= options.kills:
+                code = through(pid, float(rng.uniform(0, within)))
+        else:
             _, code = os.waitpid(pid, 0)
         if code is not None:
             break
@@ -239,6 +242,7 @@ def one_sweep(options: argparse.Namespace, folder: Path, rng: Any, count: Count)
         count.lost += max(0, before - now)
         before = now
         print(f"kill {count.kills}: {now} of {options.runs} runs have ended", flush=True)
+        record(options, count)
     count.sweeps += 1
     if code:
         count.failed += 1
@@ -255,9 +259,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--backend", choices=list(WITHIN), default="threads")
+    parser.add_argument("--backend", choices=["threads", "loky", "dask"], default="threads")
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--within", type=float, help="seconds in which a kill comes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OUT)
 
@@ -276,26 +279,26 @@ def run(options: argparse.Namespace) -> bool:
     rng, count = np.random.default_rng(options.seed), Count()
     torch.set_num_threads(1)
     tb.sweep(problem(), lr=[1e-3], steps=1, progress=False)  # imports what is imported late
-    start = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         whole = place / "whole.zarr"
         log = place / "log"
-        pid = forked(lambda: tb.save(swept(options, None, "threads"), whole), said=log)
+        pid = forked(sweep, options, None, whole, said=log)
         if os.waitpid(pid, 0)[1]:
             raise SystemExit(log.read_text())
-        print(f"undisturbed, in threads: {time.monotonic() - start:.1f} s", flush=True)
+        within = WITHIN * (time.monotonic() - count.started)
+        print(f"undisturbed: {within / WITHIN:.1f} s", flush=True)
         while count.kills < options.kills:
             folder = place / f"sweep-{count.sweeps}"
             folder.mkdir()
-            one_sweep(options, folder, rng, count)
+            one_sweep(options, folder, within, rng, count)
             shutil.rmtree(folder)
     print(count.say(options.backend))
-    record(options, count, time.monotonic() - start)
+    record(options, count)
     return bool(count.lost or count.different or count.failed or count.orphans)
 
 
-def record(options: argparse.Namespace, count: Count, seconds: float) -> None:
+def record(options: argparse.Namespace, count: Count) -> None:
     """Put the backend's row into the table of all."""
     rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
     row = {
@@ -304,7 +307,8 @@ def record(options: argparse.Namespace, count: Count, seconds: float) -> None:
         "sweeps": count.sweeps, "sweeps_different": count.different,
         "sweeps_failed": count.failed, "orphans": count.orphans,
         "slowest_to_go_seconds": round(max(count.seconds_to_go, default=0.0), 1),
-        "seconds": round(seconds), "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - count.started),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "torch": torch.__version__, "platform": platform.platform(),
         "command": "python bench/killed.py " + " ".join(sys.argv[1:]),
     }  # fmt: skip

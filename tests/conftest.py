@@ -12,8 +12,8 @@ LINEAR_ALGEBRA = [
     *("phases/test_edges.py", "scans/test_critical.py", "scans/test_paper.py"),
 ]
 """Folders and files whose numbers come from sums that a CPU's kernels round."""
-NO_NUMBERS = ["paper/test_experiments.py"]
-"""Files in them that are of pictures, words and files."""
+NO_NUMBERS = ["paper/test_experiments.py", "curvature/test_distributed.py"]
+"""Files in them that are of pictures and files, or of processes."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -16,6 +16,7 @@ import trebuchet as tb
 from trebuchet.cli import main, sweep_digits
 from trebuchet.data.digits import load_digits01
 from trebuchet.errors import InputError
+from trebuchet.paper import digits
 from trebuchet.results.store import load
 
 
@@ -43,7 +44,7 @@ def run(*words: object) -> object:
 
 
 def test_sweep_digits_writes_its_folder_and_keeps_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A short sweep: the default folder is in the current directory."""
     monkeypatch.chdir(tmp_path)
@@ -58,11 +59,12 @@ def test_sweep_digits_writes_its_folder_and_keeps_it(
     assert lazy.min() == 0.5
     assert lazy.max() <= 2.0
     # A second call refuses before it computes.
-    command = [sys.executable, "-m", "trebuchet", "sweep", "digits"]
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert again.returncode == 2
-    assert "--overwrite" in again.stderr
-    assert "Traceback" not in again.stderr
+    monkeypatch.setattr(digits, "digits_sweep", lambda *_, **__: pytest.fail("it computed"))
+    capsys.readouterr()
+    assert run("sweep", "digits") == 2
+    told = capsys.readouterr().err
+    assert "--overwrite" in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.parametrize("rates", ["-1,2", "0", "nan", "", ",", "1:2", "2:1:0.5", "1:2:0", "fast"])

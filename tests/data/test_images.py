@@ -181,8 +181,9 @@ class FakeOpenML:
     """Stands in for fetch_openml: ten classes in turn, pixel (row, 0) = row % 251."""
 
     def __init__(self, rows: int, pixels: int, *, frame: bool = False) -> None:
-        # zeros cost no memory until they are written, so full-size fakes are cheap
-        self.data: NDArray[Any] = np.zeros((rows, pixels), np.int64)
+        # zeros cost no memory until they are written, so full-size fakes are cheap; what a frame
+        # copies is smaller than OpenML's own int64
+        self.data: NDArray[Any] = np.zeros((rows, pixels), np.int16)
         self.data[:, 0] = np.arange(rows) % 251
         self.target = (np.arange(rows) % 10).astype(str).astype(object)
         self.frame = frame

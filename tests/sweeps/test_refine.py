@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from matplotlib import pyplot as plt
 from torch import Tensor, nn
@@ -103,6 +104,18 @@ def test_names_need_their_values_and_another_problem_is_refused() -> None:
     unfinished = coarse.status.where(coarse.clip_grad_norm != "1.0", "not_run")
     with pytest.raises(InputError, match=r"got none at clip_grad_norm=1\.0; sweep it to its end"):
         tb.refine(coarse.assign(status=unfinished), problem(), runs=2, axes=axes)
+
+
+def test_nothing_is_observed_that_the_sweep_did_not() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    batches = Problem(module, "mse", (X, Y[:, None]), batch_size=2)
+    for observables in ([], ["gradient_norm"]):
+        coarse = tb.sweep(batches, lr=[0.01, 50.0], steps=10, observables=observables)
+        assert "gradient_norm_final" in coarse
+        finer = tb.refine(coarse, batches, runs=2)
+        assert set(coarse.data_vars) <= set(finer.data_vars)
+        assert ("gradient_norm" in finer) == bool(observables)
 
 
 def test_runs_or_a_tolerance_must_be_given() -> None:

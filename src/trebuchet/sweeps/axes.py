@@ -95,11 +95,13 @@ def _axis(called: str, key: str, given: object) -> Axis:
         labels = np.array([str(name) for name in given])
     else:
         labels = _labels(called, key, values)
-    for i, label in enumerate(labels.tolist()):
-        if label in labels[:i].tolist():
+    seen: set[Any] = set()
+    for label in labels.tolist():
+        if label in seen:
             advice = "" if named else "; give a dict of names where different values share one"
             msg = f"{called}: expected different values, got {shown(label)} twice{advice}"
             raise InputError(msg)
+        seen.add(label)
     return Axis(key, values, labels)
 
 

@@ -105,14 +105,14 @@ def made(
             "that makes the model, or use backend='threads'"
         )
         raise InputError(msg) from error
-    key, left, deaths = uuid.uuid4().hex, list(indices), 0
+    key, left, deaths = uuid.uuid4().hex, dict.fromkeys(indices), 0
     while left:
         before = len(left)
         try:
             with _configured(backend, workers, blob):
                 for index, history in _as_they_come(key, blob, list(left)):
                     yield index, history
-                    left.remove(index)
+                    del left[index]
         except _deaths() as error:
             deaths = deaths + 1 if len(left) == before else 1
             if deaths >= DEATHS:

@@ -216,8 +216,10 @@ def _bare(cell: xr.Dataset, at: Mapping[str, Any]) -> xr.Dataset:
 
 def _watched(ds: xr.Dataset) -> list[str]:
     """Observables of our own that runs were recorded with."""
-    known = set(OBSERVABLES) - {"weight_norm", "test_loss"}
-    return [name for name in OBSERVABLES if name in known and {name, f"{name}_final"} & set(ds)]
+    known = [name for name in OBSERVABLES if name not in ("weight_norm", "test_loss")]
+    # Every run of a module knows its gradient norm at its ends, asked for or not.
+    ends = [name for name in known if name != "gradient_norm" and f"{name}_final" in ds]
+    return [name for name in known if name in ds or name in ends]
 
 
 def _stop(ds: xr.Dataset) -> StopRule:
