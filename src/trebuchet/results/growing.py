@@ -199,9 +199,9 @@ class Growing:
         metadata = json.loads((self.folder / METADATA).read_text(encoding="utf-8"))
         listed = metadata["metadata"]
         arrays = {key.removesuffix("/.zarray") for key in listed if key.endswith("/.zarray")}
-        for name in sorted(arrays - {str(name) for name in ds.variables}):
+        empty = sorted(arrays - {str(name) for name in ds.variables})
+        for name in empty:
             del listed[f"{name}/.zarray"], listed[f"{name}/.zattrs"]
-            remove_folder(self.folder / name)
         for named, variable in ds.variables.items():
             key = f"{named}/.zattrs"
             kept = {k: v for k, v in listed[key].items() if k.startswith("_")}
@@ -210,6 +210,8 @@ class Growing:
         for key in [".zattrs", *(f"{name}/.zattrs" for name in ds.variables)]:
             (self.folder / key).write_text(json.dumps(listed[key]), encoding="utf-8")
         write_whole(self.folder / METADATA, json.dumps(metadata).encode())
+        for name in empty:  # once nothing speaks of them
+            remove_folder(self.folder / name)
         manifest.write(self.folder, schema_version=SCHEMA_VERSION, kind="runs")
 
     @cached_property
