@@ -15,6 +15,7 @@ from matplotlib import pyplot as plt
 from torch import Tensor, nn
 
 import trebuchet as tb
+from tests.cli.test_paper import run
 from tests.sweeps.interrupting import STOPPER, Watched, differing
 from tests.zoo import inputs, mlp
 from trebuchet.engine.kernels import OutputKernel
@@ -177,7 +178,9 @@ STOP_AT = [-1]
 
 
 @pytest.mark.parametrize("axes", [None, {"width": [8, 16]}], ids=["alone", "over widths"])
-def test_what_a_checkpoint_holds_is_not_made_again(axes: Any, tmp_path: Path) -> None:
+def test_what_a_checkpoint_holds_is_not_made_again(
+    axes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     counted = problem(optimizer=Counted())
     coarse = tb.sweep(counted, lr_ratio=[0.5, 30.0], axes=axes, chunk=1, **COARSE)
     settings: dict[str, Any] = {"execution": tb.Execution(workers=1, chunk=1, checkpoint=tmp_path)}
@@ -207,6 +210,8 @@ def test_what_a_checkpoint_holds_is_not_made_again(axes: Any, tmp_path: Path) ->
     again = tb.refine(part, counted, tolerance=0.7, execution=tb.Execution(workers=1, chunk=1))
     assert differing(again, whole) == []
     assert again.attrs["interrupted"] == 0
+    assert run("show", tmp_path) == 0  # every round, and how far it came
+    assert capsys.readouterr().out.count("/round-") >= 2
 
 
 def test_a_checkpoint_of_other_runs_or_in_use_is_refused(tmp_path: Path) -> None:

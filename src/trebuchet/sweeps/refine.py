@@ -136,11 +136,11 @@ def refine(
                     break
                 likely = made + _likely(gaps, width) * seeds
                 total = likely if runs is None else min(likely, runs)
-                folder = None if place is None else place / _round_name(turn, chosen)
+                called = _round_name(turn, chosen)
                 for i, rates in chosen.items():
-                    own = None if folder is None else folder / folder_name(grid[i].name or "runs")
+                    cell = f"{called},{folder_name(grid[i].name)}" if over else called
                     given: dict[str, Any] = {swept: rates, **settings}
-                    given["execution"] = replace(how, checkpoint=own)
+                    given["execution"] = replace(how, checkpoint=place and place / cell)
                     found[i], interrupted = _with_more(found[i], grid[i].problem, given)
                     if interrupted:
                         break
@@ -158,7 +158,7 @@ def refine(
 
 
 def _round_name(turn: int, chosen: Mapping[int, Sequence[float]]) -> str:
-    """A folder for a round: the same for the same rates in the same cells."""
+    """What folders of a round are called: the same for the same rates in the same cells."""
     digest = hashlib.sha256(repr(sorted(chosen.items())).encode()).hexdigest()[:8]
     return f"round-{turn:02}-{digest}"
 
