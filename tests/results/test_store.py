@@ -106,9 +106,9 @@ def test_an_interrupted_save_leaves_what_was_there(
     whole = dataset()
     save(whole, path)
 
-    def write_half(self: xr.Dataset, target: Path, **_: object) -> None:
-        target.mkdir()
-        (target / ".zmetadata").write_text("{}")
+    def write_half(self: xr.Dataset, target: str, **_: object) -> None:
+        Path(target).mkdir()
+        Path(target, ".zmetadata").write_text("{}")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(xr.Dataset, "to_zarr", write_half)
