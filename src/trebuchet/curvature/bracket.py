@@ -73,7 +73,8 @@ class Products:
 
     def climb(self, start: Floats, tol: float) -> tuple[float, Floats, bool]:
         """The best θ and top vectors that a few products give, and whether θ is λ₁."""
-        v, bv, sv = (np.empty((MOST, start.shape[1])) for _ in range(3))
+        # Memory of torch's, always aligned alike: its products round by that.
+        v, bv, sv = torch.empty((3, MOST, start.shape[1]), dtype=torch.float64).numpy()
         noise = ROUNDING * self.eps * (math.sqrt(self.square) + self.trace)
         v[0], others = start[0], start[1:]
         done, k, before = 0, 1, math.inf
