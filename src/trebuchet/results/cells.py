@@ -18,6 +18,8 @@ from trebuchet.results.schema import COORDINATES, FACT, VARIABLES, config_hash, 
 Values = NDArray[Any]
 FILL: dict[str, Any] = {"status": str(Status.NOT_RUN), "last_above": -1}
 """What stands for a run that was not made; else NaN, 0 or no text."""
+JUDGED_BY = {"delta", "blowup", "deterministic", "dtype"}
+"""Attributes that decide what a run's numbers mean for its phase."""
 NOT_FACTS = {"interrupted", "created", "config_hash"}
 """Attributes that are the whole dataset's, whatever they are of its cells."""
 
@@ -53,8 +55,8 @@ def cells_of(ds: xr.Dataset) -> Iterator[tuple[dict[str, Any], xr.Dataset]]:
 
 
 def varied(ds: xr.Dataset) -> bool:
-    """Whether cells have attributes of their own, so that each must be judged by itself."""
-    return any(FACT in c.attrs and c.ndim for c in ds.coords.values())
+    """Whether cells differ in what runs are judged by, so that each must be judged by itself."""
+    return any(c.attrs.get(FACT) in JUDGED_BY and c.ndim for c in ds.coords.values())
 
 
 def over_cells(ds: xr.Dataset, change: Callable[[xr.Dataset], xr.Dataset]) -> xr.Dataset:
