@@ -64,7 +64,7 @@ class Checkpoint:
     _zarr: Growing = field(init=False)
     _saved: dict[str, NDArray[Any]] = field(default_factory=dict, init=False)  # when taken up
     _ended: NDArray[np.bool_] = field(init=False)  # what is in the Zarr
-    _waiting: list[tuple[ChunkFile, History]] = field(default_factory=list, init=False)
+    _waiting: dict[Path, tuple[ChunkFile, History]] = field(default_factory=dict, init=False)
     _reasons: dict[str, str] = field(default_factory=dict, init=False)
     _due: float = field(default_factory=lambda: time.monotonic() + PAUSE, init=False)
 
@@ -195,7 +195,7 @@ class Checkpoint:
         """
         if self.has(file.runs):
             return
-        self._waiting.append((file, history))
+        self._waiting[file.path] = file, history
         if time.monotonic() >= self._due:
             self.flush()
 
@@ -210,11 +210,12 @@ class Checkpoint:
         began = time.monotonic()
         with Interrupts() as interrupts, writing(self.folder), self._readable():
             interrupts.hold_back()
-            places = [place for file, _ in self._waiting for place in file.runs]
-            history = together([history for _, history in self._waiting])
+            files = [file for file, _ in self._waiting.values()]
+            places = [place for file in files for place in file.runs]
+            history = together([history for _, history in self._waiting.values()])
             self._note(history.reasons)
             self._zarr.write(places, history.columns())
-            for file, _ in self._waiting:
+            for file in files:
                 file.path.unlink(missing_ok=True)
             self._ended[tuple(np.array(places).T)] = True
             self._waiting.clear()

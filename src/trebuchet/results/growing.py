@@ -48,11 +48,6 @@ class Growing:
 
     folder: Path
 
-    @property
-    def made(self) -> bool:
-        """Whether it is there, whole."""
-        return (self.folder / METADATA).is_file()
-
     def make(self, blank: xr.Dataset) -> None:
         """Lay out the arrays.
 
