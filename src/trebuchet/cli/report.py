@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @command
 def report(
     paths: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="PATH...",
             help="Saved results of any kind: the folders that tb.save and the commands "
@@ -59,7 +59,7 @@ def report(
     )
 
 
-def _maker(path: Path) -> "Maker":
+def _maker(path: str) -> "Maker":
     """Who makes the section of a saved result, which says what it was read from."""
     from trebuchet.files import load
     from trebuchet.reports.door import results
@@ -72,6 +72,6 @@ def _maker(path: Path) -> "Maker":
 
     def told(points: int) -> "Section":
         section = make(points)
-        return replace(section, asked=[*section.asked, ("read from", path.name)])
+        return replace(section, asked=[*section.asked, ("read from", Path(path).name)])
 
     return told

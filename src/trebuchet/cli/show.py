@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 @command
 def show(
     path: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="PATH",
             help="A saved result (runs.zarr, scan.zarr …), the checkpoint of a sweep, or a folder "
-            "that holds such.",
+            "that holds such; or the address of one (s3://bucket/runs.zarr).",
             show_default=False,
         ),
     ],
@@ -36,16 +36,19 @@ def show(
     Try it:  trebuchet sweep digits
              trebuchet show trebuchet-sweep-digits
     """  # noqa: DOC501 - this text is what --help shows
-    if not path.exists():
-        msg = f"path: there is nothing at {path}"
+    from trebuchet._checks import place as a_place
+
+    asked = a_place("PATH", path)
+    if not asked.exists():
+        msg = f"PATH: there is nothing at {asked}"
         raise InputError(msg)
     screen, found = console(), 0
-    for place in [path, *_folders(path)]:
+    for place in [asked, *_folders(asked)]:
         found += _told(screen, place)
-        if found and place == path:
+        if found and place == asked:
             break  # what is inside is told with it
     if not found:
-        msg = f"path: {path} holds no result of trebuchet, and no sweep under way"
+        msg = f"PATH: {asked} holds no result of trebuchet, and no sweep under way"
         raise InputError(msg)
 
 
