@@ -8,9 +8,10 @@ from pathlib import Path
 import xarray as xr
 
 from trebuchet._checks import one_line
+from trebuchet._places import remove_folder
 from trebuchet._whole import DamagedError, write_whole
 from trebuchet.results.codecs import check_codecs
-from trebuchet.results.growing import METADATA, STATE, Growing
+from trebuchet.results.growing import METADATA, STATE, Growing, any_of_it
 
 CELLS = "cells.json"
 
@@ -46,6 +47,22 @@ class Cells:
         Growing(folder).make(axes)
         said = {"folders": list(self.folders), "axes": list(self.axes)}
         write_whole(folder / STATE / CELLS, json.dumps(said).encode())
+
+    def withdraw(self, folder: Path) -> None:
+        """Take back what `write` wrote, where no run of any cell was begun.
+
+        Args:
+            folder: The folder, held by the caller.
+
+        Raises:
+            OSError: If it cannot be removed.
+        """
+        if any(any_of_it(folder / name) for name in self.folders):
+            return
+        for name in (STATE, *self.axes):
+            remove_folder(folder / name)
+        for name in (METADATA, ".zattrs", ".zgroup"):
+            (folder / name).unlink(missing_ok=True)
 
     def gather(self, folder: Path) -> None:
         """List what is in the cells in the metadata of all, so that it opens as one tree.

@@ -70,8 +70,11 @@ def over_axes(
                 found[i] = runs
                 if runs.attrs["interrupted"]:
                     break
-        except KeyboardInterrupt:  # between runs, as where λ₀ is measured
-            if found[0] is None:
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt)  # between runs, as where λ₀ is measured
+            if not stopped or found[0] is None:
+                if checkpoint is not None:
+                    grid.withdraw(checkpoint)
                 raise
         if checkpoint is not None:
             _written(checkpoint, partial(grid.gather, checkpoint))

@@ -1,7 +1,7 @@
 """Many runs of one problem, over learning rates × seeds."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -251,7 +251,9 @@ def _runs(
         place = cast("Path | None", how.checkpoint)
         held = nullcontext() if place is None else hold(place, identity)
         alone = nullcontext() if inline else one_thread(bound.device)
-        with alone, held as folder:
+        # Results say how many threads the caller has, not how many a product was made by.
+        with held as folder, ExitStack() as within:
+            within.enter_context(alone)
             begun = None if folder is None else folder.pinned()
             chunk, top = _begun(how, bound, rates.size, workers, begun)
             scale = top[None, :] if swept == "lr_ratio" else np.ones((1, len(seed_list)))
@@ -291,6 +293,7 @@ def _runs(
                 )  # fmt: skip
                 elsewhere = partial(made, errand, backend=how.backend, workers=how.workers)
             histories, interrupted = job.run(0 if inline else workers, elsewhere)
+            within.close()
             notes = bound.notes()
             facts["interrupted"] = int(interrupted)
             if notes:
