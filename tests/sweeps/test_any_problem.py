@@ -291,6 +291,10 @@ def test_ctrl_c_and_on_again(kind: str, after: int, tmp_path: Path) -> None:
     if part is not None:
         assert part.attrs["interrupted"] == 1
         assert "interrupted" in part.status.values
+        there = tb.load(tmp_path / "c")
+        assert set(there.data_vars) <= set(part.data_vars)  # nothing that only the loop knows
+        ended = there.status.values != "not_run"
+        np.testing.assert_array_equal(there.loss.values[ended], part.loss.values[ended])
     calls = after + 1
     resumed = tb.sweep(problem, **arguments, checkpoint=tmp_path / "c")
     whole = tb.sweep(problem, **arguments)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from trebuchet._types import Status
 from trebuchet.curvature.warm_top import PROOFS, TOP_PROOFS
-from trebuchet.engine.history import PER_RUN, STEPS, History
+from trebuchet.engine.history import PER_RUN, History
 from trebuchet.engine.kernels.base import LAW
 from trebuchet.engine.runner import Plan
 from trebuchet.observables.base import Observable
-from trebuchet.results.schema import RUN, TRACE, VARIABLES, make_dataset
+from trebuchet.results.schema import OF_STEP, RUN, TRACE, VARIABLES, make_dataset
 
 Pair = tuple[int, int]
 """(position of the rate, position of the seed)."""
@@ -91,7 +91,7 @@ def assemble(
     if LAW in history.traces and (whole or not np.isnan(history.traces[LAW]).all()):
         variables[LAW] = grid(history.traces[LAW])
     if whole:
-        numbers = {n: v for n, v in history.columns().items() if n.endswith(STEPS)}
+        numbers = {n: v for n, v in history.columns().items() if n.endswith(OF_STEP)}
         about = {"units": "", "long_name": "of the last step"}
         variables |= {n: xr.Variable(RUN, grid(v), about) for n, v in numbers.items()}
     for observable in (*plan.observables, *plan.only_at_the_end):
@@ -123,7 +123,7 @@ def assemble(
 
 def _same(horizon: NDArray[np.float64], final: NDArray[np.float64]) -> bool:
     """Whether the loss in the worse of both modes says nothing beside the final one."""
-    filled: Any = np.nan_to_num(horizon, nan=final)  # type: ignore[call-overload]  # one a run
+    filled: Any = np.nan_to_num(horizon, nan=final)  # type: ignore[call-overload]  # stubs know one number only
     return bool(np.isnan(horizon).all()) or np.array_equal(filled, final)
 
 

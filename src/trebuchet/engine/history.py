@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from trebuchet._types import Status
 from trebuchet.results.levels import risen
+from trebuchet.results.schema import OF_STEP
 
 Array = NDArray[Any]
 
@@ -17,10 +18,6 @@ PER_RUN = (
     "loss_horizon",
 )  # fmt: skip
 """Numbers of every run that are no observable's."""
-
-
-STEPS = "_of_step"
-"""After the name of such a number that an observable has as well."""
 
 
 class History:
@@ -147,7 +144,7 @@ class History:
             **finals,
             **{name: numbers for name, numbers in self.extra.items() if "/" not in name},
             **self.traces,
-            **{f"{n}{STEPS * (n in finals)}": numbers for n, numbers in self.per_run.items()},
+            **{f"{n}{OF_STEP * (n in finals)}": numbers for n, numbers in self.per_run.items()},
             "steps": self.steps,
             "status": self.status,
         }

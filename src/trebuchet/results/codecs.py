@@ -1,14 +1,40 @@
-"""Which codecs a Zarr may ask for: none that runs code, as the one for pickles would."""
+"""A Zarr read with care: by codecs that run no code, and with one sentence for all that fails."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from trebuchet._checks import one_line
 from trebuchet._whole import DamagedError
 
 PLAIN = {"blosc", "zlib", "gzip", "bz2", "lz4", "zstd", "lzma", "shuffle", "delta", "crc32",
          "crc32c", "adler32", "fletcher32", "jenkins_lookup3", "fixedscaleoffset", "vlen-utf8",
          "string-dtype"}  # fmt: skip
 """Those of bytes, numbers and text."""
+
+
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Read a Zarr inside, or say in a few words that it cannot be read.
+
+    Args:
+        folder: A Zarr of format 2, with consolidated metadata.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        DamagedError: If it asks for a codec that may run code, or anything fails inside.
+    """
+    check_codecs(folder)
+    try:
+        yield
+    except DamagedError:
+        raise
+    except Exception as error:  # Zarr, its codecs and xarray raise whatever they like
+        msg = f"it cannot be read ({one_line(error)})"
+        raise DamagedError(msg) from error
 
 
 def check_codecs(folder: Path) -> None:

@@ -24,8 +24,8 @@ from trebuchet._places import is_there, move, remove_folder
 from trebuchet._types import Status
 from trebuchet._whole import DamagedError, sync, write_whole
 from trebuchet.results import manifest
-from trebuchet.results.codecs import check_codecs
-from trebuchet.results.schema import RUN, SCHEMA_VERSION
+from trebuchet.results.codecs import readable
+from trebuchet.results.schema import OF_STEP, RUN, SCHEMA_VERSION
 
 Place = tuple[int, int]
 """Positions of a run in rates and seeds."""
@@ -150,25 +150,22 @@ class Growing:
             DamagedError: If they are not what was written.
         """
         absent = [next(self._files(*at)) for at in self._absent(self.ended())]
-        absent += [file for file in self._plain() if not file.is_file()]
+        absent += [file for file in self._others() if not file.is_file()]
         if absent:
             msg = f"{absent[0].relative_to(self.folder)} is missing"
             raise DamagedError(msg)
-        try:
+        with readable(self.folder):
             if lazy:
-                return xr.open_dataset(
-                    str(self.folder), engine="zarr", consolidated=True, chunks={}
-                )
+                ds = xr.open_dataset(str(self.folder), engine="zarr", consolidated=True, chunks={})
+                return ds.drop_vars([name for name in ds if str(name).endswith(OF_STEP)])
             with xr.open_dataset(str(self.folder), engine="zarr", consolidated=True) as stored:
                 ds = stored.load().drop_encoding()
-        except Exception as error:
-            raise DamagedError(_cannot_read(error)) from error
         empty = [
             name
             for name, v in ds.data_vars.items()
             if v.dtype.kind == "f" and name not in {"learning_rate", "loss"} and v.isnull().all()
         ]
-        ds = ds.drop_vars(empty)
+        ds = ds.drop_vars([*empty, *(n for n in ds if str(n).endswith(OF_STEP) and n not in empty)])
         return ds.drop_vars([d for d in ds.dims if not any(d in v.dims for v in ds.values())])
 
     def tidy(self) -> None:
@@ -212,8 +209,7 @@ class Growing:
     @cached_property
     def _arrays(self) -> dict[str, Any]:
         """All of them."""
-        try:
-            check_codecs(self.folder)
+        with readable(self.folder):
             group = zarr.open_group(
                 str(self.folder), mode="r+", zarr_format=2, use_consolidated=True
             )
@@ -222,10 +218,6 @@ class Growing:
                 for name, array in group.arrays()
             }
             found["status"]  # whatever else there is
-        except DamagedError:
-            raise
-        except Exception as error:  # Zarr and its codecs raise whatever they like
-            raise DamagedError(_cannot_read(error)) from error
         return found
 
     @cached_property
@@ -234,7 +226,7 @@ class Growing:
         dims = {name: array.attrs["_ARRAY_DIMENSIONS"] for name, array in self._arrays.items()}
         return [name for name, of in dims.items() if tuple(of[:2]) == RUN]
 
-    def _plain(self) -> Iterator[Path]:
+    def _others(self) -> Iterator[Path]:
         """The files of the others, of a chunk each."""
         for name in sorted(self._arrays.keys() - set(self._runs)):
             yield self.folder / name / ".".join("0" * max(1, self._arrays[name].ndim))
@@ -244,15 +236,16 @@ class Growing:
         array = self._arrays[name]
         try:
             return np.asarray(array[...])
-        except Exception as error:
+        except Exception as error:  # Zarr and its codecs raise whatever they like
             for rates, seeds in self._blocks(name):
                 try:
                     array[rates, seeds]
-                except Exception as inner:
+                except Exception as inner:  # the same, of this chunk
                     file = next(self._files(name, rates, seeds))
                     msg = f"{name}/{file.name} is not what was written: {one_line(inner)}"
                     raise DamagedError(msg) from error
-            raise DamagedError(_cannot_read(error)) from error
+            msg = f"{name} cannot be read ({one_line(error)})"
+            raise DamagedError(msg) from error
 
     def _absent(self, ended: NDArray[np.bool_]) -> Iterator[tuple[str, slice, slice]]:
         """Chunks that are gone where runs have ended: they would read as missing values."""
@@ -326,7 +319,3 @@ def _chunks(variable: xr.Variable) -> tuple[int, ...]:
 
 def _plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(k): v.item() if isinstance(v, np.generic) else v for k, v in attrs.items()}
-
-
-def _cannot_read(error: Exception) -> str:
-    return f"it cannot be read ({one_line(error)})"

@@ -108,6 +108,9 @@ VARIABLES: dict[str, Variable] = {
 }
 # fmt: on
 
+OF_STEP = "_of_step"
+"""Ends the name of a number that the loop of a sweep under way keeps beside an observable's."""
+
 _VOLATILE = {"created", "device", "interrupted", "config_hash", *FACTS}
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
@@ -11,14 +12,14 @@ from typing import TypeVar
 import numpy as np
 import xarray as xr
 
-from trebuchet._checks import flag, one_line, place as a_place
+from trebuchet._checks import flag, place as a_place
 from trebuchet._doors import door
 from trebuchet._places import here, is_there, remove_folder
 from trebuchet._whole import DamagedError
 from trebuchet.errors import InputError
 from trebuchet.results import growing, legacy, manifest, tree
 from trebuchet.results.cells import combine
-from trebuchet.results.codecs import check_codecs
+from trebuchet.results.codecs import readable
 from trebuchet.results.schema import SCHEMA_VERSION, a_dataset, validate
 
 T = TypeVar("T")
@@ -117,11 +118,11 @@ def load(path: str | os.PathLike[str], *, lazy: bool = False) -> xr.Dataset:
     if lazy and find_spec("dask") is None:
         msg = "lazy: needs Dask, which is not installed; pip install 'trebuchet[dask]'"
         raise InputError(msg)
-    grid = _begun(source, tree.cells)
+    grid = _read(source, tree.cells)
     if grid is not None:
         return _over_axes(source, grid, lazy=lazy)
     if growing.under_way(source):
-        kind, ds = RUNS, _begun(source, lambda folder: growing.Growing(folder).dataset(lazy=lazy))
+        kind, ds = RUNS, _read(source, lambda folder: growing.Growing(folder).dataset(lazy=lazy))
     else:
         kind, ds = _finished(source, lazy=lazy)
     if kind == RUNS:
@@ -137,13 +138,7 @@ def _finished(source: Path, *, lazy: bool) -> tuple[str, xr.Dataset]:
     """Which result is saved at a place, and its dataset."""
     kind = manifest.verify(source, newest=SCHEMA_VERSION, contents=not lazy)
     absent = legacy.check(source) if kind is None else []
-    try:
-        check_codecs(source)
-        ds = _opened(source, lazy=lazy)
-    except DamagedError as error:
-        manifest.damaged(source, str(error))
-    except Exception as error:  # Zarr, its codecs and xarray raise whatever they like
-        manifest.damaged(source, f"it cannot be read ({one_line(error)})")
+    ds = _read(source, partial(_opened, lazy=lazy))
     if kind is None:
         ds = legacy.noted(ds, source, absent)
         kind = kind_of(ds)
@@ -162,8 +157,8 @@ def _over_axes(source: Path, grid: tree.Cells, *, lazy: bool) -> xr.Dataset:
     return combine(found, grid.axes)
 
 
-def _begun(source: Path, read: Callable[[Path], T]) -> T:
-    """What is read of a sweep under way."""
+def _read(source: Path, read: Callable[[Path], T]) -> T:
+    """What is read there, or the error that says what is damaged."""
     try:
         return read(source)
     except DamagedError as error:
@@ -171,10 +166,11 @@ def _begun(source: Path, read: Callable[[Path], T]) -> T:
 
 
 def _opened(source: Path, *, lazy: bool) -> xr.Dataset:
-    if lazy:
-        return xr.open_dataset(str(source), engine="zarr", consolidated=True, chunks={})
-    with xr.open_dataset(str(source), engine="zarr", consolidated=True) as stored:
-        return stored.load().drop_encoding()
+    with readable(source):
+        if lazy:
+            return xr.open_dataset(str(source), engine="zarr", consolidated=True, chunks={})
+        with xr.open_dataset(str(source), engine="zarr", consolidated=True) as stored:
+            return stored.load().drop_encoding()
 
 
 def kind_of(ds: xr.Dataset) -> str:

@@ -10,7 +10,7 @@ import xarray as xr
 from trebuchet._checks import one_line
 from trebuchet._places import remove_folder
 from trebuchet._whole import DamagedError, write_whole
-from trebuchet.results.codecs import check_codecs
+from trebuchet.results.codecs import readable
 from trebuchet.results.growing import METADATA, STATE, Growing, any_of_it
 
 CELLS = "cells.json"
@@ -49,7 +49,7 @@ class Cells:
         write_whole(folder / STATE / CELLS, json.dumps(said).encode())
 
     def withdraw(self, folder: Path) -> None:
-        """Take back what `write` wrote, where no run of any cell was begun.
+        """Take back what `write` wrote, where no cell is there, of this grid or another.
 
         Args:
             folder: The folder, held by the caller.
@@ -57,7 +57,7 @@ class Cells:
         Raises:
             OSError: If it cannot be removed.
         """
-        if any(any_of_it(folder / name) for name in self.folders):
+        if any(any_of_it(inside) for inside in folder.iterdir()):  # of another grid, perhaps
             return
         for name in (STATE, *self.axes):
             remove_folder(folder / name)
@@ -100,13 +100,7 @@ def cells(folder: Path) -> Cells | None:
     except (OSError, ValueError) as error:
         msg = f"{CELLS} cannot be read ({one_line(error)})"
         raise DamagedError(msg) from error
-    try:
-        check_codecs(folder)
+    with readable(folder):
         with xr.open_dataset(str(folder), engine="zarr", consolidated=True) as stored:
             axes = {name: stored.load()[name].variable for name in said["axes"]}
         return Cells(list(said["folders"]), axes)
-    except DamagedError:
-        raise
-    except Exception as error:
-        msg = f"it cannot be read ({one_line(error)})"
-        raise DamagedError(msg) from error
