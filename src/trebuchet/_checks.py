@@ -410,6 +410,8 @@ def path(name: str, value: object) -> Path:
             text = os.fspath(value)
         except Exception:  # somebody's __fspath__ may raise anything
             text = b""
+        if isinstance(text, str) and "://" in text:
+            refuse(name, "a path on this machine, not an address", value)
         if isinstance(text, str) and text and not set(text) & set("\0\n\r") and _short(text):
             return Path(text)
     refuse(name, "a path, as a string or a pathlib.Path", value)

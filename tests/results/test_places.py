@@ -83,6 +83,28 @@ def test_a_sweep_over_axes(store: str) -> None:
     assert differing(runs, tb.load(held["checkpoint"])) == []
 
 
+def test_a_refinement(store: str) -> None:
+    coarse = tb.label(tb.sweep(problem(), lr_ratio=[0.5, 30.0], steps=20))
+    held: dict[str, Any] = {"tolerance": 0.5, "checkpoint": f"{store}/rounds"}
+    again = [tb.refine(coarse, problem(), **held) for _ in range(2)]
+    assert again[0].lr.size > 3
+    assert differing(*again) == []
+    if store.startswith("memory"):
+        assert not list(Path().glob("memory:*"))
+
+
+def test_a_scan_saves_itself(store: str) -> None:
+    data = torch.ones(4, 3), torch.zeros(4, 1)
+    scan = tb.scan(torch.nn.Linear(3, 1), "mse", data, budget=100, horizon=10, seeds=1)
+    assert str(tb.Scan.load(scan.save(f"{store}/scan.zarr"))) == str(scan)
+
+
+def test_an_address_where_none_is_taken_makes_no_folder(tmp_path: Path) -> None:
+    runs = tb.label(tb.sweep(problem(), **GIVEN))
+    with pytest.raises(InputError, match="path: expected a path on this machine, not an address"):
+        tb.report(runs, path="memory://report.html")
+
+
 def test_a_store_that_is_damaged_is_not_believed() -> None:
     from upath import UPath
 

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from trebuchet._checks import flag, one_line, path as a_path, text
+from trebuchet._checks import flag, one_line, path as a_path, place as a_place, text
 from trebuchet._content import ByContent, content
 from trebuchet._doors import door, maybe
 from trebuchet._types import Phase
@@ -326,7 +326,7 @@ class Scan(ByContent):
             for field in dataclasses.fields(self)
         )
 
-    @door(path=a_path, overwrite=flag)
+    @door(path=a_place, overwrite=flag)
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the scan to a Zarr folder.
 
@@ -343,7 +343,7 @@ class Scan(ByContent):
         return store.save(self.to_dataset(), path, overwrite=overwrite)
 
     @classmethod
-    @door(path=a_path)
+    @door(path=a_place)
     def load(cls, path: str | os.PathLike[str]) -> "Scan":
         """Read a scan back.
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import xarray as xr
 
-from trebuchet._checks import instance, path as a_path, progress as a_bar, real, whole
+from trebuchet._checks import instance, place as a_place, progress as a_bar, real, whole
 from trebuchet._doors import door, grouped, maybe, rule
 from trebuchet._lock import sole_writer
 from trebuchet._progress import Progress, close, progress_bar
@@ -51,7 +51,7 @@ class Gap(NamedTuple):
     axes=maybe(axes_given), observables=maybe(named_observables),
     record=maybe(instance, Recording, "a trebuchet.Recording", "Recording(every=10) is one"),
     execution=maybe(instance, Execution, "a trebuchet.Execution", "Execution(workers=1) is one"),
-    checkpoint=maybe(a_path), progress=a_bar,
+    checkpoint=maybe(a_place), progress=a_bar,
 )  # fmt: skip
 def refine(
     ds: Any,
@@ -114,7 +114,7 @@ def refine(
         raise InputError(msg)
     saving = {} if checkpoint is None else {"checkpoint": checkpoint}
     how = grouped(Execution, "execution", execution, saving)
-    place = None if how.checkpoint is None else Path(how.checkpoint)
+    place = cast("Path | None", how.checkpoint)  # as Execution has checked it
     over = _axes_of_runs(ds, cast("Sequence[Axis] | None", axes))
     grid = cells(problem, over, ())
     settings: dict[str, Any] = {
