@@ -102,7 +102,7 @@ def forked(task: Callable[..., object], *arguments: Any, said: Path | None = Non
             os.dup2(stream.fileno(), 2)
             task(*arguments)
             code = 0
-    except BaseException:
+    except BaseException:  # a fork, whose end is its own: told, not raised
         traceback.print_exc()
     finally:
         sys.stdout.flush()

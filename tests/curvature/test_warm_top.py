@@ -130,7 +130,8 @@ def spectrum(top: float, rest: float, m: int = 100) -> Floats:
 )
 def test_each_proof_is_tried_where_the_one_before_fails(values: Floats, proof: str) -> None:
     matrices = with_factor(values)
-    single = SplitGram(matrices.dense.float(), matrices.factor.float(), matrices.weight)  # type: ignore[union-attr]
+    assert matrices.factor is not None
+    single = SplitGram(matrices.dense.float(), matrices.factor.float(), matrices.weight)
     top = WarmTop(1, 100)
     for _ in range(2):  # the first from nowhere
         # Rounding of S in float32 moves λ₁ by some of its units, and parts equal eigenvalues.

@@ -48,11 +48,11 @@ class Calls(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class Scalars(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Scalars(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
     """How many numbers are read out of tensors, by whoever."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # nor here
         self.seen = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -244,8 +244,8 @@ def test_bracket_says_nan_where_there_is_no_edge() -> None:
 
 def test_both_sides_of_a_measured_edge() -> None:
     """0.9× trains and 1.1× does not, for tanh, whose edge is sharp."""
-    size = {"n_train": 16, "steps": 100, "seeds": [2], "workers": 1}
-    ds = divergence_edge(activations=["tanh"], hidden=[1], widths=[32], **size)  # type: ignore[arg-type]
+    size: dict[str, Any] = {"n_train": 16, "steps": 100, "seeds": [2], "workers": 1}
+    ds = divergence_edge(activations=["tanh"], hidden=[1], widths=[32], **size)
     edge = float(ds.edge.squeeze())
     assert 2 < edge < 8
     problem = tanh_problem(32, n_train=16)

@@ -350,3 +350,21 @@ def test_cells_are_opened_without_being_read(tmp_path: Path) -> None:
     assert opened.loss.sel(width=8, hidden=1).isnull().all()
     assert differing(opened.compute(), tb.load(tmp_path)) == []
     assert opened.attrs["interrupted"] == 1
+
+
+def test_a_sweep_that_could_not_begin_leaves_nothing_and_other_cells_alone(tmp_path: Path) -> None:
+    held: dict[str, Any] = {**SMALL, "checkpoint": tmp_path / "c"}
+
+    class Broken(tb.Observable):
+        name, units, long_name = "broken", "1", "broken"
+
+        def measure(self, model: Any, problem: tb.Problem) -> float:
+            raise ZeroDivisionError
+
+    with pytest.raises(InputError, match="ZeroDivisionError"):
+        sweep(problem(), **held, axes={"width": [4]}, observables=[Broken()])
+    assert list(tmp_path.iterdir()) == []
+    runs = sweep(problem(), **held, axes={"width": [4]})
+    with pytest.raises(InputError, match="ZeroDivisionError"):
+        sweep(problem(), **held, axes={"width": [8]}, observables=[Broken()])
+    assert differing(runs, sweep(problem(), **held, axes={"width": [4]})) == []

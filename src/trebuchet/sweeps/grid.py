@@ -70,7 +70,7 @@ def over_axes(
                 found[i] = runs
                 if runs.attrs["interrupted"]:
                     break
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, a folder of nothing does not stay
             stopped = isinstance(error, KeyboardInterrupt)  # between runs, as where λ₀ is measured
             if not stopped or found[0] is None:
                 if checkpoint is not None:
