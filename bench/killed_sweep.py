@@ -117,6 +117,8 @@ def ended_at(folder: Path, runs: int) -> int:
         text = told.read()
     if found := re.search(rf"(\d+) of {runs} runs have ended", text):
         return int(found.group(1))
+    if found := re.search(r"^phases +(.*)$", text, re.MULTILINE):  # killed when it was the result
+        return sum(int(n) for n in re.findall(r"(\d+) (?!not run)", found.group(1)))
     if "there is nothing at" in text or "holds no result" in text:
         return 0
     msg = f"trebuchet show: {text}"
