@@ -104,7 +104,7 @@ def test_span_compression_changes_nothing_but_the_size(samples: int) -> None:
     """Wide inputs, few samples; the weights leave the span and come back in test outputs."""
     model = mlp(d=11, hidden=2)
     x, other = inputs(samples, 11), inputs(5, 11, seed=4)
-    small, full = MLPKernel([model], x), MLPKernel([model], x, span=False)
+    small, full = make_kernel([model], x), make_kernel([model], x, span=False)
     assert small.params[0].shape[1] == samples
     assert full.params[0].shape[1] == 11
     with torch.no_grad():

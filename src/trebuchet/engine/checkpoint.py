@@ -28,7 +28,7 @@ from trebuchet.problem.interrupts import Interrupts
 from trebuchet.results import manifest
 from trebuchet.results.growing import STATE, Growing
 
-FORMAT = 2
+FORMAT = 3
 """2: runs that have ended are in a Zarr; 1: every chunk was a file of its own."""
 
 SHARE, PAUSE = 0.05, 2.0

@@ -107,17 +107,16 @@ class Prediction:
     """W_{t+1} of every run as the law has it, and the size of what was added up.
 
     Attributes:
-        norm: W_{t+1}, ``(R,)``; without that of θ_{t+1} − θ_t where there is `before`.
+        norm: W_{t+1}, ``(R,)``; without that of θ_{t+1} − θ_t where there is a `mark`.
         scale: What `norm` was added up from, in size.
         defect: By how much Euler's identity fails, in units of W.
-        before: Copies of θ_t, where the square of the step is taken from the step itself.
-            `residual` writes over them.
+        mark: Of θ_t, where the square of the step is taken from the step itself.
     """
 
     norm: FloatArray
     scale: FloatArray
     defect: FloatArray | float = 0.0
-    before: Sequence[Tensor] = ()
+    mark: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,15 +241,19 @@ def foretell(
 
 
 def residual(
-    law: Law, prediction: Prediction, params: Sequence[Tensor], after: FloatArray, **where: Any
+    law: Law,
+    prediction: Prediction,
+    after: FloatArray,
+    square: FloatArray | float = 0.0,
+    **where: Any,
 ) -> FloatArray:
     """The violation of the law relative to W and the terms it moved by.
 
     Args:
         law: The law.
         prediction: As made before the step.
-        params: θ_{t+1}, each ``(R, …)``.
         after: W_{t+1} as measured.
+        square: Σ α|θ_{t+1} − θ_t|², where the prediction leaves it to the step.
         **where: What to name in the error.
 
     Returns:
@@ -259,14 +262,10 @@ def residual(
     Raises:
         LawViolationError: If it is beyond rounding.
     """
-    expected, scale = prediction.norm, prediction.scale
-    if prediction.before:
-        steps = [b.sub_(p) for p, b in zip(params, prediction.before, strict=True)]
-        square = norm(law, steps, after.size)
-        expected, scale = expected + square, scale + square
     # Weights that decay into the subnormal numbers lose their digits there: not a violation.
     floor = law.tiny / law.eps
     with np.errstate(invalid="ignore", over="ignore"):
+        expected, scale = prediction.norm + square, prediction.scale + square
         found = (np.abs(after - expected) + prediction.defect) / (scale + floor)
     violation: FloatArray = np.where(np.isfinite(found) & np.isfinite(after), found, np.nan)
     if (violation > law.allowed).any():

@@ -6,10 +6,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from trebuchet.engine.kernels.dual import DualMLPKernel, serves
 from trebuchet.engine.kernels.functional import FunctionalKernel, SequentialKernel
 from trebuchet.engine.kernels.mlp import MLPKernel
 from trebuchet.engine.kernels.outputs import OutputKernel
 from trebuchet.engine.kernels.quadratic import QuadraticKernel
+from trebuchet.engine.span import compress
 from trebuchet.errors import InputError
 from trebuchet.models.mlp import MLP
 from trebuchet.models.quadratic import PureQuadratic, QuadraticWithBias
@@ -51,7 +53,9 @@ def make_kernel(
         msg = f"engine: expected 'auto', 'batched' or 'sequential' here, got {engine!r}"
         raise InputError(msg)
     if isinstance(first, MLP) and written_out(first):
-        return MLPKernel([m for m in models if isinstance(m, MLP)], x, span=span)
+        found = compress(x) if span else None
+        kind = DualMLPKernel if found is not None and serves(found) else MLPKernel
+        return kind([m for m in models if isinstance(m, MLP)], x, found)
     if isinstance(first, (PureQuadratic, QuadraticWithBias)):
         return QuadraticKernel(_quadratic(models), len(models), x)
     kernel = FunctionalKernel(_only(models), len(models), x)

@@ -62,7 +62,8 @@ class DescentKernel(Kernel):
         self._known: law.Law | None = None
         self._looked = False
         self.top: WarmTop | None = None
-        self._before: list[Tensor] = []
+        self._mark: list[Tensor] = []
+        self._shares = False
         self._fresh()
 
     def _fresh(self) -> None:
@@ -75,7 +76,6 @@ class DescentKernel(Kernel):
         self._dz: Tensor | None = None
         self._gram: Tensor | None = None
         self._split: SplitGram | None = None
-        self._shares = False
 
     @property
     def runs(self) -> int:
@@ -99,8 +99,11 @@ class DescentKernel(Kernel):
             The losses, ``(R,)``.
         """
         del step, last
-        self._forget_outputs()
-        self._forward(watched)
+        shares = "sparsity" in watched
+        if self._z is None or (shares and not self._shares):
+            self._shares = shares
+            self._forget_outputs()
+            self._forward()
         loss, self._dz = self.loss(self._outputs(), self.y)
         return loss.double().cpu().numpy()
 
@@ -110,10 +113,11 @@ class DescentKernel(Kernel):
         Args:
             watched: Names of observables.
         """
-        self._forward(watched)
-
-    def _forward(self, watched: Collection[str] = ()) -> None:
         self._shares = "sparsity" in watched
+        self._forward()
+
+    def _forward(self) -> None:
+        """Evaluate θ, with the shares of sparsity where they were asked for last."""
         self._z = self.net.forward(sparsity=self._shares)
 
     def _outputs(self) -> Tensor:
@@ -180,7 +184,7 @@ class DescentKernel(Kernel):
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.net = self.net.subset(rows)
-        other._known, other._looked, other._before = None, False, []
+        other._known, other._looked, other._mark = None, False, []
         other._fresh()
         other.lr, other.velocity = self.lr[rows], [v[rows] for v in self.velocity]
         other.check_after = self.check_after[rows]
@@ -209,7 +213,7 @@ class DescentKernel(Kernel):
             _like(state[f"velocity/{i}"], p)
             for i, p in zip(range(len(self.velocity)), self.net.params, strict=False)
         ]
-        self.top, self._before = WarmTop.restored(state, self.runs), []
+        self.top, self._mark = WarmTop.restored(state, self.runs), []
         self._fresh()
 
     def _law(self) -> law.Law | None:
@@ -246,16 +250,12 @@ class DescentKernel(Kernel):
         terms = of.degree * z * q
         along, size = terms.sum(1) + decay * weight, np.abs(terms).sum(1) + decay * weight
         if optimizer.momentum:
-            products = law.inner(of, self.net.params, self.velocity, runs=self.runs)[:, 0, 1]
-            pull = optimizer.momentum * products
+            pull = optimizer.momentum * self.net.along(of, self.velocity)
             along, size = along + pull, size + np.abs(pull)
         expected, scale = weight - 2 * eta * along, weight + 2 * eta * size
         if self._split is None or optimizer.momentum or not self.net.counts_every_weight_once:
-            if not self._before:  # allocated once: pages of their own at every step cost more
-                self._before = [torch.empty_like(p) for p in self.net.params]
-            for b, p in zip(self._before, self.net.params, strict=True):
-                b.copy_(p)
-            return law.Prediction(expected, scale, before=self._before)
+            self._mark = self.net.mark(self._mark)
+            return law.Prediction(expected, scale, mark=self._mark)
         squared = self.samples * _numpy(self._split.along(slope))
         squared = squared + decay * (2 * terms.sum(1) + decay * weight)
         square = eta**2 * squared
@@ -279,8 +279,9 @@ class DescentKernel(Kernel):
         assert of is not None
         assert not isinstance(found, str)
         after = self._weighted_norm(of)
+        square = self.net.moved(of, prediction.mark) if prediction.mark else 0.0
         try:
-            return law.residual(of, prediction, self.net.params, after, step=step)
+            return law.residual(of, prediction, after, square, step=step)
         except LawViolationError:
             reason = self.net.unlike(found)  # its form may have changed meanwhile
             if not reason:
@@ -324,6 +325,7 @@ class DescentKernel(Kernel):
     def weight_norm(self) -> FloatArray:
         """|θ|²."""
         if self._norm is None:
+            self._outputs()
             self._norm = self.net.weight_norm().cpu().numpy()
         return self._norm
 
@@ -331,8 +333,9 @@ class DescentKernel(Kernel):
         """Of each hidden ReLU layer."""
         if not self.layers:
             return super().sparsity()
-        if not self._shares:
-            self._forward(["sparsity"])
+        if self._z is None or not self._shares:
+            self._shares = True
+            self._forward()
         assert self.net.sparsity is not None
         return self.net.sparsity.cpu().numpy()
 

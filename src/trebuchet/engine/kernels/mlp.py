@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from trebuchet.curvature.linear_rule import combine
 from trebuchet.curvature.warm_top import SplitGram
 from trebuchet.engine.kernels.outputs import OutputKernel, nbytes, norm_squared
-from trebuchet.engine.span import Span, compress
+from trebuchet.engine.span import Span
 from trebuchet.models.mlp import MLP
 from trebuchet.models.scaling import scaling_of
 
 
 class MLPKernel(OutputKernel):
-    """R runs of a bias-free MLP on span-compressed data.
+    """R runs of a bias-free MLP, on span-compressed data where there is a span.
 
     Weights are kept transposed, ``(R, in, out)``, so that a layer is A @ W. With one output the
     backward signals for a unit residual, G_l, serve both the gradient (rows scaled by ∂L/∂z) and
@@ -27,14 +27,14 @@ class MLPKernel(OutputKernel):
     Args:
         models: One network a run, all of one shape, with slopes a₊ > 0 and a₋ ≥ 0.
         x: Training inputs, shape ``(D, d)``.
-        span: Use data-span compression.
+        span: Of x, to train in; None to train on x itself.
     """
 
-    def __init__(self, models: Sequence[MLP], x: Tensor, *, span: bool = True) -> None:
+    def __init__(self, models: Sequence[MLP], x: Tensor, span: Span | None = None) -> None:
         first = models[0]
         self.slopes, self.scale, self.depth = first.slopes, first.scale, first.degree
         self.scaling = scaling_of(first)
-        self.span: Span | None = compress(x) if span else None
+        self.span = span
         self.x = x if self.span is None else self.span.coordinates  # (D, r)
         self.initial = list(models)
         with torch.no_grad():
@@ -48,8 +48,10 @@ class MLPKernel(OutputKernel):
                 outside = norm_squared(first_layer) - norm_squared(self.params[0])
                 self.outside = outside.clamp_min_(0)  # |U − QQᵀU|², float64 (R,)
                 # The part of U outside the span feels no gradient; weight decay shrinks it as a
-                # whole, so one number a run, an ordinary parameter, holds all of it.
-                self.params.append(torch.ones(len(models), 1, dtype=x.dtype, device=x.device))
+                # whole, so one number a run, an ordinary parameter, holds all of it. Its roundings
+                # do not average out, as those of many weights do.
+                one = torch.ones(len(models), 1, dtype=torch.float64, device=x.device)
+                self.params.append(one)
         self._allocate()
 
     def _allocate(self) -> None:
@@ -74,44 +76,54 @@ class MLPKernel(OutputKernel):
 
     def forward(self, *, sparsity: bool = False) -> Tensor:
         """z, shape ``(R, D)`` or ``(R, D, K)``."""
-        *hidden, last = self._layers()
-        below = self.x.expand(self.runs, -1, -1)
-        shares = []
-        for w, a, spare in zip(hidden, self._a, self._g, strict=True):
-            torch.bmm(below, w, out=a)
+        layers, shares = self._layers(), []
+        for i, (a, spare) in enumerate(zip(self._a, self._g, strict=True)):
+            h = torch.bmm(self._a[i - 1], layers[i], out=a) if i else self._first()
             if sparsity:
                 # Ones of a row are counted exactly in any dtype's sum; booleans take four times
                 # as long, and the signals' buffers are free until the backward pass.
-                rows = torch.lt(a, 0, out=spare).sum(2, dtype=torch.float32)
-                shares.append(rows.double().sum(1) / a[0].numel())
-            self._activate_(a)
-            below = a
+                rows = torch.lt(h, 0, out=spare).sum(2, dtype=torch.float32)
+                shares.append(rows.double().sum(1) / h[0].numel())
+            self._activate(h, out=a)
         if sparsity and self.sparsity_layers:
             self.sparsity = torch.stack(shares, dim=1)
         self._signals_are_unit = False
-        z = torch.bmm(below, last).mul_(self.scale)  # (R, D, K)
+        # (R, D, K). A stack's products with few columns take up to ten times as long as with few
+        # rows, where the sum runs along memory.
+        z = torch.bmm(layers[-1].mT.contiguous(), self._a[-1].mT).mT.mul_(self.scale)
         return z.squeeze(2) if z.shape[2] == 1 else z
+
+    def _first(self) -> Tensor:
+        """Pre-activations of the first layer, ``(R, D, n)``; they may be written over."""
+        return torch.bmm(self.x.expand(self.runs, -1, -1), self.params[0], out=self._a[0])
 
     def add_vjp_(self, into: Sequence[Tensor], dz: Tensor) -> None:
         """Add Jᵀdz layer by layer; every signal is formed before any weight moves."""
         outputs = self._layers()[-1].shape[2]
-        inputs = [self.x.expand(self.runs, -1, -1), *self._a]
         dz = dz.reshape(self.runs, -1, outputs)  # (R, D, K)
         if outputs == 1:
             self._unit_signals()
         else:
             self._backward(dz)
-        for w, a, g in zip(into, inputs[:-1], self._g, strict=False):
-            # Scaling the narrower factor of AᵀG by ∂L/∂z costs least.
-            if outputs > 1:
-                pass
-            elif a.shape[2] <= g.shape[2]:
-                a = a * dz
-            else:
-                g = g * dz
-            torch.baddbmm(w, a.mT, g, out=w)
-        top = into[len(self._a)]
-        torch.baddbmm(top, inputs[-1].mT, dz, alpha=self.scale, out=top)
+        rows = dz if outputs == 1 else None  # of unit signals; others hold ∂L/∂z already
+        self._pull_first(into[0], self._g[0], rows)
+        for w, a, g in zip(into[1:], self._a, self._g[1:], strict=False):
+            self._pull(w, a, g, rows)
+        # In rows as well: (dzᵀA)ᵀ.
+        into[len(self._a)].add_(torch.bmm(dz.mT, self._a[-1]).mT, alpha=self.scale)
+
+    def _pull_first(self, into: Tensor, g: Tensor, rows: Tensor | None) -> None:
+        """Add Jᵀdz of the first layer: of signals g whose rows, if given, are yet to be scaled."""
+        self._pull(into, self.x.expand(self.runs, -1, -1), g, rows)
+
+    @staticmethod
+    def _pull(into: Tensor, a: Tensor, g: Tensor, rows: Tensor | None) -> None:
+        """Add Aᵀ diag(rows) G; scaling the narrower factor costs least."""
+        if rows is not None and a.shape[2] <= g.shape[2]:
+            a = a * rows
+        elif rows is not None:
+            g = g * rows
+        torch.baddbmm(into, a.mT, g, out=into)
 
     def gram(self) -> Tensor:
         """H by the Linear-layer rule, shape ``(R, D·K, D·K)``."""
@@ -175,14 +187,17 @@ class MLPKernel(OutputKernel):
             self._chain_(below, self._a[i], below)
         self._signals_are_unit = False
 
-    def _activate_(self, h: Tensor) -> None:
+    def _activate(self, h: Tensor, out: Tensor) -> None:
+        """out = σ(h), which may be h."""
         plus, minus = self.slopes
         if minus == 0:
-            h.clamp_(min=0)
+            torch.clamp(h, min=0, out=out)
         elif minus != plus:
-            torch.nn.functional.leaky_relu_(h, minus / plus)
+            torch.ops.aten.leaky_relu.out(h, minus / plus, out=out)
+        elif h is not out:
+            out.copy_(h)
         if plus != 1:
-            h.mul_(plus)
+            out.mul_(plus)
 
     def _chain_(self, gradient: Tensor, a: Tensor, out: Tensor) -> None:
         """out = σ'(h) ∘ gradient, read off a = σ(h), whose sign is that of h."""
@@ -207,23 +222,32 @@ class MLPKernel(OutputKernel):
 
     def outputs(self, x: Tensor) -> Tensor:
         """z on other inputs, shape ``(R, B)`` or ``(R, B, K)``."""
-        first, *rest = self._layers()
-        if self.span is None:
-            h = x @ first  # (R, B, n)
-        else:
-            h = (x @ self.span.basis) @ first
-            h += self.params[-1].unsqueeze(2) * self._from_outside(x)
-        for w in rest:
-            self._activate_(h)
+        h = self._first_of(x)
+        for w in self._layers()[1:]:
+            self._activate(h, out=h)
             h = h @ w
         z = h.mul_(self.scale)
         return z.squeeze(2) if z.shape[2] == 1 else z
 
+    def _first_of(self, x: Tensor) -> Tensor:
+        """Pre-activations of the first layer on other inputs, ``(R, B, n)``."""
+        if self.span is None:
+            return x @ self.params[0]
+        h = (x @ self.span.basis) @ self.params[0]
+        return h.add_(self._factor() * self._from_outside(x))
+
+    def _factor(self) -> Tensor:
+        """Of what the span leaves out, ``(R, 1, 1)``."""
+        return self.params[-1].unsqueeze(2).to(self.x)
+
     def _from_outside(self, x: Tensor) -> Tensor:
         """x(U − QQᵀU) at the initial U of every run, shape ``(R, B, n)``."""
         assert self.span is not None
-        rest = x - (x @ self.span.basis) @ self.span.basis.T  # (B, d)
-        distinct = {id(m): rest @ m.weights[0].detach().T for m in self.initial}
+        return self._at_start(x - (x @ self.span.basis) @ self.span.basis.T)
+
+    def _at_start(self, x: Tensor) -> Tensor:
+        """xU at the initial U of every run, shape ``(R, B, n)``."""
+        distinct = {id(m): x @ m.weights[0].detach().T.to(x) for m in self.initial}
         return torch.stack([distinct[id(m)] for m in self.initial])
 
     def subset(self, index: Sequence[int]) -> "MLPKernel":
@@ -245,7 +269,7 @@ class MLPKernel(OutputKernel):
             u = self.initial[run].weights[0].detach()
             rest = u - (u @ self.span.basis) @ self.span.basis.T
             inside = weights[0] @ self.span.basis.T
-            weights[0] = inside + self.params[-1][run] * rest
+            weights[0] = inside + self._factor()[run] * rest
         return MLP(weights, self.slopes)
 
     def bytes_per_run(self) -> int:

@@ -387,7 +387,7 @@ class ModuleKernel(Kernel):
         of, params = self.host.law, self.host.objective.params
         assert not isinstance(of, str)
         with self.host.doubted():
-            return law.residual(of, prediction, params, law.norm(of, params, 1), step=step)
+            return law.residual(of, prediction, law.norm(of, params, 1), step=step)
 
     def _outputs(self) -> _Outputs:
         if self._seen is not None:

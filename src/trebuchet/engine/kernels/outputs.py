@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from trebuchet.curvature.warm_top import SplitGram
+from trebuchet.engine import law
+from trebuchet.engine.law import FloatArray, Law
 from trebuchet.models.scaling import Scaling
 
 
@@ -109,6 +111,56 @@ class OutputKernel(ABC):
         for p in self.params:
             total += norm_squared(p)
         return total
+
+    def along(self, of: Law, u: Sequence[Tensor]) -> FloatArray:
+        """Σ α θ·u of every run, ``(R,)``; after ``forward``.
+
+        Args:
+            of: The law, with its α.
+            u: Of the shapes of `params`.
+
+        Returns:
+            The products.
+        """
+        return law.inner(of, self.params, u, runs=self.runs)[:, 0, 1]
+
+    def mark(self, into: list[Tensor]) -> list[Tensor]:
+        """Copies of what says where the runs are; after ``forward``.
+
+        Args:
+            into: Earlier copies, to be written over; or none.
+
+        Returns:
+            The copies.
+        """
+        return copied(self.params, into)
+
+    def moved(self, of: Law, mark: Sequence[Tensor]) -> FloatArray:
+        """Σ α|θ − θ′|² of every run, ``(R,)``, from θ′ as marked; after ``forward``.
+
+        Args:
+            of: The law, with its α.
+            mark: The copies, which are written over.
+
+        Returns:
+            The squares.
+        """
+        steps = [before.sub_(p) for p, before in zip(self.params, mark, strict=True)]
+        return law.norm(of, steps, self.runs)
+
+
+def copied(tensors: Sequence[Tensor], into: list[Tensor]) -> list[Tensor]:
+    """Copies, in memory that stays: pages of their own at every step cost more than copying."""
+    into = into or [torch.empty_like(t) for t in tensors]
+    for copy, t in zip(into, tensors, strict=True):
+        copy.copy_(t)
+    return into
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Σ a_r b_r of every run r, rows summed in their own dtype and their sums in float64."""
+    rows: Tensor = torch.linalg.vecdot(a, b)
+    return rows.double().flatten(1).sum(1)
 
 
 def norm_squared(p: Tensor) -> Tensor:

@@ -161,9 +161,7 @@ class StackKernel(Kernel):
         of, weights = self.host.law, self.stack.weights
         assert not isinstance(of, str)
         with self.host.doubted():
-            return law.residual(
-                of, prediction, weights, law.norm(of, weights, self.runs), step=step
-            )
+            return law.residual(of, prediction, law.norm(of, weights, self.runs), step=step)
 
     def look(self) -> FloatArray:
         """The losses on the fixed set."""
