@@ -1,17 +1,22 @@
-"""What a step of the paper's figures costs here, and how near the machine's peak it comes.
+"""What a step of the paper's figures costs here, how near the machine's peak it comes; all sixteen.
 
-    python bench/paper.py [--data-root DIR] [--out bench/results/paper.json] [FIGURE ...]
+    python bench/paper.py [--data-root DIR] [--against CHECKOUT] [FIGURE ...]
+    python bench/paper.py --whole [--data-root DIR] [FIGURE ...]
 
-Every number is measured in this one run: the matrix-product peak in the dtype of the figures, the
-step with λ at every step (as the authors' code measured it), the step without, and how it splits.
+The first measures steps: with all that is recorded by default at every one of them, λ among it (as
+the authors' code measured it), and without; how a step splits; and the matrix-product peak in the
+dtype of the figures, in the same process. Two checkouts take turns, each in processes of its own.
 The cost of the authors' code is the one recorded for the same class of machine (2 cores); only the
-ratio to it mixes two runs.
+ratio to it mixes two runs. The second runs whole figures, full grids, in one process.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import trebuchet as tb
 from trebuchet.curvature.warm_top import WarmTop
 from trebuchet.engine.kernels import make_kernel
 from trebuchet.engine.recording import Recording
@@ -70,16 +76,19 @@ def seconds_a_step(setting: Setting, problem: Problem, *, with_top: bool, repeat
 
 
 def flops_a_step(problem: Problem) -> float | None:
-    """Multiply-adds × 2 of the matrix products of one gradient step of a bias-free net."""
+    """Multiply-adds × 2 of the matrix products of one gradient step of a bias-free net, as made."""
     model = problem.initial(0)
     if not isinstance(model, MLP):
         return None
+    kernel = make_kernel([model], problem.x)
+    # By its dual coordinates the first layer's step takes no product, and the forward pass one.
+    products = 1 if type(kernel).__name__ == "DualMLPKernel" else 2
     first, *rest = model.weights
     samples = problem.x.shape[0]
     rank = int(torch.linalg.matrix_rank(problem.x.double()))
-    forward = samples * rank * first.shape[0] + sum(samples * w.numel() for w in rest)
     # Signals pass down through every layer but the first; every layer's weights take AᵀG.
-    return float(2 * (2 * forward + sum(samples * w.numel() for w in rest[:-1])))
+    total = products * samples * rank * first.shape[0] + 2 * sum(samples * w.numel() for w in rest)
+    return float(2 * (total + sum(samples * w.numel() for w in rest[:-1])))
 
 
 def split(problem: Problem, chunk: int, repeats: int = 30) -> dict[str, float]:
@@ -107,7 +116,10 @@ def split(problem: Problem, chunk: int, repeats: int = 30) -> dict[str, float]:
 def measure(number: int, data_root: Path | None, repeats: int) -> dict[str, Any]:
     """One row of the table."""
     setting = FIGURES[number]
-    problem = paper_problem(setting, data_root=data_root)
+    try:
+        problem = paper_problem(setting, data_root=data_root)
+    except InputError as error:
+        return {"figure": number, "skipped": str(error)}
     with_top = seconds_a_step(setting, problem, with_top=True, repeats=repeats)
     without = seconds_a_step(setting, problem, with_top=False, repeats=repeats)
     row: dict[str, Any] = {
@@ -129,43 +141,88 @@ def measure(number: int, data_root: Path | None, repeats: int) -> dict[str, Any]
     return row
 
 
+def elsewhere(checkout: Path, number: int, root: Path | None, repeats: int) -> dict[str, Any]:
+    """A row, from a process with the sources of a checkout."""
+    words = [sys.executable, __file__, "--one", str(number), "--repeats", str(repeats)]
+    words += ["--data-root", str(root)] if root else []
+    paths = {"PYTHONPATH": str(checkout.resolve() / "src")}
+    done = subprocess.run(
+        words, env={**os.environ, **paths}, stdout=subprocess.PIPE, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def shown(row: dict[str, Any]) -> str:
+    """A row of the table that is printed."""
+    if "skipped" in row:
+        return f"{row['figure']:6d}  {row['checkout']:8s}  skipped: {row['skipped']}"
+    with_top, without = row["seconds_a_step_with_top_eigenvalue"], row["seconds_a_step_without"]
+    parts = " / ".join(f"{v:.3f}" for v in row["milliseconds_split_one_core"].values())
+    return (
+        f"{row['figure']:6d}  {row['checkout']:8s}  {1e3 * with_top:14.4f}  {1e3 * without:7.4f}"
+        f"  {with_top / without:5.2f}  {row.get('times_faster', float('nan')):9.0f}"
+        f"  {row.get('share_of_peak', float('nan')):13.0%}   {parts}"
+    )
+
+
+def whole_figures(numbers: list[int], root: Path | None) -> list[dict[str, Any]]:
+    """Seconds of whole figures, one after the other on all cores."""
+    rows = []
+    for number in numbers:
+        wall, own = time.perf_counter(), time.process_time()
+        try:
+            runs = tb.paper.figure(number, data_root=root).runs
+        except InputError as error:
+            print(f"{number:6d}  skipped: {error}")
+            continue
+        wall, own = time.perf_counter() - wall, time.process_time() - own
+        rows.append({
+            "figure": number, "seconds": wall, "process_seconds": own,
+            "steps": int(runs.steps.sum()),
+        })  # fmt: skip
+        print(f"{number:6d}  {wall:7.1f} s, {own:7.1f} s of all cores", flush=True)
+    total = sum(row["seconds"] for row in rows)
+    print(f"{len(rows)} figures in {total / 60:.1f} minutes")
+    return rows
+
+
 def main() -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("figures", nargs="*", type=int, default=list(FIGURES))
     parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--against", type=Path, help="another checkout, measured in turns")
+    parser.add_argument("--whole", action="store_true", help="time whole figures instead")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("bench/results/paper.json"))
-    arguments = parser.parse_args()
-    rows = []
-    print("figure  ms/step with λ  without  × authors  share of peak   forward / backward / λ, ms")
-    for number in arguments.figures:
-        try:
-            row = measure(number, arguments.data_root, arguments.repeats)
-        except InputError as error:
-            print(f"{number:6d}  skipped: {error}")
-            continue
-        rows.append(row)
-        parts = " / ".join(f"{v:.3f}" for v in row["milliseconds_split_one_core"].values())
-        print(
-            f"{number:6d}  {1e3 * row['seconds_a_step_with_top_eigenvalue']:14.4f}"
-            f"  {1e3 * row['seconds_a_step_without']:7.4f}"
-            f"  {row.get('times_faster', float('nan')):9.0f}"
-            f"  {row.get('share_of_peak', float('nan')):13.0%}   {parts}",
-            flush=True,
-        )
-    result = {
-        "environment": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
-        "rows": rows,
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    print(f"wrote {arguments.out}")
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(measure(given.one, given.data_root, given.repeats), ensure_ascii=False))
+        return
+    result = json.loads(given.out.read_text()) if given.out.exists() else {}
+    result["environment"] = {
+        "python": platform.python_version(), "torch": torch.__version__,
+        "machine": platform.machine(), "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }  # fmt: skip
+    if given.whole:
+        result["whole"] = whole_figures(given.figures, given.data_root)
+    else:
+        trees = {"before": given.against} if given.against else {}
+        trees["now"] = Path(__file__).parent.parent
+        print("figure  checkout  ms/step with λ  without  ratio  × authors  share of peak   "
+              "forward / backward / λ, ms")  # fmt: skip
+        result["rows"] = []
+        for number in given.figures:
+            for tree, path in trees.items():
+                row = elsewhere(path, number, given.data_root, given.repeats)
+                result["rows"].append({"checkout": tree, "figure": number, **row})
+                print(shown(result["rows"][-1]), flush=True)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    print(f"wrote {given.out}")
 
 
 if __name__ == "__main__":
