@@ -160,7 +160,10 @@ class MLPKernel(OutputKernel):
             term = torch.bmm(g, g.mT).mul_(self._inner if a is None else torch.bmm(a, a.mT))
             dense = term if dense is None else dense.add_(term)
         assert dense is not None
-        return SplitGram(dense.div_(samples), self._a[-1], self.scale**2 / samples)
+        # G holds the factor of the outputs as its dtype has it: 10⁻⁷ of H, were it left in.
+        rounded = float(torch.tensor(self.scale, dtype=self.x.dtype))
+        dense.mul_((self.scale / rounded) ** 2 / samples)
+        return SplitGram(dense, self._a[-1], self.scale**2 / samples)
 
     @cached_property
     def _inner(self) -> Tensor:
