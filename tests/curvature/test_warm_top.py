@@ -153,6 +153,20 @@ def test_parts_multiply_as_the_whole_does() -> None:
     assert WarmTop(3, 80).of(matrices) == pytest.approx([largest(h) for h in whole], rel=1e-12)
 
 
+@pytest.mark.parametrize("m", [1, SMALL + 1, 130])
+def test_products_in_single_precision_cost_no_digits(m: int) -> None:
+    """λ is that of the parts as they are, whatever their products round to."""
+    rng = np.random.default_rng(m)
+    b, s = (torch.as_tensor(np.abs(rng.standard_normal((2, m, n)))).float() for n in (m, 500))
+    top = WarmTop(2, m)
+    for _ in range(5):
+        matrices = SplitGram((b + b.mT) / 50, s, 1 / 300)
+        whole = matrices.dense.double() + s.double() @ s.double().mT / 300
+        expected = [largest(h) for h in whole]
+        assert top.of(matrices) == pytest.approx(expected, rel=5e-8, abs=0)
+        s = s + 0.02 * torch.as_tensor(rng.standard_normal(s.shape)).float()
+
+
 @pytest.mark.parametrize("size", [1e-24, 1e-20, 1e-15, 1e15, 1e18, 1e21])
 def test_a_factor_whose_squares_leave_the_numbers(size: float) -> None:
     """In float32 1e-20 squared has few digits left, 1e-24 none, and 1e21 is infinite."""

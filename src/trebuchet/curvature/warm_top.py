@@ -68,6 +68,11 @@ class SplitGram:
             return self.dense
         return torch.baddbmm(self.dense, self.factor, self.factor.mT, alpha=self.weight)
 
+    def only(self) -> Tensor:
+        """The one entry of every H, summed in float64, ``(R,)``; NaN where it is not finite."""
+        found = self.along(self.dense.new_ones(self.dense.shape[:2]))
+        return torch.where(found.isfinite(), found, torch.nan)
+
     @cached_property
     def double(self) -> Tensor:
         """B in float64."""
@@ -80,12 +85,13 @@ class SplitGram:
             self.dense[at], None if self.factor is None else self.factor[at], self.weight
         )
 
-    def along(self, v: Tensor) -> Tensor:
-        """vᵀHv of every run, float64 ``(R,)``; products with S in its own dtype."""
+    def along(self, v: Tensor, *, exactly: bool = False) -> Tensor:
+        """vᵀHv of every run, float64 ``(R,)``; products with S in its own dtype, or `exactly`."""
         w = v.double()
         found = torch.bmm(self.double, w.unsqueeze(2)).squeeze(2).mul_(w).sum(1)
         if self.factor is not None:
-            inner = torch.bmm(v.to(self.factor).unsqueeze(1), self.factor)
+            factor = self.factor.double() if exactly else self.factor
+            inner = torch.bmm(v.to(factor).unsqueeze(1), factor)
             found += self.weight * inner.double().square_().sum((1, 2))
         return found
 
@@ -136,7 +142,7 @@ class WarmTop:
         """λ₁ of every run, float64 ``(R,)``.
 
         Too small by less than 10⁻⁷ of it where the matrices are float32, 10⁻¹² where they are
-        float64, but for the rounding of products with S.
+        float64.
 
         Args:
             matrices: H of the runs.
@@ -147,12 +153,17 @@ class WarmTop:
         runs, _, size = self.vectors.shape
         if size <= SMALL:
             self.proofs[:, PROOFS.index("lapack")] += 1
-            found: Floats = top_of_gram(matrices.whole()).double().cpu().numpy()
-            return found
+            found = matrices.only() if size == 1 else top_of_gram(matrices.whole().double())
+            numbers: Floats = found.cpu().numpy()
+            return numbers
         values = np.full(runs, np.nan)
         for run in range(runs):
             one = matrices if runs == 1 else matrices.one(run)
-            values[run], kind, self.vectors[run] = _top(one, self.vectors[run])
+            theta, kind, y = _top(one, self.vectors[run])
+            if one.factor is not None and one.factor.dtype != torch.float64 and theta > 0:
+                # Rounding of products with S moves θ by 1e-7 of it, and the vector by nothing.
+                theta = float(one.along(torch.from_numpy(y[:1]).to(one.dense.device), exactly=True))
+            values[run], self.vectors[run] = theta, y
             self.proofs[run, PROOFS.index(kind)] += 1
         return values
 
