@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 import trebuchet as tb
+from trebuchet.engine.kernels.dual import DualMLPKernel
 from trebuchet.engine.kernels.mlp import MLPKernel
 from trebuchet.engine.kernels.quadratic import QuadraticKernel
 from trebuchet.paper.figures import QUICK_THIN
@@ -60,6 +61,10 @@ def of_mlp(net: MLPKernel, weights: Sequence[Tensor], run: int) -> Tensor:
     plus, minus = net.slopes
     slopes = [torch.where(a[run] > 0, plus, minus).double() for a in net._a]
     inputs = [net.x.double()]
+    if isinstance(net, DualMLPKernel):
+        inputs = [net.data.double()]
+        start = net.initial[run].weights[0].detach().double()
+        weights = [net.params[-1][run] * start.T + inputs[0].T @ weights[0], *weights[1:]]
     for w, slope in zip(weights, slopes, strict=False):
         inputs.append(inputs[-1] @ w * slope)
     total = torch.zeros(len(net.x), len(net.x), dtype=torch.float64)
