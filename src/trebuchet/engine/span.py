@@ -17,12 +17,10 @@ class Span:
     Attributes:
         coordinates: C, shape ``(D, r)``, r the rank of X.
         basis: Q, shape ``(d, r)``.
-        condition: The largest singular value of X over its smallest that is not zero.
     """
 
     coordinates: Tensor
     basis: Tensor
-    condition: float
 
 
 def compress(x: Tensor) -> Span | None:
@@ -48,5 +46,4 @@ def compress(x: Tensor) -> Span | None:
     if rank == x.shape[1]:
         return None
     basis = vh[:rank].T.contiguous()  # (d, r)
-    condition = float(s[0] / s[rank - 1])
-    return Span((x.double() @ basis).to(x.dtype), basis.to(x.dtype), condition)
+    return Span((x.double() @ basis).to(x.dtype), basis.to(x.dtype))

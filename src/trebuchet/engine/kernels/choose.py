@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from trebuchet.engine.kernels.dual import DualMLPKernel, serves
+from trebuchet.engine.kernels.dual import DualMLPKernel, dual_of
 from trebuchet.engine.kernels.functional import FunctionalKernel, SequentialKernel
 from trebuchet.engine.kernels.mlp import MLPKernel
 from trebuchet.engine.kernels.outputs import OutputKernel
@@ -53,9 +53,10 @@ def make_kernel(
         msg = f"engine: expected 'auto', 'batched' or 'sequential' here, got {engine!r}"
         raise InputError(msg)
     if isinstance(first, MLP) and written_out(first):
-        found = compress(x) if span else None
-        kind = DualMLPKernel if found is not None and serves(found) else MLPKernel
-        return kind([m for m in models if isinstance(m, MLP)], x, found)
+        mlps = [m for m in models if isinstance(m, MLP)]
+        if span and (dual := dual_of(x)) is not None:
+            return DualMLPKernel(mlps, x, dual)
+        return MLPKernel(mlps, x, compress(x) if span else None)
     if isinstance(first, (PureQuadratic, QuadraticWithBias)):
         return QuadraticKernel(_quadratic(models), len(models), x)
     kernel = FunctionalKernel(_only(models), len(models), x)

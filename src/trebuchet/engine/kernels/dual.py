@@ -1,6 +1,7 @@
 """Stacked MLPs whose first layer is held by its dual coordinates: one product a step for two."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -8,26 +9,47 @@ from torch import Tensor, nn
 from trebuchet.engine.kernels.mlp import MLPKernel
 from trebuchet.engine.kernels.outputs import copied, dot, nbytes, norm_squared
 from trebuchet.engine.law import FloatArray, Law
-from trebuchet.engine.span import Span
 from trebuchet.models.mlp import MLP
 
 CONDITION = 1e3
 """Of X, beyond which dual coordinates may grow so large that rounding in XXᵀA is felt."""
 
 
-def serves(span: Span) -> bool:
-    """Whether dual coordinates are those of the span: with as many samples as dimensions.
+@dataclass(frozen=True, slots=True)
+class Dual:
+    """Inputs that span as many dimensions as there are samples.
 
-    Of fewer dimensions some coordinates would move no weight, and could grow for ever.
+    Attributes:
+        inner: XXᵀ, shape ``(D, D)``, rounded once.
+        root: A triangular factor of it, which has the same inner products as X has.
+    """
+
+    inner: Tensor
+    root: Tensor
+
+
+def dual_of(x: Tensor) -> Dual | None:
+    """What a `DualMLPKernel` needs of inputs; None where weights are the better coordinates.
+
+    Of fewer dimensions than samples some coordinates would move no weight, and could grow for ever.
 
     Args:
-        span: Of the training inputs.
+        x: Inputs, shape ``(D, d)``.
 
     Returns:
-        Whether a `DualMLPKernel` is exact for them.
+        Inner products, in the dtype of x, if D < d and the singular values of X lie within 10³.
     """
-    samples, rank = span.coordinates.shape
-    return samples == rank and span.condition <= CONDITION
+    samples, dimensions = x.shape
+    if not samples < dimensions:
+        return None
+    wide = x.double()
+    inner = wide @ wide.T
+    if not bool(torch.isfinite(inner).all()):
+        return None
+    eigenvalues = torch.linalg.eigvalsh(inner)  # squares of the singular values
+    if not float(eigenvalues[0]) * CONDITION**2 >= float(eigenvalues[-1]) > 0:
+        return None
+    return Dual(inner.to(x.dtype), torch.linalg.cholesky(inner).to(x.dtype))
 
 
 class DualMLPKernel(MLPKernel):
@@ -43,19 +65,17 @@ class DualMLPKernel(MLPKernel):
     Args:
         models: One network a run, all of one shape, with slopes a₊ > 0 and a₋ ≥ 0.
         x: Training inputs, shape ``(D, d)``.
-        span: Their span, which `serves`.
+        dual: Of x.
     """
 
-    def __init__(self, models: Sequence[MLP], x: Tensor, span: Span | None) -> None:
-        self.data = x
+    def __init__(self, models: Sequence[MLP], x: Tensor, dual: Dual) -> None:
         with torch.no_grad():
-            super().__init__(models, x, span)
-            wide = x.double()
-            self._inner = (wide @ wide.T).to(x.dtype)
-            self.start = self._at_start(wide).to(x.dtype)  # XU₀, (R, D, n)
-            first = torch.stack([norm_squared(m.weights[0].unsqueeze(0))[0] for m in models])
-            self.outside = first.to(x.device)  # |U₀|², float64 (R,)
+            super().__init__(models, dual.root)
+            self._inner, self.data = dual.inner, x
+            self.start = self._at_start(x.double()).to(x.dtype)  # XU₀, (R, D, n)
+            self.size = norm_squared(self.params[0])  # |U₀|², float64 (R,)
             self.params[0] = torch.zeros_like(self.start)
+            self.params.append(torch.ones(len(models), 1, dtype=torch.float64, device=x.device))
 
     def _allocate(self) -> None:
         super()._allocate()
@@ -76,7 +96,7 @@ class DualMLPKernel(MLPKernel):
     def weight_norm(self) -> Tensor:
         """|θ|², of the weights of the last ``forward``."""
         c = self.params[-1][:, 0].double()
-        first = c * (c * self.outside + dot(self.params[0], self.start))
+        first = c * (c * self.size + dot(self.params[0], self.start))
         first += dot(self.params[0], self._h)
         return sum((norm_squared(w) for w in self._layers()[1:]), start=first)
 
@@ -84,7 +104,7 @@ class DualMLPKernel(MLPKernel):
         """θ·u of every run, of the weights of the last ``forward``."""
         del law
         c, move = self.params[-1][:, 0].double(), u[-1][:, 0].double()
-        found = move * (c * self.outside + dot(self.params[0], self.start)) + dot(u[0], self._h)
+        found = move * (c * self.size + dot(self.params[0], self.start)) + dot(u[0], self._h)
         for p, v in zip(self._layers()[1:], u[1:], strict=False):
             found += dot(p, v)
         return found.cpu().numpy()
@@ -99,7 +119,7 @@ class DualMLPKernel(MLPKernel):
         # ⟨d, d⟩ of d = δc U₀ + XᵀδA, where δh = δc XU₀ + XXᵀδA.
         step, shift = mark[0].sub_(self.params[0]), mark[-1].sub_(self._h)
         change = (mark[-2] - self.params[-1])[:, 0].double()
-        found = change * (change * self.outside + dot(step, self.start)) + dot(step, shift)
+        found = change * (change * self.size + dot(step, self.start)) + dot(step, shift)
         for p, before in zip(self._layers()[1:], mark[1:], strict=False):
             found += norm_squared(before.sub_(p))
         return found.cpu().numpy()
@@ -111,7 +131,8 @@ class DualMLPKernel(MLPKernel):
         """The runs `index`, with buffers of their size."""
         other = super().subset(index)
         assert isinstance(other, DualMLPKernel)
-        other.start = self.start[list(index)]
+        rows = list(index)
+        other.start, other.size = self.start[rows], self.size[rows]
         return other
 
     def model_of(self, run: int) -> nn.Module:
