@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.linear_rule import _ELEMENTWISE
-from trebuchet.curvature.per_sample import NORMS, Call, pieces, sizes
+from trebuchet.curvature.per_sample import NORMS, Call, mixes, pieces, sizes
 from trebuchet.curvature.suspects import suspects
 from trebuchet.problem.batches import Batch
 
@@ -109,7 +109,7 @@ def record(evaluation: Evaluation, batch: Batch) -> Pass | None:
     covered = [p for c in calls for p in c.parameters()]
     others = [p for p in evaluation.leaves if not any(p is q for q in covered)]
     plain = all(
-        type(m) in _PLAIN and not (m._forward_hooks or m._forward_pre_hooks) and not _mixes(m)
+        type(m) in _PLAIN and not (m._forward_hooks or m._forward_pre_hooks) and not mixes(m)
         for m in evaluation.model.modules()
     )
     return Pass(z, calls, others, trusted=plain and not others)
@@ -122,16 +122,10 @@ def _known(module: nn.Module) -> bool:
             module.padding, str
         )
     if isinstance(module, NORMS):
-        return type(module) in NORMS and not _mixes(module)
+        return type(module) in NORMS and not mixes(module)
     if type(module) is nn.Embedding:
         return module.padding_idx is None and module.max_norm is None
     return type(module) is nn.Linear
-
-
-def _mixes(module: nn.Module) -> bool:
-    """Whether samples meet in this layer: batch statistics, with parameters or without."""
-    norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-    return norm and bool(module.training or module.running_mean is None)
 
 
 def is_cheaper(run: Pass, rank: int, steps: int = 10) -> bool:

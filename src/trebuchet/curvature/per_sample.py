@@ -47,6 +47,12 @@ class Call:
         return [getattr(self.layer, name) for name, wanted in chosen if wanted]
 
 
+def mixes(module: nn.Module) -> bool:
+    """Return whether samples meet in this layer: batch statistics, with parameters or without."""
+    norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+    return norm and bool(module.training or module.running_mean is None)
+
+
 def sizes(call: Call, d: int) -> tuple[int, int, int]:
     """Return (T, n_in, n_out) of a layer seen as T matrix-vector products a sample."""
     layer = call.layer
