@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.curvature.reference import close, spectrum
-from trebuchet.curvature import half_mse, top_eigen
+from trebuchet.curvature import half_mse, per_sample, top_eigen
 from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.factor import loss_factor
 from trebuchet.problem.batches import as_batches
@@ -75,6 +75,19 @@ def test_every_kind_of_layer(name: str, operator: str) -> None:
     assert lanczos.vectors is not None
     overlaps = (rule.vectors * lanczos.vectors).sum(1).abs()
     torch.testing.assert_close(overlaps, torch.ones(3).double(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv1d", "tokens"])
+def test_parts_of_any_size_make_the_same_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = nets()[name]
+    model = model.double().eval()
+    loss, data = nn.CrossEntropyLoss(), (x, torch.arange(12) % 3)
+    whole = top_eigen(model, loss, data, method="dense", mode="eval", k=3)
+    for chunk in (1, 100, 1000):
+        monkeypatch.setattr(per_sample, "CHUNK", chunk)
+        parts = top_eigen(model, loss, data, method="dense", mode="eval", k=3)
+        assert parts.method == "layer rule"
+        torch.testing.assert_close(parts.values, whole.values, rtol=1e-10, atol=0)
 
 
 def stands_aside(model: nn.Module, x: Tensor) -> bool:

@@ -295,7 +295,11 @@ class Evaluation:
             of_loss: For the loss, whose numbers must not be the model's over again.
         """
         index = next((i for i, b in enumerate(self.batches) if b is batch), 0)
-        torch.manual_seed(2 * index + of_loss)
+        seed = 2 * index + of_loss
+        if self.device.type != "cpu" or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.manual_seed(seed)
+        else:  # that would note the call for a GPU to come, which takes as long as a small net
+            torch.default_generator.manual_seed(seed)
 
     def unflatten(self, v: Tensor) -> list[Tensor]:
         """Return a flat vector of length P as tensors of the parameters' shapes and dtypes."""

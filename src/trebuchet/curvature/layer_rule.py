@@ -17,55 +17,25 @@ Few outputs make this cheap: K = 1 costs about as much as one gradient, where La
 products of one and a third each.
 """
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.linear_rule import _ELEMENTWISE
+from trebuchet.curvature.per_sample import NORMS, Call, mixes, pieces, sizes
 from trebuchet.curvature.suspects import suspects
 from trebuchet.problem.batches import Batch
 
 OUTPUTS_LIMIT = 2048
 """Largest D·K: a matrix of 32 MB in float64, whose eigenvalues take a second or two."""
 
-CHUNK = 1 << 26
-"""Entries of per-sample gradients formed at once: 256 MB in float32."""
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm)
 _PLAIN = (
     *_ELEMENTWISE, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Sequential, nn.Flatten, nn.Dropout,
-    nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, *_NORMS,
+    nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, *NORMS,
     nn.Embedding,
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One layer as it was called once.
-
-    Attributes:
-        layer: The module, of a kind :func:`_factors` knows.
-        given: Its input, detached.
-        out: Its output, in the graph.
-        weight: Whether its weight is selected.
-        bias: Whether its bias is selected.
-    """
-
-    layer: nn.Module
-    given: Tensor
-    out: Tensor
-    weight: bool
-    bias: bool
-
-    def parameters(self) -> list[Tensor]:
-        """The selected ones, weight before bias."""
-        chosen = (("weight", self.weight), ("bias", self.bias))
-        return [getattr(self.layer, name) for name, wanted in chosen if wanted]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +109,7 @@ def record(evaluation: Evaluation, batch: Batch) -> Pass | None:
     covered = [p for c in calls for p in c.parameters()]
     others = [p for p in evaluation.leaves if not any(p is q for q in covered)]
     plain = all(
-        type(m) in _PLAIN and not (m._forward_hooks or m._forward_pre_hooks) and not _mixes(m)
+        type(m) in _PLAIN and not (m._forward_hooks or m._forward_pre_hooks) and not mixes(m)
         for m in evaluation.model.modules()
     )
     return Pass(z, calls, others, trusted=plain and not others)
@@ -151,17 +121,11 @@ def _known(module: nn.Module) -> bool:
         return bool(module.groups == 1 and module.padding_mode == "zeros") and not isinstance(
             module.padding, str
         )
-    if isinstance(module, _NORMS):
-        return type(module) in _NORMS and not _mixes(module)
+    if isinstance(module, NORMS):
+        return type(module) in NORMS and not mixes(module)
     if type(module) is nn.Embedding:
         return module.padding_idx is None and module.max_norm is None
     return type(module) is nn.Linear
-
-
-def _mixes(module: nn.Module) -> bool:
-    """Whether samples meet in this layer: batch statistics, with parameters or without."""
-    norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-    return norm and bool(module.training or module.running_mean is None)
 
 
 def is_cheaper(run: Pass, rank: int, steps: int = 10) -> bool:
@@ -179,7 +143,7 @@ def is_cheaper(run: Pass, rank: int, steps: int = 10) -> bool:
     n = float(d * rank)
     forward = rule = 0.0
     for call in run.calls:
-        t, n_in, n_out = _sizes(call, d)
+        t, n_in, n_out = sizes(call, d)
         work = float(d * t * n_in * n_out)
         forward += work
         if t == 1:
@@ -187,17 +151,6 @@ def is_cheaper(run: Pass, rank: int, steps: int = 10) -> bool:
         else:
             rule += rank * work + n * n * n_in * n_out
     return rule + (1 + rank) * forward + 4 * n**3 < 4 * steps * forward
-
-
-def _sizes(call: Call, d: int) -> tuple[int, int, int]:
-    """(T, n_in, n_out) of a layer seen as T matrix-vector products a sample."""
-    layer = call.layer
-    if isinstance(layer, nn.Linear):
-        return call.out[0, ..., 0].numel(), layer.in_features, layer.out_features
-    if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
-        return call.out[0, 0].numel(), layer.weight[0].numel(), layer.out_channels
-    # Norms and embeddings: one multiplication an entry of the output.
-    return 1, 1, call.out.numel() // d
 
 
 def gram(run: Pass, factor: Tensor, probe: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -228,19 +181,20 @@ def gram(run: Pass, factor: Tensor, probe: Tensor | None) -> tuple[Tensor, Tenso
     total = z.new_zeros((d * rank, d * rank), dtype=torch.float64)
     pulled: list[Tensor] = []
     for call, g in zip(run.calls, signals, strict=True):
-        if isinstance(call.layer, nn.Linear) and call.out.ndim == 2:
+        linear = isinstance(call.layer, nn.Linear)
+        if linear and probe is not None:
+            mixed = torch.einsum("dk,dk...->d...", probe, g).flatten(0, -2)  # (D T, n_out)
+            pulled += [(mixed.T @ call.given.flatten(0, -2)).reshape(-1)] * call.weight
+            pulled += [mixed.sum(0)] * call.bias
+        if linear and call.out.ndim == 2:
             total += _linear_term(call, g)
-            if probe is not None:
-                mixed = (probe[..., None] * g).sum(1)  # (D, n_out)
-                pulled += [(mixed.T @ call.given).reshape(-1)] * call.weight
-                pulled += [mixed.sum(0)] * call.bias
             continue
-        for piece in _pieces(call, g):
+        for piece in pieces(call, g):
             flat = piece.reshape(d * rank, -1)
             # Single-precision sums over millions of entries lose digits: add parts in float64.
             for part in torch.split(flat, 1 << 15, dim=1):
                 total += part @ part.T
-            if probe is not None:
+            if probe is not None and not linear:
                 pulled.append(probe.reshape(-1) @ flat)
     return total, torch.cat(pulled) if pulled else total.new_zeros(0)
 
@@ -285,82 +239,3 @@ def _linear_term(call: Call, g: Tensor) -> Tensor:
         inner = inner.repeat_interleave(rank, 0).repeat_interleave(rank, 1)
     flat = g.reshape(d * rank, -1)
     return (flat @ flat.T).mul_(inner)
-
-
-def _pieces(call: Call, g: Tensor) -> Iterator[Tensor]:
-    """Per-sample gradients of weight, then bias, each (D, K, …), in parts of bounded size."""
-    layer, d, k = call.layer, g.shape[0], g.shape[1]
-    if isinstance(layer, nn.Embedding):
-        yield _embedding(call, layer, g)
-        return
-    if isinstance(layer, _NORMS):
-        a, g = _norm_factors(call, g)
-        if call.weight:
-            yield (g * a[:, None]).sum(2)
-    else:
-        g = _signal(layer, g)
-        if call.weight:
-            t, n_in, n_out = _sizes(call, d)
-            rows = max(1, min(n_out, CHUNK // max(1, d * k * n_in)))
-            some = max(1, min(d, CHUNK // max(1, t * n_in)))  # samples: inputs are unfolded
-            for at in range(0, n_out, rows):
-                # (D, K, T, rows), (D, T, n_in) -> (D, K, rows, n_in)
-                yield torch.cat([
-                    torch.einsum(
-                        "dkto,dti->dkoi",
-                        g[d0 : d0 + some, :, :, at : at + rows],
-                        _inputs(layer, call.given[d0 : d0 + some]),
-                    )
-                    for d0 in range(0, d, some)
-                ])  # fmt: skip
-    if call.bias:
-        yield g.sum(2)
-
-
-def _signal(layer: nn.Module, g: Tensor) -> Tensor:
-    """G as (D, K, T, n_out)."""
-    if isinstance(layer, nn.Linear):
-        return g.reshape(*g.shape[:2], -1, g.shape[-1])
-    return g.flatten(3).mT
-
-
-def _inputs(layer: nn.Module, a: Tensor) -> Tensor:
-    """A as (D, T, n_in)."""
-    if isinstance(layer, nn.Linear):
-        return a.reshape(len(a), -1, a.shape[-1])
-    if isinstance(layer, nn.Conv2d):
-        # padding="same" is a word and not taken (`_known`), which the types do not know
-        columns = F.unfold(a, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
-        return columns.mT
-    assert isinstance(layer, nn.Conv1d)
-    (size,), (dilation,), (stride,) = layer.kernel_size, layer.dilation, layer.stride
-    padding = int(layer.padding[0])
-    wide = F.unfold(a[:, :, None], (1, size), (1, dilation), (0, padding), (1, stride))
-    return wide.mT
-
-
-def _norm_factors(call: Call, g: Tensor) -> tuple[Tensor, Tensor]:
-    # The normalised input x̂ as (D, T, n), and G as (D, K, T, n): with out = weight · x̂ + bias, the
-    # weight's gradient is G ∘ x̂ summed over positions.
-    layer, a = call.layer, call.given
-    if isinstance(layer, nn.LayerNorm):
-        x = F.layer_norm(a, layer.normalized_shape, eps=layer.eps)
-        n = math.prod(layer.normalized_shape)
-        return x.reshape(len(a), -1, n), g.reshape(*g.shape[:2], -1, n)
-    if isinstance(layer, nn.GroupNorm):
-        x = F.group_norm(a, layer.num_groups, eps=layer.eps)
-    else:
-        assert isinstance(layer, nn.modules.batchnorm._BatchNorm)
-        x = F.batch_norm(a, layer.running_mean, layer.running_var, eps=layer.eps)
-    channels = a.shape[1]
-    return x.reshape(len(a), channels, -1).mT, g.reshape(*g.shape[:2], channels, -1).mT
-
-
-def _embedding(call: Call, layer: nn.Embedding, g: Tensor) -> Tensor:
-    """Rows of the table that occur in the batch, per sample: (D, K, rows, n)."""
-    used, where = torch.unique(call.given, return_inverse=True)
-    d, k = g.shape[:2]
-    out = g.new_zeros((d, k, len(used), layer.embedding_dim))
-    flat = g.reshape(d, k, -1, layer.embedding_dim)
-    index = where.reshape(d, 1, -1, 1).expand_as(flat)
-    return out.scatter_add_(2, index, flat)

@@ -24,6 +24,7 @@ from trebuchet.curvature.evaluation import Evaluation
 from trebuchet.curvature.explain import callers_own
 from trebuchet.curvature.lanczos import Step
 from trebuchet.curvature.measurement import Measurement, OperatorName
+from trebuchet.curvature.memory import pieces_that_fit
 from trebuchet.curvature.preconditioner import OptimizerView, view_of
 from trebuchet.curvature.result import TopEigen
 from trebuchet.curvature.settings import Lanczos, LanczosKeywords
@@ -130,7 +131,7 @@ def top_eigen(
         on_step: Called after every product with (products, value, residual, probability of having
             missed a larger one); ``progress_line()`` makes one that shows them.
         **keywords: The fields of `Lanczos` (``method``, ``max_products``, ``seed`` …) and of
-            `Problem` (``micro_batch``, which bounds memory, ``weights``, ``size_of`` …); and
+            `Problem` (``micro_batch``, by default what fits, ``weights``, ``size_of`` …); and
             ``max_batches``, the most that are read of a loader; ``reduction``, ``"mean"`` or
             ``"sum"``, by default read off torch's own losses and found out by a trial of any other;
             ``convex``, whether the loss is convex in the outputs, which is known for torch's own
@@ -193,8 +194,9 @@ def top_eigen(
         evaluation = Evaluation(model, chosen, resolved, batches, autocast, held=held)
         entered.enter_context(evaluation.in_place())
         versions = [p._version for p in evaluation.leaves]
-        _fit(evaluation)
-        evaluation.remarks += _weigh(evaluation, ranks, keywords.get("reduction"))
+        # Ranks that cut or did not would take different routes; an explicit size is all of theirs.
+        alone = problem.micro_batch is None and ranks.alone
+        _prepare(evaluation, ranks, keywords.get("reduction"), may_cut=alone)
         convex = keywords.get("convex")
         measurement = Measurement(
             evaluation=evaluation,
@@ -229,6 +231,30 @@ def _check_operator(operator: str, loss: object) -> None:
             f"loss: a closure loss_fn(model, batch) has a Hessian but no {operator}; use 'hessian'"
         )
         raise InputError(msg)
+
+
+def _prepare(
+    evaluation: Evaluation, ranks: Ranks, reduction: Reduction | None, *, may_cut: bool
+) -> None:
+    """Fit targets and weigh batches, in pieces if memory asks for it and the loss adds up."""
+    whole, said = evaluation.batches, list(evaluation.remarks)
+    pieces = pieces_that_fit(evaluation) if may_cut else None
+    if pieces is not None:
+        try:
+            evaluation.batches = pieces
+            _fit(evaluation)
+            evaluation.remarks += _weigh(evaluation, ranks, reduction)
+        except InputError:  # the loss does not add up over pieces: whole it is
+            evaluation.batches, evaluation.remarks = whole, said
+        else:
+            most = max(piece.size for piece in pieces)
+            evaluation.remarks.append(
+                f"the graph of all samples at once would not fit into memory: they were taken "
+                f"{most} at a time (micro_batch= says otherwise)"
+            )
+            return
+    _fit(evaluation)
+    evaluation.remarks += _weigh(evaluation, ranks, reduction)
 
 
 def _fit(evaluation: Evaluation) -> None:
