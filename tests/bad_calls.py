@@ -216,7 +216,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "top.top_eigen": lambda: {
         **_training(), "operator": "ggn", "k": 1, "rtol": 1e-2, "params": ["0.weight"],
         "mode": "train", "optimizer": "sgd", "warm": None, "vectors": False, "micro_batch": 3,
-        "reduction": "mean", "convex": True, "method": "auto", "max_products": 50,
+        "above": 1.0, "reduction": "mean", "convex": True, "method": "auto", "max_products": 50,
         "basis_cap": 8, "failure": 1e-3, "seed": 1, "weights": None, "size_of": None,
         "max_batches": 2, "lanczos": None, "on_step": None, "group": None},
     "TopEigen.from_dataset": lambda: {"ds": top().to_dataset()},

@@ -75,6 +75,8 @@ class Goal:
         certify: Ask for the certificate at θ_k, not only for residuals.
         against: Only ask for a certificate that no eigenvalue exceeds this by more than `rtol`;
             stop as well when one is found that does.
+        above: Only ask whether an eigenvalue exceeds this, the same but that a Ritz value above it,
+            which no eigenvalue need be near, is enough.
         watch: Expect symmetry. Of a deflated operator it only holds as far as what was taken out
             is an eigenspace.
     """
@@ -87,6 +89,7 @@ class Goal:
     eps: float | Callable[[], float] | None = None
     certify: bool = True
     against: float | None = None
+    above: float | None = None
     watch: bool = True
 
 
@@ -271,21 +274,27 @@ class _Run:
         last = 0.0 if self.exhausted else float(t[m, m - 1])
         self.residuals = np.hypot(last * np.abs(self.s[m - 1]), self.noise)
         self.have = min(self.goal.k, m)
-        against = self.goal.against
-        self.beat = float(self.theta[self.have - 1]) if against is None else against
+        claim = self.claim
+        self.beat = float(self.theta[self.have - 1]) if claim is None else claim
         self.margin = max(self.goal.rtol * abs(self.beat), 2 * self.noise)
         above = max(self.beat + self.margin, float(self.theta[0]))
-        if m >= self.n and not len(broken):
-            self.miss = 0.0  # the whole space: T is A in another basis
+        if size == 0.0 if len(broken) else m >= self.n:
+            # A v_0 is zero: with probability one, so is A. Or T is all of A, in another basis.
+            self.miss = 0.0
         elif not self.goal.certify:
             self.miss = 1.0
         else:
             self.miss = self.certificate.miss(above, self.first, t, self.goal.failure)
 
     @property
+    def claim(self) -> float | None:
+        """What no eigenvalue is to exceed."""
+        return self.goal.against if self.goal.above is None else self.goal.above
+
+    @property
     def certified(self) -> bool:
         beaten = float(self.theta[0]) > self.beat + self.margin
-        held = not (beaten and self.goal.against is not None)
+        held = not (beaten and self.claim is not None)
         return self.symmetric and self.miss <= self.goal.failure and held
 
     @property
@@ -295,6 +304,8 @@ class _Run:
 
     def done(self) -> bool:
         """Both tests; or, running against a claim, the claim proven or refuted."""
+        if self.goal.above is not None:
+            return self.certified or (self.symmetric and self.theta[0] - self.noise > self.beat)
         if self.goal.against is not None:
             low = float(self.theta[0] - self.residuals[0])
             return self.certified or (self.close and low > self.beat + self.margin)
@@ -333,7 +344,7 @@ class _Run:
         """The λ at which the certificate passes, to a thousandth of its distance from θ."""
         top, failure = max(float(self.theta[0]), self.beat), self.goal.failure
         if self.miss == 0.0:
-            return top
+            return top if self.goal.above is None else float(self.theta[0])
 
         def passed(reach: float) -> bool:
             return self.certificate.miss(top + reach, self.first, self.t, failure) <= failure

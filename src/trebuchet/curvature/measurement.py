@@ -58,6 +58,7 @@ class Measurement:
         convex: The loss is convex in the outputs.
         on_step: Progress.
         warm: An earlier result.
+        above: Ask only whether the largest eigenvalue exceeds this.
     """
 
     evaluation: Evaluation
@@ -71,6 +72,7 @@ class Measurement:
     convex: bool
     on_step: Step | None
     warm: TopEigen | None
+    above: float | None = None
 
     def result(self, mode: Mode) -> TopEigen:
         """Measure.
@@ -257,18 +259,20 @@ class Measurement:
     def _lanczos(self, op: Operator) -> Spectrum:
         like = torch.empty(0, dtype=self.evaluation.dtype, device=self.evaluation.device)
         state = self.warm.warm if self.warm is not None else None
-        start = None
+        start, seed = None, self.lanczos.seed
         if state is not None and state.side == op.side and state.vectors.shape[1] == op.dim:
-            start = state.vectors.to(like)
+            # The certificate wants a random direction that the warm one knows nothing of.
+            start, seed = state.vectors.to(like), fresh(seed, state.turn + 1)
         goal = Goal(
             k=self.k,
             rtol=self.rtol,
             failure=self.lanczos.failure,
             max_products=self.lanczos.max_products,
             basis_cap=self.lanczos.basis_cap or self._cap(op),
+            above=self.above,
             eps=lambda: self._eps(op),  # only products tell whether one is by differences
         )
-        generator = torch.Generator("cpu").manual_seed(self.lanczos.seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         return Solver(op, like, goal, generator, self.ranks, self.on_step).solve(start)
 
     def _cap(self, op: Operator) -> int:
@@ -317,11 +321,15 @@ class Measurement:
             failure=self.lanczos.failure,
             vectors=found,
             names={n: tuple(p.shape) for n, p in evaluation.params.items()},
-            warm=WarmState(s.side, s.vectors) if s.method == "lanczos" else None,
+            warm=self._next(s) if s.method == "lanczos" else None,
             note=s.note,
             remarks=tuple(evaluation.remarks),
             statistics=self._statistics(mode),
         )
+
+    def _next(self, s: Spectrum) -> WarmState:
+        before = None if self.warm is None else self.warm.warm
+        return WarmState(s.side, s.vectors, 0 if before is None else before.turn + 1)
 
     def _statistics(self, mode: Mode) -> str:
         """Whose statistics batch norms used, for the record; empty where there are none."""
@@ -359,3 +367,9 @@ class Measurement:
         if max(scales) - min(scales) > 1e-4 * abs(scales[0]):
             return math.nan
         return scales[0]
+
+
+def fresh(seed: int, turn: int) -> int:
+    """Another seed for every measurement that starts where one of the same seed has ended."""
+    (word,) = np.random.SeedSequence([seed, turn]).generate_state(1, np.uint64)
+    return int(word) >> 1

@@ -22,10 +22,17 @@ from trebuchet.theory.stability import OptimizerName, edge_at
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WarmState(ByContent):
-    """Where the next measurement of the same problem may start: eigenvectors on their own side."""
+    """Where the next measurement of the same problem may start: eigenvectors on their own side.
+
+    Attributes:
+        side: Which.
+        vectors: Unit vectors, shape (k, n).
+        turn: How many measurements they come from beside the last: the next draws other numbers.
+    """
 
     side: str
-    vectors: Tensor = field(repr=False)  # (k, n)
+    vectors: Tensor = field(repr=False)
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,7 +188,7 @@ class TopEigen(ByContent):
             value = getattr(self, row.name)
             if row.name == "warm" and value is not None:
                 arrays["warm"] = value.vectors
-                rest["warm_side"] = value.side
+                rest["warm_side"], rest["warm_turn"] = value.side, value.turn
             elif isinstance(value, Tensor):
                 arrays[row.name] = value
             elif value is not None:
@@ -220,7 +227,8 @@ class TopEigen(ByContent):
                 for name, dtype in rest.pop("dtypes").items()
             }
             if "warm" in tensors:
-                rest["warm"] = WarmState(rest.pop("warm_side"), tensors.pop("warm"))
+                side, turn = rest.pop("warm_side"), rest.pop("warm_turn", 0)
+                rest["warm"] = WarmState(side, tensors.pop("warm"), turn)
             rest["names"] = {name: tuple(shape) for name, shape in rest["names"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             msg = f"a part of it is missing or is not what it should be ({one_line(error)})"

@@ -171,7 +171,9 @@ class Solver:
     def _one(self, run: LanczosResult) -> Spectrum:
         # A run that ended early, in an invariant space, is repeated from fresh starts. A missed
         # eigenvector must be missed by all of them, independently: the probabilities multiply.
-        missed = run.miss
+        missed, above = run.miss, self.goal.above
+        if above is not None and run.values[0] - run.noise > above:
+            return self._spectrum(_Found(run), run.upper, run.next_value, certified=False)
         while run.exhausted and missed > self.goal.failure and self._left:
             goal = replace(self.goal, failure=min(0.5, self.goal.failure / missed))
             again = self._run(Start(*self._fresh()), self.op.product, goal)
@@ -182,6 +184,9 @@ class Solver:
         certified = missed <= self.goal.failure
         if certified and not math.isfinite(run.upper):
             run = replace(run, upper=float(run.values[0]) * (1 + self.goal.rtol))
+        if above is not None:  # what was certified may be far from the value
+            margin = max(self.goal.rtol * abs(run.values[0]), 2 * run.noise)
+            certified = certified and run.upper <= run.values[0] + margin
         return self._spectrum(_Found(run), run.upper, run.next_value, certified)
 
     def _several(self, run: LanczosResult) -> Spectrum:
@@ -230,6 +235,11 @@ class Solver:
         note = ""
         if not self.symmetric:
             note = NOT_SYMMETRIC.format(self.asymmetry)
+        elif self.goal.above is not None and not (certified and close):
+            over = found.values[0] > self.goal.above
+            known = over or upper <= self.goal.above + abs(self.goal.above) * self.goal.rtol
+            ended = ("it is" if over else "it is not") if known else "that is not known"
+            note = f"asked only whether it is above {self.goal.above:.6g}: {ended}"
         elif not self._left and not (certified and close):
             note = f"max_products={self.goal.max_products} was spent"
         elif found.noise > self.goal.rtol * size.min() and not close:

@@ -13,6 +13,7 @@ from trebuchet._checks import (
     anything,
     between_0_and_1,
     choice,
+    finite,
     flag,
     function,
     instance,
@@ -68,6 +69,7 @@ _KEYWORDS = {
     warm=maybe(instance, TopEigen, "an earlier result of top_eigen, or None"),
     vectors=flag,
     lanczos=maybe(instance, Lanczos, "a trebuchet.Lanczos", "Lanczos(max_products=100) is one"),
+    above=maybe(finite),
     on_step=maybe(function, "a function of (products, value, residual, missed)", takes=4),
     **_KEYWORDS,
 )  # fmt: skip
@@ -89,6 +91,7 @@ def top_eigen(
     warm: TopEigen | None = None,
     vectors: bool = False,
     lanczos: Lanczos | None = None,
+    above: float | None = None,
     on_step: Step | None = None,
     **keywords: Unpack[Keywords],
 ) -> TopEigen:
@@ -128,6 +131,9 @@ def top_eigen(
         warm: The result for nearby parameters or data, to start from.
         vectors: Also return unit eigenvectors in parameter space, (k, P).
         lanczos: How they are looked for, and how surely: a `Lanczos`.
+        above: Ask only whether λ is above this number, such as 2/η, at a half to a third of the
+            products: it ends with a ``value`` > above, or with an ``upper`` ≤ (1 + rtol)·above, and
+            rarely converges. For k = 1.
         on_step: Called after every product with (products, value, residual, probability of having
             missed a larger one); ``progress_line()`` makes one that shows them.
         **keywords: The fields of `Lanczos` (``method``, ``max_products``, ``seed`` …) and of
@@ -156,6 +162,9 @@ def top_eigen(
         >>> round(top_eigen(net, nn.MSELoss(), (x, torch.zeros_like(x))).lr_crit, 6)
         0.2
     """
+    if above is not None and k > 1:
+        msg = f"above: is asked of the largest eigenvalue alone, got k = {k}; leave one of them out"
+        raise InputError(msg)
     search = grouped(Lanczos, "lanczos", lanczos, keywords)
     problem = as_problem(model, loss, data, keywords, optimizer=optimizer)
     model = unwrap(problem.initial(0))
@@ -210,6 +219,7 @@ def top_eigen(
             convex=is_convex(resolved) if convex is None else convex,
             on_step=None if on_step is None else callers_own(on_step),
             warm=warm,
+            above=above,
         )
         result = measurement.result(mode)
         if versions != [p._version for p in evaluation.leaves]:
