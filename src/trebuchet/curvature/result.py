@@ -19,6 +19,9 @@ from trebuchet.results.record import plain, rebuilt
 from trebuchet.results.schema import a_dataset
 from trebuchet.theory.stability import OptimizerName, edge_at
 
+ASKED = "asked only whether it is above"
+"""How the note of a measurement begins that was never meant to converge."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WarmState(ByContent):
@@ -242,7 +245,8 @@ class TopEigen(ByContent):
         if self.converged:
             state = f"converged; {state}"
         else:
-            state = f"NOT converged: {self.note or 'see the bounds'}; {state}"
+            asked = self.note.startswith(ASKED)
+            state = f"{'' if asked else 'NOT converged: '}{self.note or 'see the bounds'}; {state}"
         lines = [f"top eigenvalue of the {name}: {self.worded()}  ({state})"]
         if len(self.values) > 1:
             lines.append("next: " + ", ".join(f"{float(v):.6g}" for v in self.values[1:]))

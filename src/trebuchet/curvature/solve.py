@@ -28,6 +28,7 @@ from trebuchet.curvature.lanczos import (
     lanczos,
 )
 from trebuchet.curvature.operators import Operator, mixed_start
+from trebuchet.curvature.result import ASKED
 
 WARM_SHARE = 0.1
 """Share τ of the fresh direction beside a warm start: its error τ² is below any tolerance one
@@ -239,7 +240,7 @@ class Solver:
             over = found.values[0] > self.goal.above
             known = over or upper <= self.goal.above + abs(self.goal.above) * self.goal.rtol
             ended = ("it is" if over else "it is not") if known else "that is not known"
-            note = f"asked only whether it is above {self.goal.above:.6g}: {ended}"
+            note = f"{ASKED} {self.goal.above:.6g}: {ended}"
         elif not self._left and not (certified and close):
             note = f"max_products={self.goal.max_products} was spent"
         elif found.noise > self.goal.rtol * size.min() and not close:

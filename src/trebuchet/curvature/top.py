@@ -50,12 +50,14 @@ class Keywords(How, LanczosKeywords, total=False):
     reduction: Reduction | None
     convex: bool | None
     group: Any
+    above: float | None
 
 
 _KEYWORDS = {
     **HOW, **dict.fromkeys(LanczosKeywords.__annotations__, anything),
     "max_batches": maybe(whole, "a positive number of batches"),
     "reduction": maybe(choice, get_args(Reduction)), "convex": maybe(flag), "group": anything,
+    "above": maybe(finite),
 }  # fmt: skip
 
 
@@ -69,7 +71,6 @@ _KEYWORDS = {
     warm=maybe(instance, TopEigen, "an earlier result of top_eigen, or None"),
     vectors=flag,
     lanczos=maybe(instance, Lanczos, "a trebuchet.Lanczos", "Lanczos(max_products=100) is one"),
-    above=maybe(finite),
     on_step=maybe(function, "a function of (products, value, residual, missed)", takes=4),
     **_KEYWORDS,
 )  # fmt: skip
@@ -91,7 +92,6 @@ def top_eigen(
     warm: TopEigen | None = None,
     vectors: bool = False,
     lanczos: Lanczos | None = None,
-    above: float | None = None,
     on_step: Step | None = None,
     **keywords: Unpack[Keywords],
 ) -> TopEigen:
@@ -131,9 +131,6 @@ def top_eigen(
         warm: The result for nearby parameters or data, to start from.
         vectors: Also return unit eigenvectors in parameter space, (k, P).
         lanczos: How they are looked for, and how surely: a `Lanczos`.
-        above: Ask only whether λ is above this number, such as 2/η, at a half to a third of the
-            products: it ends with a ``value`` > above, or with an ``upper`` ≤ (1 + rtol)·above, and
-            rarely converges. For k = 1.
         on_step: Called after every product with (products, value, residual, probability of having
             missed a larger one); ``progress_line()`` makes one that shows them.
         **keywords: The fields of `Lanczos` (``method``, ``max_products``, ``seed`` …) and of
@@ -143,7 +140,10 @@ def top_eigen(
             ``convex``, whether the loss is convex in the outputs, which is known for torch's own
             (say so of yours: for large models that saves most of the memory, since Gauss–Newton is
             then worked on in the space of outputs); ``group``, True or a process group whose
-            ranks each hold a shard of the samples.
+            ranks each hold a shard of the samples; ``above``, for k = 1: ask only whether λ is
+            above this number, such as 2/η, at a tenth (it is) to nine tenths (it is not) of the
+            products. It ends with a ``value`` > above, or with an ``upper`` ≤ (1 + rtol)·above,
+            and rarely converges.
 
     Returns:
         Values, bounds, ``lr_crit`` and how they were come by.
@@ -162,6 +162,7 @@ def top_eigen(
         >>> round(top_eigen(net, nn.MSELoss(), (x, torch.zeros_like(x))).lr_crit, 6)
         0.2
     """
+    above = keywords.get("above")
     if above is not None and k > 1:
         msg = f"above: is asked of the largest eigenvalue alone, got k = {k}; leave one of them out"
         raise InputError(msg)
