@@ -5,10 +5,12 @@ Run it from the project root, with the peers importable where they are wanted:
     OMP_NUM_THREADS=1 python bench/curvature.py --data ../shared/data
 
 Every tool runs in a process of its own, on the same problem, and its value is held against a dense
-truth made another way: Jacobian rows by plain autograd in float64, S J Jᵀ S, LAPACK. Times are in
+truth made another way: Jacobian rows by plain autograd in float64, S J Jᵀ S, LAPACK; for Hessians,
+scipy's eigsh in float64 on plain double backward passes. Times are in
 gradient evaluations of the same process (CPU time, the minimum of several), because seconds depend
 on what else the machine does. Peak memory is what the process grew by after the problem was built.
 
+`--before ../old/src` measures another version's sources in the same run.
 `python bench/curvature.py --problem gpt2` is the 100M-parameter run.
 """
 
@@ -466,10 +468,12 @@ def child(problem: str, tool: str, op: str, folder: Path) -> Answer:
     return {**answer, "gradient_s": seconds}
 
 
-def spawn(*arguments: str) -> Answer:
+def spawn(*arguments: str, source: str | None = None) -> Answer:
     """Run this file in a process of its own and read the JSON it prints last."""
+    path = os.environ.get("PYTHONPATH", "")
+    env = os.environ if source is None else {**os.environ, "PYTHONPATH": f"{source}:{path}"}
     run = subprocess.run(
-        [sys.executable, __file__, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, __file__, *arguments], capture_output=True, text=True, check=False, env=env
     )
     if run.returncode:
         return {"failed": run.stderr.strip().splitlines()[-1] if run.stderr else "crashed"}
@@ -506,6 +510,7 @@ def main() -> None:
     parser.add_argument("--problem", choices=PROBLEMS)
     parser.add_argument("--tool")
     parser.add_argument("--operator", default="ggn")
+    parser.add_argument("--before", help="sources of another version, to measure beside this one")
     args = parser.parse_args()
     if args.tool:
         print(json.dumps(child(args.problem, args.tool, args.operator, args.data)))
@@ -518,29 +523,32 @@ def main() -> None:
             print(json.dumps(results["gpt2"], indent=1))
         else:
             common = ["--data", str(args.data), "--problem", problem]
-            results[problem] = table(common, problem)
+            results[problem] = table(common, problem, args.before)
         results["environment"] = environment()
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def table(common: list[str], problem: str) -> Answer:
+def table(common: list[str], problem: str, before: str | None) -> Answer:
     """All tools on one problem."""
     rows: Answer = {}
     for op in ("ggn", "hessian"):
         right = spawn(*common, "--tool", "truth", "--operator", op)["value"]
         print(f"{problem}, {op}: truth {right:.6g}", flush=True)
         rows["truth" if op == "ggn" else "truth, hessian"] = right
-        for tool in TOOLS:
-            row = spawn(*common, "--tool", tool, "--operator", op)
+        runs: list[tuple[str, str, str | None]] = [(tool, tool, None) for tool in TOOLS]
+        if before:
+            runs += [(f"{t} before", t, before) for t in TOOLS if t.startswith("trebuchet")]
+        for name, tool, source in runs:
+            row = spawn(*common, "--tool", tool, "--operator", op, source=source)
             if "value" in row:
                 row["gradients"] = row["cpu_s"] / row["gradient_s"]
                 if "warm_cpu_s" in row:
                     row["warm_gradients"] = row["warm_cpu_s"] / row["gradient_s"]
                 row["error"] = abs(row["value"] - right) / right
-            rows[f"{tool}, {op}"] = row
+            rows[f"{name}, {op}"] = row
             told = "  ".join(f"{k}={_short(v)}" for k, v in row.items())
-            print(f"  {tool + ', ' + op:38s} {told}", flush=True)
+            print(f"  {name + ', ' + op:45s} {told}", flush=True)
     return rows
 
 

@@ -9,6 +9,8 @@ Jᵀ u is a backward pass and always there. J v is not, and these are tried in t
 3. *rows*: J whole, by a backward pass an output, where it is small.
 4. *differences*: (z(θ + h v) − z(θ − h v)) / 2h in float64.
 
+On a CPU, nets with convolutions take the second before the first.
+
 Whatever the route, ⟨u, J v⟩ = ⟨Jᵀ u, v⟩ must hold; it is tried on random u and v wherever the
 operations are not torch's own or the route is not the first.
 """
@@ -22,6 +24,7 @@ import torch
 import torch.autograd.forward_ad as fwd
 from torch import Tensor
 
+from trebuchet._differentiable import operations
 from trebuchet._swapped import swapped
 from trebuchet.curvature.basis import normal
 from trebuchet.curvature.explain import NoDerivativeError, missing
@@ -156,6 +159,9 @@ class Differences:
 
 ROUTES: tuple[type[Push], ...] = (Reverse, Forward, Rows, Differences)
 
+CONVOLUTIONS: tuple[type[Push], ...] = (Forward, Reverse, Rows, Differences)
+"""On a CPU, where the second derivatives of convolutions and batch norms take twice as long."""
+
 
 def pushed(at: "Linearised", v: Parts) -> Tensor:
     """Return J v by the first route that exists and is right, and remember which that is.
@@ -174,12 +180,13 @@ def pushed(at: "Linearised", v: Parts) -> Tensor:
     if at.push is not None:
         return at.push(v)
     doubted = evaluation.doubted or []
-    while evaluation.route < len(ROUTES):
-        kind = ROUTES[evaluation.route]
+    routes = CONVOLUTIONS if _convolves(at) else ROUTES
+    while evaluation.route < len(routes):
+        kind = routes[evaluation.route]
         try:
             push = kind(at)
             out = push(v)
-            wrong = (doubted or evaluation.route > 0) and not _is_adjoint(at, push)
+            wrong = (doubted or kind is not Reverse) and not _is_adjoint(at, push)
             why = f"the second derivative of {', '.join(doubted)} is wrong" if wrong else ""
         except (RuntimeError, NotImplementedError) as error:
             why = f"{missing(error, evaluation.model)} has no second derivative"
@@ -188,18 +195,24 @@ def pushed(at: "Linearised", v: Parts) -> Tensor:
         if not why:
             at.push = push
             evaluation.inexact = evaluation.inexact or push.tolerance > 0
-            if kind.name:
+            if kind.name and evaluation.why_not:
                 remark = f"products with the Jacobian are by {kind.name}: {evaluation.why_not}"
                 if remark not in evaluation.remarks:
                     evaluation.remarks.append(remark)
             return out
-        evaluation.why_not = evaluation.why_not or why
+        if routes is ROUTES or evaluation.route > 0:  # else the second choice is as good
+            evaluation.why_not = evaluation.why_not or why
         evaluation.route += 1
     msg = (
         f"model: there is no way to take the product with its Jacobian ({evaluation.why_not}); "
         "give fewer samples, so that the Jacobian can be formed whole, or run it in float64"
     )
     raise InputError(msg)
+
+
+def _convolves(at: "Linearised") -> bool:
+    cpu = at.outputs.device.type == "cpu"
+    return cpu and any(node.name().startswith("Convolution") for node in operations(at.outputs))
 
 
 def _is_adjoint(at: "Linearised", push: Push) -> bool:
