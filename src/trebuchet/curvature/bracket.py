@@ -115,6 +115,23 @@ class Products:
             before = c
 
 
+def quotient(b: Tensor, s: Tensor, weight: float, v: Floats) -> float:
+    """Of a unit v, vᵀ(B + cSSᵀ)v in float64: where S is float32, θ is off by 10⁻⁷ of it.
+
+    Args:
+        b: B, float64 ``(m, m)``.
+        s: S, ``(m, n)``. One product of float32 in place of two leaves 3 · 10⁻⁷ at times.
+        weight: c.
+        v: Shape ``(m,)``.
+
+    Returns:
+        The quotient.
+    """
+    at = torch.from_numpy(v).to(b.device)
+    inner = torch.mv(s.double().T, at)
+    return float(at @ (b @ at)) + weight * float(inner @ inner)
+
+
 def _kept(rotation: Floats, basis: Floats, others: Floats) -> Floats:
     """The top Ritz vector and the others that were not made use of; else the top Ritz vectors."""
     found = np.zeros((KEPT, basis.shape[1]))

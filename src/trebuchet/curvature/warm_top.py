@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trebuchet.curvature.bracket import KEPT, UNIT, Floats, Products
+from trebuchet.curvature.bracket import KEPT, UNIT, Floats, Products, quotient
 from trebuchet.curvature.gram import top_of_gram
 
 PROOFS = ("trace", "frobenius", "cholesky", "lapack")
@@ -85,13 +85,12 @@ class SplitGram:
             self.dense[at], None if self.factor is None else self.factor[at], self.weight
         )
 
-    def along(self, v: Tensor, *, exactly: bool = False) -> Tensor:
-        """vᵀHv of every run, float64 ``(R,)``; products with S in its own dtype, or `exactly`."""
+    def along(self, v: Tensor) -> Tensor:
+        """vᵀHv of every run, float64 ``(R,)``; products with S in its own dtype."""
         w = v.double()
         found = torch.bmm(self.double, w.unsqueeze(2)).squeeze(2).mul_(w).sum(1)
         if self.factor is not None:
-            factor = self.factor.double() if exactly else self.factor
-            inner = torch.bmm(v.to(factor).unsqueeze(1), factor)
+            inner = torch.bmm(v.to(self.factor).unsqueeze(1), self.factor)
             found += self.weight * inner.double().square_().sum((1, 2))
         return found
 
@@ -161,8 +160,7 @@ class WarmTop:
             one = matrices if runs == 1 else matrices.one(run)
             theta, kind, y = _top(one, self.vectors[run])
             if one.factor is not None and one.factor.dtype != torch.float64 and theta > 0:
-                # Rounding of products with S moves θ by 1e-7 of it, and the vector by nothing.
-                theta = float(one.along(torch.from_numpy(y[:1]).to(one.dense.device), exactly=True))
+                theta = quotient(one.double[0], one.factor[0], one.weight, y[0])
             values[run], self.vectors[run] = theta, y
             self.proofs[run, PROOFS.index(kind)] += 1
         return values
