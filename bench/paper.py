@@ -179,7 +179,7 @@ def whole_figures(numbers: list[int], root: Path | None) -> list[dict[str, Any]]
         wall, own = time.perf_counter() - wall, time.process_time() - own
         rows.append({
             "figure": number, "seconds": wall, "process_seconds": own,
-            "steps": int(runs.steps.sum()),
+            "steps": int(runs.steps.sum()), "created": runs.attrs.get("created", ""),
         })  # fmt: skip
         print(f"{number:6d}  {wall:7.1f} s, {own:7.1f} s of all cores", flush=True)
     total = sum(row["seconds"] for row in rows)
@@ -208,7 +208,9 @@ def main() -> None:
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }  # fmt: skip
     if given.whole:
-        result["whole"] = whole_figures(given.figures, given.data_root)
+        rows = whole_figures(given.figures, given.data_root)
+        rows += [r for r in result.get("whole", []) if r["figure"] not in given.figures]
+        result["whole"] = sorted(rows, key=lambda row: row["figure"])
     else:
         trees = {"before": given.against} if given.against else {}
         trees["now"] = Path(__file__).parent.parent

@@ -134,7 +134,8 @@ def _image(
         steps=100_000,
         seed=123,
         tolerance=1e-8,
-        chunk=1,
+        # A deeper net's weights alone fill the cache; of a shallow one, calls are shared.
+        chunk=4 if hidden == 1 else 1,
     )
 
 
