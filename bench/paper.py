@@ -216,12 +216,14 @@ def main() -> None:
         trees["now"] = Path(__file__).parent.parent
         print("figure  checkout  ms/step with λ  without  ratio  × authors  share of peak   "
               "forward / backward / λ, ms")  # fmt: skip
-        result["rows"] = []
+        rows = []
         for number in given.figures:
             for tree, path in trees.items():
                 row = elsewhere(path, number, given.data_root, given.repeats)
-                result["rows"].append({"checkout": tree, "figure": number, **row})
-                print(shown(result["rows"][-1]), flush=True)
+                rows.append({"checkout": tree, "figure": number, **row})
+                print(shown(rows[-1]), flush=True)
+        rows += [r for r in result.get("rows", []) if r["figure"] not in given.figures]
+        result["rows"] = sorted(rows, key=lambda row: row["figure"])
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(f"wrote {given.out}")

@@ -65,8 +65,8 @@ def test_less_memory_makes_smaller_pieces_down_to_one_sample(
         handle = net.register_forward_hook(lambda _, args, __, s=sizes: s.append(len(args[0])))
         top_eigen(net, nn.CrossEntropyLoss(), (x, y))
         handle.remove()
-        # The first look is at one and two samples.
-        largest.append(max(sizes[2:]))
+        assert sizes[:3] == [1, 1, 2]  # a look at what samples keep
+        largest.append(max(sizes[3:]))
     assert largest[0] > largest[1] > largest[2] == 1
 
 
@@ -107,12 +107,24 @@ class _Squeezed(nn.Module):
         return out
 
 
+class _Past(nn.Module):
+    """The first axis is time: each output depends on those before it, and the first on none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = _net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x.cumsum(0))
+        return out
+
+
 def _normed() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).double()
 
 
-@pytest.mark.parametrize("make", [_Centred, _Squeezed, _normed])
+@pytest.mark.parametrize("make", [_Centred, _Squeezed, _Past, _normed])
 def test_models_in_which_samples_meet_are_not_cut(
     make: type[nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +152,14 @@ def test_a_loss_over_pairs_of_samples_is_not_cut(monkeypatch: pytest.MonkeyPatch
     top = top_eigen(net, pairs, data, "hessian")
     assert not _is_cut(top)
     assert top.value == whole.value
+
+
+def test_a_small_batch_is_seen_whole_and_only_so() -> None:
+    net, data = _net(), _data()
+    sizes: set[int] = set()
+    net.register_forward_hook(lambda _, args, out: sizes.add(len(args[0])))
+    top_eigen(net, nn.CrossEntropyLoss(), data)
+    assert sizes == {len(data[0])}
 
 
 def test_where_nothing_tells_how_much_is_free_nothing_is_cut(

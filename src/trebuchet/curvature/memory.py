@@ -49,8 +49,9 @@ def how_many_fit(evaluation: Evaluation, *, outputs: bool = True) -> int:
 def pieces_that_fit(evaluation: Evaluation) -> list[Batch] | None:
     """Cut batches whose graphs would not fit into memory, where that changes nothing.
 
-    One and two samples tell how much each of them saves for the backward pass, and whether what
-    the model returns for one depends on the other.
+    Two samples, alone and together, tell how much each of them saves for the backward pass, and
+    whether what the model returns for one depends on the other, as where first axes are of time.
+    They are not tried where a number for every weight and every number of the batch would fit.
 
     Args:
         evaluation: The evaluation, on the whole batches.
@@ -64,14 +65,19 @@ def pieces_that_fit(evaluation: Evaluation) -> list[Batch] | None:
     meet = any(mixes(m) for module in evaluation.modules for m in module.modules())
     if free is None or most.size < 2 or meet or isinstance(evaluation.loss, ModelLoss):
         return None
+    numbers = sum(x.numel() for x in leaves((most.args, most.kwargs)))
+    if numbers * sum(p.nbytes for p in evaluation.leaves) <= SHARE * free / GRAPH:
+        return None
     try:
-        one, two = take(most, slice(0, 1)), take(most, slice(0, 2))
+        one, other, two = (take(most, slice(*at)) for at in ((0, 1), (1, 2), (0, 2)))
         with warnings.catch_warnings(action="ignore"):  # of so few samples, say
             small, first = _saved(evaluation, lambda: evaluation.raw_outputs(one))
+            _, second = _saved(evaluation, lambda: evaluation.raw_outputs(other))
             large, both = _saved(evaluation, lambda: evaluation.raw_outputs(two))
         each = max(large - small, 1)
         left = SHARE * free / GRAPH - max(small - each, 0)
-        if each * most.size <= left or not _alike(first, both):
+        alike = _alike(first, both, 0) and _alike(second, both, 1)
+        if each * most.size <= left or not alike:
             return None
         number = -(-most.size // max(1, int(left // each)))
         size = -(-most.size // number)
@@ -114,7 +120,7 @@ def _saved(evaluation: Evaluation, forward: Callable[[], Any]) -> tuple[int, lis
     return sum(seen.values()) + sum(x.numel() * x.element_size() for x in out), out
 
 
-def _alike(one: Sequence[Tensor], two: Sequence[Tensor]) -> bool:
+def _alike(one: Sequence[Tensor], two: Sequence[Tensor], row: int) -> bool:
     """Whether all outputs for one sample are what they are for it beside another one."""
     if not one or len(one) != len(two):
         return False
@@ -122,6 +128,6 @@ def _alike(one: Sequence[Tensor], two: Sequence[Tensor]) -> bool:
         if a.ndim < 1 or a.shape[0] != 1 or b.shape != (2, *a.shape[1:]):
             return False
         slack = 1e3 * torch.finfo(a.dtype).eps if a.is_floating_point() else 0.0
-        if float((a[0] - b[0]).abs().max()) > slack * float(b.abs().max()):
+        if float((a[0] - b[row]).abs().max()) > slack * float(b.abs().max()):
             return False
     return True
