@@ -59,8 +59,9 @@ def seconds(call: Callable[[], Any]) -> float:
 def seconds_a_step(setting: Setting, problem: Problem, *, with_top: bool, repeats: int) -> float:
     """Wall time ÷ (steps × rates) of a short sweep, all cores busy; the median of `repeats`."""
     rates = setting.grid.ratios()
-    rates = rates[rates < 2][-4:] if setting.long else rates[rates < 2]
-    rates = np.array([1.0, 1.2, 1.4, 1.6]) if rates.size < 2 else rates
+    rates = rates[rates < 2]
+    if setting.long:  # a chunk for every core
+        rates = np.linspace(1.0, 1.6, max(4, setting.chunk * torch.get_num_threads()))
     steps = 400 if setting.long else min(setting.steps, 100)
 
     def run(n: int) -> float:
