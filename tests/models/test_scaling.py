@@ -1,6 +1,7 @@
 """How nets scale: found by tracing, checked by scaling the weights and evaluating again."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -208,6 +209,23 @@ def test_tracing_leaves_the_module_as_it_was() -> None:
     assert scaling(net).degree == 1
     assert (net.calls, net.last) == (0, None)
     assert net.a.weight is weight
+
+
+def test_modules_of_other_threads_are_left_alone() -> None:
+    """While one thread follows a net, another one calls it, and a third follows it too."""
+    net, x = Residual(), torch.randn(2, 3, 8, 8)
+    wanted, form = net(x), str(scaling(net))
+
+    def call() -> bool:
+        return all(torch.allclose(net(x), wanted) for _ in range(300))
+
+    def follow() -> bool:
+        return all(str(scaling(net)) == form for _ in range(15))
+
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(job) for job in (call, follow, call, follow)]
+        assert all(job.result() for job in jobs)
+    assert torch.allclose(net(x), wanted)
 
 
 def test_a_number_called_degree_of_one_object_states_nothing() -> None:

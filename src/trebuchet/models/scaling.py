@@ -7,9 +7,10 @@ is multiplied by cᵏ. Such a symmetry is found here for any net made of operati
 import copy
 import inspect
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from threading import RLock, get_ident
 from typing import Any, NoReturn
 
 import numpy as np
@@ -156,8 +157,30 @@ def _called(name: str, module: nn.Module) -> str:
     return f"{name or 'the module'} ({type(module).__name__})"
 
 
+_ALONE = RLock()
+"""torch.fx puts functions of its own in the place of torch's while it follows a module, for all
+threads: two that overlapped would not put everything back."""
+
+
 class _Tracer(fx.Tracer):
-    """Looks into every module that is not in the table, and sees what runs without gradients."""
+    """Looks into every module that is not in the table, and sees what runs without gradients.
+
+    Modules that other threads call meanwhile are none of its business.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = get_ident()
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         inside = m.__module__.startswith("torch.nn") and not isinstance(
@@ -184,7 +207,7 @@ def _follow(module: nn.Module, eq: Equations) -> Form | None:
         twin = copy.deepcopy(module, memo=dict(shared))
         signature = inspect.signature(twin.forward).parameters
         optional = {n: p.default for n, p in signature.items() if p.default is not p.empty}
-        with torch.enable_grad():
+        with _ALONE, torch.enable_grad():
             graph = _Tracer().trace(twin, concrete_args=optional or None)
     except Exception as error:  # forward, called with symbols, may raise anything
         reason = one_line(error)
