@@ -40,12 +40,12 @@ def test_little_memory_cuts_the_batch_and_changes_nothing_else(
     net, data = _net(), _data()
     sizes: list[int] = []
     net.register_forward_hook(lambda _, args, out: sizes.append(len(args[0])))
-    whole = top_eigen(net, loss, data, operator, rtol=1e-9)  # type: ignore[arg-type]
+    whole = top_eigen(net, loss, data, operator, rtol=1e-9)  # type: ignore[arg-type]  # a str of three
     assert not _is_cut(whole)
     assert max(sizes) == D
     sizes.clear()
     monkeypatch.setattr(memory, "free_bytes", lambda _: 20_000)
-    pieces = top_eigen(net, loss, data, operator, rtol=1e-9)  # type: ignore[arg-type]
+    pieces = top_eigen(net, loss, data, operator, rtol=1e-9)  # type: ignore[arg-type]  # a str of three
     assert _is_cut(pieces)
     assert max(sizes) < D
     assert pieces.n_samples == D

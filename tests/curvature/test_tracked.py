@@ -31,7 +31,7 @@ def problem(values: Sequence[float], dtype: torch.dtype = F64) -> tuple[nn.Modul
 
 def measured(values: Sequence[float], dtype: torch.dtype = F64, **given: object) -> tb.TopEigen:
     net, x, y = problem(values, dtype)
-    return top_eigen(net, "half_mse", (x, y), "hessian", method="lanczos", **given)  # type: ignore[arg-type]
+    return top_eigen(net, "half_mse", (x, y), "hessian", method="lanczos", **given)  # type: ignore[arg-type]  # any keyword
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
@@ -79,7 +79,7 @@ def test_asked_whether_it_is_above(operator: str, dtype: torch.dtype) -> None:
         for warm in (None, tops[-1]):
             net, x, y = problem([2.0, 1.7], dtype)
             top = top_eigen(
-                net, "half_mse", (x, y), operator, method="lanczos", warm=warm, above=2 * share,  # type: ignore[arg-type]
+                net, "half_mse", (x, y), operator, method="lanczos", warm=warm, above=2 * share,  # type: ignore[arg-type]  # a str of three
             )  # fmt: skip
             assert top.value <= 2 * (1 + 1e-6) <= top.upper * (1 + 2e-6)
             if share < 0.999:

@@ -78,7 +78,7 @@ def test_the_step_of_the_weights_is_told_by_marks() -> None:
         law: object = None
         moved = kernel.moved(law, mark)  # type: ignore[arg-type]  # it has its own products
         assert moved[0] == pytest.approx(float(step @ step), rel=1e-12)
-        along = kernel.along(law, velocity)  # type: ignore[arg-type]
+        along = kernel.along(law, velocity)  # type: ignore[arg-type]  # and here
         assert along[0] == pytest.approx(float(after @ step), rel=1e-12)
         assert float(kernel.weight_norm()[0]) == pytest.approx(float(after @ after), rel=1e-13)
 

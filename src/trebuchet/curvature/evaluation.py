@@ -296,7 +296,8 @@ class Evaluation:
         """
         index = next((i for i, b in enumerate(self.batches) if b is batch), 0)
         seed = 2 * index + of_loss
-        if self.device.type != "cpu" or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch's
+        if self.device.type != "cpu" or used:
             torch.manual_seed(seed)
         else:  # that would note the call for a GPU to come, which takes as long as a small net
             torch.default_generator.manual_seed(seed)

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trebuchet.curvature.basis import Basis, dot
+from trebuchet.curvature.basis import Basis, dot, length
 from trebuchet.curvature.certificate import Certificate, Floats
 from trebuchet.errors import InputError
 
@@ -232,7 +232,7 @@ class _Run:
         self.products += 1
         column, w = self.basis.orthogonalise(w)
         image = w if self.metric is None else self.metric(w)
-        beta = _length(w, image)
+        beta = length(w, image)
         self.columns.append(torch.cat([column, beta.reshape(1)]))
         safe = beta.clamp_min(torch.finfo(w.dtype).tiny).to(w.dtype)
         self.basis.append(w, None if self.metric is None else image, safe)
@@ -358,19 +358,6 @@ class _Run:
             middle = (low + reach) / 2
             low, reach = (low, middle) if passed(middle) else (middle, reach)
         return top + reach
-
-
-def _length(w: Tensor, image: Tensor) -> Tensor:
-    """√(w·Mw), also where no number of their type holds w·Mw: by a power of four, exactly."""
-    if w.device.type == "cpu":  # elsewhere a look at the plain sum would wait for the device
-        plain = dot(w, image)
-        if 1e-20 < float(plain) < 1e20:
-            return plain.sqrt()
-    _, exponent = torch.frexp(torch.linalg.vector_norm(image, math.inf))
-    most = 500 if image.dtype == torch.float64 else 60
-    half = torch.div(exponent, 2, rounding_mode="floor").clamp(-most, most)
-    scaled = dot(w, torch.ldexp(image, -2 * half))
-    return torch.ldexp(scaled.clamp_min(0).sqrt(), half)
 
 
 def _assemble(kept: Floats, columns: list[Tensor]) -> tuple[Floats, list[float]]:

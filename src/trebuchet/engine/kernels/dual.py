@@ -100,9 +100,9 @@ class DualMLPKernel(MLPKernel):
         first += dot(self.params[0], self._h)
         return sum((norm_squared(w) for w in self._layers()[1:]), start=first)
 
-    def along(self, law: Law, u: Sequence[Tensor]) -> FloatArray:
+    def along(self, of: Law, u: Sequence[Tensor]) -> FloatArray:
         """θ·u of every run, of the weights of the last ``forward``."""
-        del law
+        del of  # every α is 1
         c, move = self.params[-1][:, 0].double(), u[-1][:, 0].double()
         found = move * (c * self.size + dot(self.params[0], self.start)) + dot(u[0], self._h)
         for p, v in zip(self._layers()[1:], u[1:], strict=False):
@@ -113,9 +113,9 @@ class DualMLPKernel(MLPKernel):
         """Copies of the coordinates and of h."""
         return copied([*self.params, self._h], into)
 
-    def moved(self, law: Law, mark: Sequence[Tensor]) -> FloatArray:
+    def moved(self, of: Law, mark: Sequence[Tensor]) -> FloatArray:
         """|θ − θ′|² of every run, θ being that of the last ``forward``, and θ′ marked."""
-        del law
+        del of  # every α is 1
         # ⟨d, d⟩ of d = δc U₀ + XᵀδA, where δh = δc XU₀ + XXᵀδA.
         step, shift = mark[0].sub_(self.params[0]), mark[-1].sub_(self._h)
         change = (mark[-2] - self.params[-1])[:, 0].double()
